@@ -1,6 +1,7 @@
 """``python -m bench``: measure, print the report and draw it. Exit 1 when a bar is missed.
 
-``python -m bench compare`` compares two versions.
+``python -m bench compare`` compares two versions. ``python -m bench.workloads`` measures IPAM
+plugins, yours beside the others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING
 from bench import arguments as command_line
 from bench import compare, machine, measure, memory, processes, report
 from bench.results import Results, read
-from bench.workloads import measure as workloads
+from bench.workloads import __main__ as workloads
+from bench.workloads import measure as suite
+from bench.workloads import report as plugins
 from fastipam.cli import streams
 
 if TYPE_CHECKING:
@@ -25,28 +28,7 @@ PARTS = ("memory", "peers", "store", "process", "workloads")
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_line.parser("bench", __doc__, PARTS, command_line.OUTPUT)
     parser.add_argument("--against", type=Path, help="compare with an earlier run's samples.json")
-    guest = parser.add_argument_group("your own IPAM binary in the workloads")
-    guest.add_argument("--plugin", type=Path, help="the executable")
-    guest.add_argument("--type", help="its name, the `type` of its section (default: the file's)")
-    guest.add_argument(
-        "--config",
-        type=Path,
-        help="a network configuration whose `ipam` section it gets, with {data} where a directory "
-        "of its own is to stand (default: host-local's keys `ranges` and `dataDir`)",
-    )
-    arguments = parser.parse_args(argv)
-    given = [f"--{name}" for name in ("plugin", "type", "config") if getattr(arguments, name)]
-    if given and "workloads" not in command_line.chosen(arguments, PARTS):
-        parser.error(f"{given[0]} is for the part workloads, which --only leaves out")
-    if given and arguments.plugin is None:
-        parser.error(f"{given[0]} goes with --plugin")
-    return arguments
-
-
-def _guest(arguments: argparse.Namespace) -> workloads.Guest | None:
-    if arguments.plugin is None:
-        return None
-    return workloads.guest(arguments.plugin, arguments.type, arguments.config)
+    return parser.parse_args(argv)
 
 
 def _run(parts: list[str], arguments: argparse.Namespace, scratch: Path) -> Results:
@@ -54,18 +36,22 @@ def _run(parts: list[str], arguments: argparse.Namespace, scratch: Path) -> Resu
     quick = arguments.quick
     effort = measure.QUICK if quick else measure.FULL
     results.facts["run"] = f"{effort.text}; {', '.join(parts)}"
-    guest = _guest(arguments)
     work = {
         "memory": lambda: measure.in_memory(results, effort),
         "peers": lambda: measure.peers(results, effort, scratch),
         "store": lambda: measure.in_store(results, effort, scratch),
         "process": lambda: measure.as_processes(results, effort, scratch),
-        "workloads": lambda: workloads.run(
-            results, workloads.QUICK if quick else workloads.FULL, scratch, guest
-        ),
+        "workloads": lambda: _workloads(results, scratch, arguments),
     }
     command_line.run(parts, work)
     return results
+
+
+def _workloads(results: Results, scratch: Path, arguments: argparse.Namespace) -> None:
+    found = suite.run(suite.QUICK if arguments.quick else suite.FULL, scratch)
+    workloads.write(found, arguments.output / "workloads")
+    results.plugins = plugins.text(found)
+    suite.own_failures(found)
 
 
 def _require(parts: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -11,7 +10,6 @@ from bench import memory
 from bench.machine import footer
 from bench.processes import HOST_LOCAL_LEASES
 from bench.tables import duration
-from bench.workloads import plots as workloads
 
 mpl.use("svg")
 from matplotlib import pyplot  # after the backend is chosen
@@ -42,9 +40,6 @@ def draw(results: Results, directory: Path) -> list[Path]:
         ("leases.svg", _leases, "python -I -S -c pass" in results.samples),
         ("pair.svg", _pair, "fastipam /12 0.00%" in results.samples),
         ("peers.svg", _peers, bool(results.peers)),
-        ("tails.svg", workloads.tails, bool(results.workloads)),
-        ("growth-processes.svg", partial(workloads.growth, whole=True), bool(results.growth)),
-        ("growth-libraries.svg", partial(workloads.growth, whole=False), bool(results.growth)),
     ):
         if wanted:
             figure, axes = pyplot.subplots(figsize=(8, 5))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from bench import bulk, measure, memory, stores
 from bench.tables import digits, duration, table, verdicts
-from bench.workloads import report as workloads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +32,7 @@ def render(results: Results, against: Sequence[tuple[str, float]] = ()) -> str:
     """Return the whole report, without the parts that were not measured."""
     parts = [_facts(results), verdicts(results.verdicts), _calls(results), _peers(results)]
     parts += [_stores(results), _million(results), _processes(results)]
-    parts += [workloads.render(results), _against(against)]
+    parts += [results.plugins.strip(), _against(against)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.sampling import Samples
-    from bench.workloads.summary import Summary
 
 
 @dataclass
@@ -29,8 +28,7 @@ class Results:
     samples: Samples = field(default_factory=dict)
     peers: Samples = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
-    workloads: dict[str, list[Summary]] = field(default_factory=dict)
-    growth: dict[str, list[Summary]] = field(default_factory=dict)  # by the number of leases
+    plugins: str = ""  # the report of the workloads, which has files of its own
 
     def add(self, samples: Samples) -> Samples:
         """Keep these samples."""
@@ -65,8 +63,6 @@ class Results:
             },
             "samples": _rounded(self.samples),
             "peers": _rounded(self.peers),
-            "workloads": {**self.workloads},
-            "growth": {**self.growth},
         }
         path.write_text(_dump(document))
 

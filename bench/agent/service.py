@@ -58,6 +58,8 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._process.poll() == -signal.SIGKILL:
+            return  # by ``kill``
         self._process.send_signal(signal.SIGTERM)
         try:
             status = self._process.wait(_START_S)

@@ -17,13 +17,19 @@ from bench import children, processes
 from bench.errors import Failed, Missing
 from bench.stores import BATCH, IFNAME, NETWORK
 from bench.workloads.traces import ADD, DEL, Step, container
+from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bench.agent.service import Agent
+    from bench.workloads.guests import Guest
     from bench.workloads.traces import Workload
 
 NETNS = "/run/netns/bench"
+NOT_STATED = "not stated"
+# What a runtime tells a plugin about the pod.
+POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=pod-{}"
 
 
 class TakesNoPart(Exception):
@@ -32,6 +38,9 @@ class TakesNoPart(Exception):
 
 class Contender(ABC):
     """A contender. ``seed`` and ``close`` are not timed."""
+
+    own = False  # whether it is fastipam
+    durability = NOT_STATED  # what an answer promises after a crash
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -61,6 +70,14 @@ class Library(Contender):
         many: Callable[[int], object] | None = None,
     ) -> None:
         super().__init__(name)
+        self.own = name.startswith("fastipam")
+        self.durability = (
+            "keeps nothing: a dictionary in the process"
+            if close is None
+            else "synced to the disk before the call returns"
+            if name.endswith("durable")
+            else "survives the process; synced to the disk later"
+        )
         self._add, self._delete, self._close, self._many = add, delete, close, many
 
     def seed(self, leases: int, give_up: Callable[[], bool]) -> int:
@@ -110,7 +127,11 @@ class Plugin(Contender):
         }
 
     def _environment(self, step: Step) -> dict[str, str]:
-        return self._base | {"CNI_COMMAND": step.verb, "CNI_CONTAINERID": step.container}
+        return self._base | {
+            "CNI_COMMAND": step.verb,
+            "CNI_CONTAINERID": step.container,
+            "CNI_ARGS": POD.format(step.container[-16:]),
+        }
 
     def begin(self, step: Step) -> int:
         """Start the process of a call and return its id."""
@@ -158,6 +179,39 @@ class Plugin(Contender):
             )
         self.call(Step(DEL, step.container))
 
+    def attempt(self, step: Step) -> tuple[int, list[str]]:
+        """Make a call that may be refused; return its exit status and the addresses given."""
+        status, said = self._ask(step)
+        if status:
+            return status, []
+        try:
+            return 0, [one["address"] for one in json.loads(said)["ips"]]
+        except (ValueError, KeyError, TypeError):
+            return 0, []
+
+    def collect(self) -> int:
+        """Ask the plugin to release what no container has (CNI's GC); return its exit status."""
+        document = json.loads(self._input.read_text())
+        document |= {"cniVersion": "1.1.0", "cni.dev/valid-attachments": []}
+        source = self._input.with_name("gc.json")
+        source.write_text(json.dumps(document))
+        environment = {key: self._base[key] for key in ("CNI_PATH", "PATH", "FASTIPAM_SOCKET")}
+        command = [str(self.binary)]
+        return children.ask(
+            f"{self.name}: GC", command, environment | {"CNI_COMMAND": "GC"}, str(source)
+        )[0]
+
+    def kill_service(self) -> bool:
+        """Kill the process behind the plugin; return False when there is none."""
+        return False
+
+    def start_service(self) -> None:
+        """Start the process that ``kill_service`` killed."""
+
+    def reboot(self) -> str:
+        """Change what the plugin can see of a boot; return what that was."""
+        return "no boot id that could be changed for this binary"
+
     def fail(self, step: Step, status: int) -> None:
         """Make the call again, and raise Failed with what the plugin says."""
         code, (_, said) = os.waitstatus_to_exitcode(status), self._ask(step)
@@ -170,6 +224,8 @@ class Plugin(Contender):
 
 class HostLocal(Plugin):
     """Debian's host-local. Leases are made as it stores them, one file an address."""
+
+    durability = "written to files that are not synced: a power failure may lose them"
 
     def __init__(self, workload: Workload, scratch: Path) -> None:
         self._directory = scratch / "data" / NETWORK
@@ -203,10 +259,12 @@ class HostLocal(Plugin):
 class Static(Plugin):
     """Debian's static, which stores nothing and prints its configuration: the least possible."""
 
+    durability = "keeps nothing: it prints the address of its configuration"
+
     def __init__(self, workload: Workload, scratch: Path) -> None:
         texts = ["10.32.0.5/12", "2001:db8::5/64"][: len(workload.pools)]
         ipam = {"type": "static", "addresses": [{"address": text} for text in texts]}
-        super().__init__("static (keeps nothing)", processes.STATIC, ipam, scratch)
+        super().__init__("static", processes.STATIC, ipam, scratch)
 
     def seed(self, leases: int, give_up: Callable[[], bool]) -> int:  # noqa: ARG002
         return leases  # it stores no leases
@@ -215,40 +273,49 @@ class Static(Plugin):
 class Fastipam(Plugin):
     """fastipam as a process, with an agent or without. Leases are made with the library."""
 
+    own = True
+    durability = "synced to the disk before the answer"
+
     def __init__(
-        self, name: str, binary: Path, workload: Workload, scratch: Path, socket: Path | None
+        self, name: str, binary: Path, workload: Workload, scratch: Path, agent: Agent | None
     ) -> None:
         self._data = scratch / "data"
         self._pools = [[{"subnet": pool}] for pool in workload.pools]
+        self._agent = agent
         ipam = {"type": "fastipam", "ranges": self._pools, "dataDir": str(self._data)}
-        super().__init__(name, binary, ipam, scratch, socket)
+        super().__init__(name, binary, ipam, scratch, agent.socket if agent else None)
 
     def seed(self, leases: int, give_up: Callable[[], bool]) -> int:  # noqa: ARG002
         with fastipam.open(self._data) as ipam:
             fill_network(ipam.network(NETWORK, self._pools), leases)
         return leases
 
+    def kill_service(self) -> bool:
+        if self._agent is not None:
+            self._agent.kill()
+        return self._agent is not None
+
+    def start_service(self) -> None:
+        if self._agent is not None:
+            self._agent.start()
+            self._agent.wait_ready()
+
+    def reboot(self) -> str:
+        self.kill_service()
+        with open_with(self._data, "durable", boot_id=lambda: "the boot after") as ipam:
+            ipam.network(NETWORK).stats()
+        self.start_service()
+        return "another boot id in the store" + (", the agent started again" * bool(self._agent))
+
 
 class Other(Plugin):
     """Another IPAM binary, with the ``ipam`` section that its user wrote."""
 
-    def __init__(
-        self,
-        name: str,
-        binary: Path,
-        kind: str,
-        section: str | None,
-        workload: Workload,
-        scratch: Path,
-    ) -> None:
+    def __init__(self, guest: Guest, workload: Workload, scratch: Path) -> None:
         data = scratch / "data"
         data.mkdir(parents=True)
-        if section is None:
-            ranges = [[{"subnet": pool}] for pool in workload.pools]
-            ipam: dict[str, Any] = {"ranges": ranges, "dataDir": str(data)}
-        else:
-            ipam = json.loads(section.replace("{data}", str(data)))
-        super().__init__(name, binary, ipam | {"type": kind}, scratch)
+        self.durability = guest.durability
+        super().__init__(guest.name, guest.binary, guest.section(workload.pools, data), scratch)
 
 
 def fill_network(network: fastipam.Network, leases: int) -> None:

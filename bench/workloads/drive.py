@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
 from time import monotonic, perf_counter_ns
@@ -33,7 +34,10 @@ class Outcome:
     pods: int
     latencies: dict[str, list[float]] = field(default_factory=lambda: {ADD: [], DEL: []})
     spent_ns: float = 0.0
-    note: str = ""  # why it took no part
+    note: str = ""  # why it took no part, or what failed
+    failed: bool = False
+    own: bool = False
+    durability: str = ""
 
     @property
     def calls(self) -> int:
@@ -48,7 +52,7 @@ class _Track:
         self, workload: Workload, contender: Contender, budget_s: float, seed_s: float
     ) -> None:
         self.contender = contender
-        pods, note = 0, ""
+        pods, note, failed = 0, "", False
         try:
             if isinstance(contender, Plugin):
                 contender.try_out(len(workload.pools))
@@ -56,8 +60,11 @@ class _Track:
             pods = contender.seed(workload.present, lambda: monotonic() > until)
         except TakesNoPart as error:
             note, budget_s = str(error), 0
+        except Failed as error:
+            note, budget_s, failed = str(error), 0, True
         self._steps: Iterator[Step] = workload.steps(pods)
         self._at_once = workload.at_once
+        self._phased = workload.phased
         self._ahead: Step | None = None
         self._budget_ns = budget_s * 1e9
         self.outcome = Outcome(
@@ -67,14 +74,24 @@ class _Track:
             workload.present,
             pods,
             note=note,
+            failed=failed,
+            own=contender.own,
+            durability=contender.durability,
         )
 
     def turn(self) -> bool:
-        """Make some calls. Returns False when none is left, or the time is over."""
+        """Make some calls. Returns False when none is left, one failed, or the time is over."""
         if self.outcome.spent_ns >= self._budget_ns:
             return False  # at once when it takes no part
+        try:
+            return self._calls()
+        except Failed as error:
+            self.outcome.note, self.outcome.failed = str(error), True
+            return False
+
+    def _calls(self) -> bool:
         if self._at_once > 1 and isinstance(self.contender, Plugin):
-            steps = self._phase()
+            steps = self._phase() if self._phased else list(islice(self._steps, 4 * self._at_once))
             if steps:
                 self.outcome.spent_ns += crowd(
                     self.contender, steps, self._at_once, self.outcome.latencies
@@ -105,20 +122,24 @@ class _Track:
 def crowd(
     plugin: Plugin, steps: Sequence[Step], width: int, latencies: dict[str, list[float]]
 ) -> float:
-    """Make the calls with ``width`` processes at once; return the nanoseconds until the last."""
-    waiting = iter(steps)
+    """Make the calls with ``width`` processes at once; return the nanoseconds until the last.
+
+    They begin in their order. One of a container that has a call under way waits for its end.
+    """
+    waiting = deque(steps)
     flying: dict[int, tuple[Step, int]] = {}
 
     def start() -> None:
-        for step in islice(waiting, 1):
-            began = perf_counter_ns()
+        while waiting and len(flying) < width:
+            if any(step.container == waiting[0].container for step, _ in flying.values()):
+                return
+            step, began = waiting.popleft(), perf_counter_ns()
             flying[plugin.begin(step)] = step, began
 
     with children.patience(f"{plugin.name}: {steps[0].verb}, {width} at once") as renew:
         begun = perf_counter_ns()
         try:
-            for _ in range(width):
-                start()
+            start()
             while flying:
                 process, status = children.wait_for_any()
                 ended = perf_counter_ns()

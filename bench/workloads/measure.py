@@ -1,37 +1,40 @@
-"""Measure every contender in every workload, and with more and more leases."""
+"""Measure every contender in every workload, with more and more leases, and after crashes."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import processes
+from bench import disk, load, machine, processes
 from bench.agent.service import Agent
-from bench.errors import Missing
-from bench.workloads import libraries, traces
-from bench.workloads.contenders import Contender, Fastipam, HostLocal, Other, Static
+from bench.errors import Failed
+from bench.workloads import crashes, libraries, traces
+from bench.workloads.contenders import Contender, Fastipam, HostLocal, Other, Plugin, Static
 from bench.workloads.drive import drive
+from bench.workloads.suite import Entrant, Skipped, Suite
 from bench.workloads.summary import summarise
 from fastipam.cli.commands.install.executables import DIRECT, install
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from bench.results import Results
+    from bench.workloads.guests import Guest
     from bench.workloads.summary import Summary
     from bench.workloads.traces import Workload
 
     Maker = Callable[[], Contender]
+    PluginMaker = Callable[[Workload, Path], Plugin]
 
 AGENT = "fastipam, agent"
 NO_AGENT = "fastipam, no agent"
-_MOST_FILES = 100_000  # host-local: a call at a million would take more than ten seconds
+HOST_LOCAL = "host-local"
+LEASES, KILL, REBOOT = "leases", "kill", "reboot"
+NAMES = (LEASES, *(one.name.replace(" ", "-") for one in traces.WORKLOADS), KILL, REBOOT)
+TAKEN = (AGENT, NO_AGENT, HOST_LOCAL, "static", "whereabouts", *libraries.STORES)
 
 
 class Budget(NamedTuple):
@@ -44,120 +47,188 @@ class Budget(NamedTuple):
 
 @dataclass(frozen=True)
 class Effort:
-    """The budgets of processes and libraries, and the numbers of leases."""
+    """The budgets of processes and libraries, the numbers of leases, and of what is killed."""
 
     process: Budget
     library: Budget
     leases: tuple[int, ...]
     files: int  # the largest number for host-local
+    kills: int
+    prefix: int  # of the pool that is filled up
+    text: str
 
 
-QUICK = Effort(Budget(5, 0.5, 0.3), Budget(1, 0.15, 0.1), (0, 100, 1_000, 10_000, 100_000), 10_000)
+QUICK = Effort(
+    Budget(5, 0.5, 0.3), Budget(1, 0.15, 0.1), (0, 100, 1_000, 10_000, 100_000), 10_000, 8, 28,
+    "quick: half a second for each contender's calls in a workload",
+)  # fmt: skip
 FULL = Effort(
-    Budget(20, 4, 2), Budget(6, 1, 0.5), (0, 100, 1_000, 10_000, 100_000, 1_000_000), _MOST_FILES
-)
+    Budget(20, 4, 2), Budget(6, 1, 0.5), (0, 100, 1_000, 10_000, 100_000, 1_000_000), 100_000, 20,
+    27, "full: four seconds for each contender's calls in a workload",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Guest:
-    """A user's own binary. ``section`` is the text of its ``ipam`` section, or None."""
-
-    binary: Path
-    kind: str
-    section: str | None
-
-    @property
-    def name(self) -> str:
-        """Its name in the tables."""
-        return f"{self.kind} (--plugin)"
-
-
-def run(results: Results, effort: Effort, scratch: Path, guest: Guest | None = None) -> None:
-    """Measure everything, into ``results.workloads`` and ``results.growth``."""
+def run(
+    effort: Effort,
+    scratch: Path,
+    guests: Sequence[Guest] = (),
+    only: Sequence[str] = NAMES,
+    more: Mapping[str, PluginMaker] | None = None,
+) -> Suite:
+    """Measure the named work. ``more`` makes contenders that need something which runs."""
     processes.require_peers()
-    with Agent(scratch, "workloads") as agent:
-        field = _Field(scratch, agent, guest)
+    suite = Suite(machine.facts() | disk.facts(scratch))
+    suite.facts |= {"scratch": str(scratch.parent), "run": effort.text, "work": ", ".join(only)}
+    _note_load(suite, "before")
+    with ExitStack() as stack:
+        agent = stack.enter_context(Agent(scratch, "workloads"))
+        arena = Arena(suite, effort, scratch, guests, more or {})
+        arena.agent = agent
         for workload in traces.WORKLOADS:
-            results.workloads[workload.name] = field.measure(workload, effort)
-        for leases in effort.leases:
-            results.growth[str(leases)] = field.grow(leases, effort)
+            if workload.name.replace(" ", "-") in only:
+                suite.titles[workload.name] = workload.title
+                suite.works[workload.name] = arena.measure(workload)
+        for leases in effort.leases if LEASES in only else ():
+            suite.growth[str(leases)] = arena.grow(leases)
+    if KILL in only or REBOOT in only:
+        with Agent(scratch, "crashes") as agent:
+            arena.agent = agent
+            arena.crash(only)
+    _note_load(suite, "after")
+    return suite
 
 
-class _Field:
-    """Makes the contenders of a workload, each in its own directory."""
+def _note_load(suite: Suite, when: str) -> None:
+    seen = load.look()
+    names = ", ".join(seen.names)
+    suite.facts[f"load {when}"] = f"{seen.average:.1f}; others {seen.busy:.0%} busy ({names})"
+    warning = load.warning(seen, when)
+    if warning:
+        suite.warnings.append(warning)
 
-    def __init__(self, scratch: Path, agent: Agent, guest: Guest | None) -> None:
+
+class Arena:
+    """Makes the contenders of a workload, each in its own directory, and measures them."""
+
+    agent: Agent
+
+    def __init__(
+        self,
+        suite: Suite,
+        effort: Effort,
+        scratch: Path,
+        guests: Sequence[Guest],
+        more: Mapping[str, PluginMaker],
+    ) -> None:
+        self._suite = suite
+        self._effort = effort
         self._scratch = scratch
-        self._socket = agent.socket
-        self._guest = guest
+        self._guests = {guest.name: guest for guest in guests}
         self._gave_up: set[str] = set()
-        self._launcher = install(scratch / "launcher", launcher_only=True)
-        self._direct = processes.install_plugin(scratch / "direct").with_name(DIRECT)
+        launcher = install(scratch / "launcher", launcher_only=True)
+        self._whole = processes.install_plugin(scratch / "direct")
+        direct = self._whole.with_name(DIRECT)
+        self._plugins: dict[str, PluginMaker] = {
+            AGENT: lambda work, here: Fastipam(AGENT, launcher, work, here, self.agent),
+            NO_AGENT: lambda work, here: Fastipam(NO_AGENT, direct, work, here, None),
+            HOST_LOCAL: HostLocal,
+            "static": Static,
+            **more,
+            **{name: partial(Other, guest) for name, guest in self._guests.items()},
+        }
 
-    def measure(self, workload: Workload, effort: Effort) -> list[Summary]:
+    def measure(self, workload: Workload) -> list[Summary]:
         """Measure all contenders in a workload."""
-        return self._go(workload, effort, 1, _MOST_FILES)
+        return self._go(workload, 1, set())
 
-    def grow(self, leases: int, effort: Effort) -> list[Summary]:
+    def grow(self, leases: int) -> list[Summary]:
         """Measure all contenders with this many leases, except those that gave up at fewer."""
-        found = self._go(traces.growth(leases), effort, 2, effort.files)
-        self._gave_up |= {one["contender"] for one in found if one["pods"] < leases}
-        return [one for one in found if one["pods"] == leases]
+        out = set(self._gave_up)
+        if leases > self._effort.files and HOST_LOCAL not in out:
+            out.add(HOST_LOCAL)
+            self._skip(HOST_LOCAL, leases, "a call reads every file, and would take seconds")
+        found = self._go(traces.growth(leases), 2, out)
+        for one in found:
+            if one["pods"] < leases:
+                self._gave_up.add(one["contender"])
+                why = one["note"] or f"it had {one['pods']:,} when the time for making them was up"
+                self._skip(one["contender"], leases, why)
+        return [one for one in found if one["pods"] == leases or one["failed"]]
 
-    def _go(self, workload: Workload, effort: Effort, which: int, files: int) -> list[Summary]:
+    def _skip(self, contender: str, leases: int, why: str) -> None:
+        work = f"{leases:,} leases and more"
+        self._suite.skipped.append(Skipped(contender=contender, work=work, why=why))
+
+    def _go(self, workload: Workload, which: int, out: set[str]) -> list[Summary]:
         here = self._scratch / workload.name.replace(" ", "-").replace(",", "")
-        with ExitStack() as stack:
-            stack.callback(shutil.rmtree, here, ignore_errors=True)
-            outcomes = []
-            for makers, budget in (
-                (self._plugins(workload, here, files), effort.process),
-                (self._libraries(workload, here), effort.library),
-            ):
-                outcomes += drive(workload, makers, budget[which], budget.seed_s)
-        return [summarise(outcome) for outcome in outcomes]
-
-    def _plugins(self, workload: Workload, here: Path, files: int) -> list[Maker]:
-        makers: list[Maker] = [
-            partial(Fastipam, AGENT, self._launcher, workload, here / "agent", self._socket),
-            partial(Fastipam, NO_AGENT, self._direct, workload, here / "direct", None),
-            partial(Static, workload, here / "static"),
-        ]
-        if workload.present <= files and "host-local" not in self._gave_up:
-            makers.append(partial(HostLocal, workload, here / "host-local"))
-        guest = self._guest
-        if guest is not None and guest.name not in self._gave_up:
-            makers.append(
-                partial(
-                    Other,
-                    guest.name,
-                    guest.binary,
-                    guest.kind,
-                    guest.section,
-                    workload,
-                    here / "guest",
-                )
-            )
-        return makers
-
-    def _libraries(self, workload: Workload, here: Path) -> list[Maker]:
         made = dict(libraries.STORES)
         if not workload.dual:  # a second family would be a second object, and nothing else
             made |= libraries.IN_MEMORY
-        return [
+        alone = workload.at_once > 1 and not workload.phased  # a library's calls are one by one
+        inside: list[Maker] = [
             partial(make, name, workload, here / name.replace(" ", "-"))
-            for name, make in made.items()
-            if name not in self._gave_up
+            for name, make in ({} if alone else made).items()
+            if name not in out
         ]
-
-
-def guest(binary: Path, kind: str | None, config: Path | None) -> Guest:
-    """Return a user's binary. Raises Missing when it or its configuration cannot be used."""
-    if not os.access(binary, os.X_OK):
-        raise Missing(f"--plugin {binary} cannot be executed")
-    section = None
-    if config is not None:
+        whole: list[Maker] = [
+            partial(make, workload, here / f"p{number}")
+            for number, (name, make) in enumerate(self._plugins.items())
+            if name not in out
+        ]
+        outcomes = []
         try:
-            section = json.dumps(json.loads(config.read_text())["ipam"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Missing(f"--config {config} has no `ipam` section: {error!r}") from error
-    return Guest(binary.resolve(), kind or binary.name, section)
+            for makers, budget in ((whole, self._effort.process), (inside, self._effort.library)):
+                outcomes += drive(workload, makers, budget[which], budget.seed_s)
+        finally:
+            shutil.rmtree(here, ignore_errors=True)
+        for one in outcomes:
+            self._suite.entrants[one.contender] = Entrant(
+                own=one.own, whole=one.whole, durability=one.durability
+            )
+        return [summarise(outcome) for outcome in outcomes]
+
+    def crash(self, only: Sequence[str]) -> None:
+        """Kill and reboot every contender that keeps leases."""
+        own = partial(Fastipam, AGENT, self._whole)  # as installed: it answers without its agent
+        makers = self._plugins | {AGENT: lambda work, here: own(work, here, self.agent)}
+        del makers["static"]
+        for number, (name, make) in enumerate(makers.items()):
+            guest = self._guests.get(name)
+            if guest is not None and not guest.fills:
+                why = "its configuration has no {subnet}, so its pool cannot be made small"
+                self._suite.skipped.append(Skipped(contender=name, work="kill, reboot", why=why))
+                continue
+            if KILL in only:
+                self._suite.kills.append(self._killed(name, make, number))
+            if REBOOT in only:
+                self._suite.reboots.append(self._rebooted(name, make, number))
+
+    def _killed(self, name: str, make: PluginMaker, number: int) -> crashes.Killed:
+        work = crashes.small(KILL, self._effort.prefix)
+        here = self._scratch / f"{KILL}-{number}"
+        try:
+            return crashes.kill(lambda: make(work, here), self._effort.kills)
+        except Failed as error:
+            return crashes.Killed(
+                contender=name, what="", kills=0, held=0, lost=0, leaked=0, leaked_after_del=0,
+                next_ns=[], note=str(error),
+            )  # fmt: skip
+
+    def _rebooted(self, name: str, make: PluginMaker, number: int) -> crashes.Rebooted:
+        work = crashes.small(REBOOT, self._effort.prefix)
+        here = self._scratch / f"{REBOOT}-{number}"
+        try:
+            return crashes.reboot(lambda: make(work, here))
+        except Failed as error:
+            return crashes.Rebooted(
+                contender=name, held=0, leaked=0, seen="", freed_by="", first_ns=None,
+                note=str(error),
+            )  # fmt: skip
+
+
+def own_failures(suite: Suite) -> None:
+    """Raise Failed when a call of fastipam's failed."""
+    own = {name for name, one in suite.entrants.items() if one["own"]} | {AGENT, NO_AGENT}
+    for one in suite.failures():
+        if one["contender"] in own:
+            raise Failed(f"{one['contender']} failed in {one['work']}: {one['why']}")

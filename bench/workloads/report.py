@@ -1,117 +1,262 @@
-"""The tables of the workloads as Markdown text, with a list of who is faster than fastipam."""
+"""What a run has found, as rows: for the terminal and for the page."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from bench.tables import digits, duration, table
-from bench.workloads.measure import AGENT
+from bench.workloads.losses import by_pair
 from bench.workloads.summary import SHARES, cost, rate
-from bench.workloads.traces import ADD, AT_ONCE, DEL, WORKLOADS
+from bench.workloads.traces import ADD, DEL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from bench.results import Results
+    from bench.workloads.suite import Suite
     from bench.workloads.summary import Summary
 
-OWN = "fastipam"
-_NO_STORE = (
-    "\n\nIn process, those who keep a set and a dictionary are held against `Bitmap`, which does "
-    "so, too. They keep nothing beyond their process: where they are cheaper than fastipam's "
-    "library, which commits every call to a store, that is what they save."
-)
-_HEAD = (
-    *("", "calls", "a second"),
-    *(f"{verb} {share}" for verb in (ADD, DEL) for share in SHARES),
-)
-_BITMAP = "fastipam Bitmap + dict"
+_DASH = "-"
+
+Cells: TypeAlias = "list[tuple[str, ...]]"
 
 
-def render(results: Results) -> str:
-    """Return every workload, the growth and the losses; empty when nothing was measured."""
-    if not results.workloads:
-        return ""
-    parts = [
-        "## Workloads\n\nOf processes: from the spawn to the end. A dash: too few calls for that "
-        'percentile (100 for p99, 1,000 for p99.9). "n of N": its time was up after n calls; '
-        "nothing is extrapolated."
-    ]
-    for workload in WORKLOADS:
-        found = results.workloads.get(workload.name, [])
-        crowd = f"; processes: {AT_ONCE} at once" if workload.at_once > 1 else ""
-        parts.append(f"### {workload.title} ({workload.present:,} pods present{crowd})")
-        for whole in (True, False):
-            group = sorted(
-                (one for one in found if one["whole"] is whole),
-                key=lambda one: cost(one, ADD) or float("inf"),
-            )
-            if group:
-                head = ("one process a call" if whole else "in process", *_HEAD[1:])
-                parts.append(table(head, [_row(one) for one in group]))
-    parts += [_growth(results, whole=True), _growth(results, whole=False), _losses(results)]
-    return "\n\n".join(part for part in parts if part)
+class Rows(NamedTuple):
+    """A table: its title, its head and its rows; the first cell of a row may be a contender."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: Cells
+    text: str = ""
+
+    def markdown(self) -> str:
+        """Return it for a terminal or a Markdown file."""
+        return f"### {self.title}\n\n" + table(self.head, self.rows)
 
 
-def _row(summary: Summary) -> tuple[str, ...]:
-    if not summary["verbs"]:
-        return (f"{summary['contender']}: {summary['note'] or 'no time'}", *["-"] * len(_HEAD[1:]))
+def overview(suite: Suite) -> Rows:
+    """Return one row for each plugin: the figures that are asked for first."""
+    widths = [one for one in ("churn", "churn 8", "churn 64") if one in suite.works]
+    leases = [one for one in suite.growth if one in ("0", "1000", "10000", "100000")]
+    head = (
+        "plugin",
+        *(f"ADD, {int(one):,} leases" for one in leases),
+        *(f"{one.partition(' ')[2] or 1} at once, calls/s" for one in widths),
+        "leaked after kill -9",
+        "leaked after a reboot",
+        "an answer is",
+    )
+    rows: Cells = []
+    for name, entrant in suite.entrants.items():
+        if not entrant["whole"]:
+            continue
+        cells = [_cell(suite.growth[one], name) for one in leases]
+        cells += [_rate(suite.works[one], name) for one in widths]
+        rows.append((name, *cells, _leak(suite, name), _left(suite, name), entrant["durability"]))
+    text = "Medians of whole processes, from the spawn to the end."
+    return Rows("At a glance", head, rows, text)
+
+
+def _of(found: list[Summary], name: str) -> Summary | None:
+    return next((one for one in found if one["contender"] == name and one["verbs"]), None)
+
+
+def _cell(found: list[Summary], name: str) -> str:
+    one = _of(found, name)
+    return duration(cost(one, ADD)) if one else _DASH
+
+
+def _rate(found: list[Summary], name: str) -> str:
+    one = _of(found, name)
+    return f"{rate(one):,.0f}" if one else _DASH
+
+
+def _leak(suite: Suite, name: str) -> str:
+    for one in suite.kills:
+        if one["contender"] == name:
+            if one["note"]:
+                return "failed"
+            text = f"{one['leaked']} of {one['kills']}"
+            return text + (f", {one['leaked_after_del']} after DEL" if one["leaked"] else "")
+    return _DASH
+
+
+def _left(suite: Suite, name: str) -> str:
+    for one in suite.reboots:
+        if one["contender"] == name:
+            return "failed" if one["note"] else f"{one['leaked']} of {one['held']}"
+    return _DASH
+
+
+def growth(suite: Suite, verb: str, *, whole: bool) -> Rows:
+    """Return the median of a verb, with its interval, against the number of leases."""
+    rows: Cells = []
+    for name, entrant in suite.entrants.items():
+        if entrant["whole"] is whole:
+            cells = [median_of(_of(found, name), verb) for found in suite.growth.values()]
+            if any(cell != _DASH for cell in cells):
+                rows.append((name, *cells))
+    kind = "one process a call" if whole else "in process"
+    head = (verb, *(f"{int(leases):,} leases" for leases in suite.growth))
+    return Rows(f"{verb} against leases held, {kind}", head, rows)
+
+
+def median_of(summary: Summary | None, verb: str) -> str:
+    """Return a median and its interval of 95 %, or a dash."""
+    found = summary["verbs"].get(verb) if summary else None
+    if not found:
+        return _DASH
+    text = duration(found["percentiles"]["p50"])
+    if found["interval"] is None:
+        return text
+    return f"{text} ({' … '.join(map(duration, found['interval']))})"
+
+
+def workload(suite: Suite, name: str, *, whole: bool) -> Rows:
+    """Return a workload's contenders of a kind, the cheapest first."""
+    found = [one for one in suite.works[name] if one["whole"] is whole]
+    found.sort(key=lambda one: cost(one, ADD) or float("inf"))
+    head = (
+        "one process a call" if whole else "in process",
+        *("calls", "a second"),
+        *(f"{verb} {share}" for verb in (ADD, DEL) for share in SHARES),
+    )
+    return Rows(suite.titles[name], head, [_row(one, len(head)) for one in found])
+
+
+def _row(summary: Summary, width: int) -> tuple[str, ...]:
     done = sum(one["calls"] for one in summary["verbs"].values())
+    if not done:
+        return (summary["contender"], summary["note"] or "no time", *[_DASH] * (width - 2))
     calls = f"{done:,}"
     if done < summary["calls_wanted"]:
         calls += f" of {summary['calls_wanted']:,}"
     if summary["pods"] < summary["pods_wanted"]:
         calls += f", {summary['pods']:,} of {summary['pods_wanted']:,} pods"
-    costs = (duration(cost(summary, verb, share)) for verb in (ADD, DEL) for share in SHARES)
+    if summary["failed"]:
+        calls += ", then one failed"
+    costs = (
+        median_of(summary, verb) if share == "p50" else duration(cost(summary, verb, share))
+        for verb in (ADD, DEL)
+        for share in SHARES
+    )
     return (summary["contender"], calls, f"{rate(summary):,.0f}", *costs)
 
 
-def _growth(results: Results, *, whole: bool) -> str:
-    """Return the median of ADD and DEL together, against the number of leases."""
-    names = dict.fromkeys(
-        one["contender"]
-        for found in results.growth.values()
-        for one in found
-        if one["whole"] is whole
+def kills(suite: Suite) -> Rows:
+    """Return what ``kill -9`` did."""
+    head = (
+        *("plugin", "killed", "calls killed", "pods that lost their address"),
+        *("leaked", "leaked after DEL", "the next ADD"),
     )
-    if not names:
-        return ""
-    rows = []
-    for name in names:
-        cells = [pair_cost(found, name) for found in results.growth.values()]
-        rows.append((name, *map(duration, cells)))
-    head = ("ADD + DEL, p50", *(f"{int(leases):,} leases" for leases in results.growth))
+    rows: Cells = [
+        (one["contender"], one["note"], *[_DASH] * 5)
+        if one["note"]
+        else (
+            one["contender"],
+            one["what"],
+            str(one["kills"]),
+            f"{one['lost']} of {one['held']}",
+            str(one["leaked"]),
+            str(one["leaked_after_del"]),
+            duration(median(one["next_ns"]) if one["next_ns"] else None),
+        )
+        for one in suite.kills
+    ]
+    return Rows(
+        "After kill -9", head, rows,
+        "Each call is killed at a random moment before it usually ends. Leaked: an address that no "
+        "pod has and no new pod gets, found by filling a small pool up; then the runtime's DEL of "
+        "each killed pod. A call that had answered before is none of those killed.",
+    )  # fmt: skip
+
+
+def reboots(suite: Suite) -> Rows:
+    """Return what a reboot left behind."""
+    head = ("plugin", "leases before", "leaked", "freed by", "the first ADD", "what changed")
+    rows: Cells = [
+        (one["contender"], one["note"], *[_DASH] * 4)
+        if one["note"]
+        else (
+            one["contender"],
+            str(one["held"]),
+            str(one["leaked"]),
+            one["freed_by"],
+            duration(one["first_ns"]) if one["first_ns"] else "refused: the pool is full",
+            one["seen"],
+        )
+        for one in suite.reboots
+    ]
+    return Rows(
+        "After a reboot", head, rows,
+        "The store is as it was, no container runs, and no network namespace of before is there. "
+        "The pool was full. Many runtimes make no DEL for what ran before a reboot.",
+    )  # fmt: skip
+
+
+def losses(suite: Suite, *, whole: bool) -> tuple[Rows, Rows]:
+    """Return where fastipam loses: by pair of contenders, and each median."""
+    found = [
+        one for one in suite.verdict()["losses"] if suite.entrants[one["own"]]["whole"] is whole
+    ]
     kind = "one process a call" if whole else "in process"
-    return f"### Cost against leases, {kind}\n\n" + table(head, rows)
-
-
-def pair_cost(found: Sequence[Summary], name: str, share: str = "p50") -> float | None:
-    """Return the cost of an ADD and a DEL of a contender, or None if it was not measured."""
-    for one in found:
-        if one["contender"] == name:
-            costs = [cost(one, verb, share) for verb in (ADD, DEL)]
-            if None not in costs:
-                return sum(each for each in costs if each is not None)
-    return None
-
-
-def _losses(results: Results) -> str:
-    """Return every median at which another process, or another set of numbers, is faster."""
-    rows = []
-    for workload, found in results.workloads.items():
-        by_name = {one["contender"]: one for one in found}
-        for one in found:
-            own = by_name.get(AGENT if one["whole"] else _BITMAP)
-            if own is None or one["contender"].startswith(OWN):
-                continue
-            for verb in (ADD, DEL):
-                theirs, ours = cost(one, verb), cost(own, verb)
-                if theirs is not None and ours is not None and theirs < ours:
-                    times = digits(ours / theirs)
-                    rows.append((workload, one["contender"], verb, own["contender"], times))
-    head = ("workload", "cheaper", "verb", "than", "times")
-    return (
-        "### Where fastipam loses (medians)\n\n"
-        + (table(head, rows) if rows else "Nowhere in this run.")
-        + _NO_STORE
+    pairs: Cells = [
+        (
+            own,
+            other,
+            str(len(lost)),
+            f"{digits(lost[0]['times'])} x",
+            f"{lost[0]['work']}: {lost[0]['verb']}",
+        )
+        for (own, other), lost in by_pair(found).items()
+    ]
+    each: Cells = [
+        (
+            one["own"], one["other"], one["work"], one["verb"],
+            duration(one["own_ns"]), duration(one["other_ns"]), f"{digits(one['times'])} x",
+            "yes" if one["sure"] else "no",
+        )
+        for one in found
+    ]  # fmt: skip
+    head = (
+        "fastipam's",
+        "is dearer than",
+        "in the work",
+        "verb",
+        "fastipam's median",
+        "the other's",
     )
+    return (
+        Rows(f"Where fastipam loses, {kind}", (*head[:2], "medians", "at most", "there"), pairs),
+        Rows(f"Each median at which it loses, {kind}", (*head, "times", "intervals apart"), each),
+    )
+
+
+def lost(suite: Suite) -> str:
+    """Return how many of the compared medians are lost."""
+    verdict = suite.verdict()
+    count, compared = len(verdict["losses"]), verdict["compared"]
+    if not count:
+        return f"fastipam loses at none of {compared:,} compared medians."
+    doubt = sum(not one["sure"] for one in verdict["losses"])
+    return (
+        f"fastipam loses at {count:,} of {compared:,} compared medians"
+        + (f"; at {doubt:,} of them the intervals overlap" if doubt else "")
+        + ". A row of fastipam's is compared with every other contender's row of the same work and "
+        "kind, direct calls included."
+    )
+
+
+def left_out(suite: Suite) -> Rows:
+    """Return what was not measured and what failed, each with its reason."""
+    rows: Cells = [(one["contender"], one["work"], one["why"]) for one in suite.skipped]
+    rows += [(one["contender"], one["work"], f"failed: {one['why']}") for one in suite.failures()]
+    return Rows("Not measured, and failed", ("contender", "work", "why"), rows)
+
+
+def text(suite: Suite) -> str:
+    """Return the report for a terminal: warnings, what is asked first, and the losses."""
+    parts = [f"WARNING: {one}" for one in suite.warnings]
+    every = [overview(suite), kills(suite), reboots(suite)]
+    every += [losses(suite, whole=whole)[0] for whole in (True, False)]
+    every.append(left_out(suite))
+    parts += [one.markdown() for one in every if one.rows]
+    return "\n\n".join(("## IPAM plugins", *parts, lost(suite))) + "\n"

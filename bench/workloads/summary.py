@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
+from bench.judging import FEWEST, interval
 from bench.sampling import percentile
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Verb(TypedDict):
 
     calls: int
     percentiles: dict[str, float | None]
+    interval: tuple[float, float] | None  # of the median; None with too few calls
     most: float
     some: list[float]  # every n-th latency, in the order of the calls
 
@@ -30,13 +32,15 @@ class Summary(TypedDict):
     """A contender in a workload."""
 
     contender: str
+    own: bool
     whole: bool
     calls_wanted: int
     pods_wanted: int
     pods: int
     seconds: float
     verbs: dict[str, Verb]
-    note: str  # why it took no part
+    note: str  # why it took no part, or what failed
+    failed: bool
 
 
 def _verb(latencies: list[float]) -> Verb:
@@ -46,13 +50,17 @@ def _verb(latencies: list[float]) -> Verb:
         for name, (share, least) in SHARES.items()
     }
     some: list[float] = [round(one) for one in latencies[:: max(1, len(latencies) // _KEPT)]]
-    return Verb(calls=len(ordered), percentiles=percentiles, most=ordered[-1], some=some)
+    sure = interval(latencies) if len(ordered) >= FEWEST else None
+    return Verb(
+        calls=len(ordered), percentiles=percentiles, interval=sure, most=ordered[-1], some=some
+    )
 
 
 def summarise(outcome: Outcome) -> Summary:
     """Compute percentiles of all latencies; only some latencies go into the file."""
     return Summary(
         contender=outcome.contender,
+        own=outcome.own,
         whole=outcome.whole,
         calls_wanted=outcome.calls_wanted,
         pods_wanted=outcome.pods_wanted,
@@ -60,6 +68,7 @@ def summarise(outcome: Outcome) -> Summary:
         seconds=round(outcome.spent_ns / 1e9, 6),
         verbs={verb: _verb(found) for verb, found in outcome.latencies.items() if found},
         note=outcome.note,
+        failed=outcome.failed,
     )
 
 

@@ -40,12 +40,14 @@ class Workload:
     calls: int  # the calls of a whole run
     steps: Callable[[int], Iterator[Step]]
     at_once: int = 1  # processes at the same time
+    phased: bool = False  # whether a verb's calls have ended before another verb's begin
     dual: bool = False
+    pool: str = POOL_V4
 
     @property
     def pools(self) -> tuple[str, ...]:
         """Return the CIDRs of the pools; each gives one address."""
-        return (POOL_V4, POOL_V6) if self.dual else (POOL_V4,)
+        return (self.pool, POOL_V6) if self.dual else (self.pool,)
 
 
 def container(number: int) -> str:
@@ -99,7 +101,13 @@ def rolling_update(present: int) -> Iterator[Step]:
 WORKLOADS = (
     Workload("fill", "Fill: pods come, none goes", 0, 10_000, fill),
     Workload("churn", "Steady churn of a node, exponential lifetimes", PODS_A_NODE, 4_000, churn),
-    Workload("restart", "Burst of a node restart", PODS_A_NODE, 20 * PODS_A_NODE, restart, AT_ONCE),
+    *(
+        Workload(f"churn {width}", f"The same, {width} at once", PODS_A_NODE, 4_000, churn, width)
+        for width in (8, 64)
+    ),
+    Workload(
+        "restart", "Burst of a node restart", PODS_A_NODE, 20 * PODS_A_NODE, restart, AT_ONCE, True
+    ),
     Workload("crash loop", "A crash-looping pod among 250", 250, 4_000, crash_loop),
     Workload("rolling", "Rolling update of 10,000 pods", 10_000, 20_000, rolling_update),
     Workload("dual", "Steady churn, dual stack", PODS_A_NODE, 4_000, churn, dual=True),
@@ -108,4 +116,10 @@ WORKLOADS = (
 
 def growth(leases: int) -> Workload:
     """Return pairs with this many leases, to measure the cost of a call against their number."""
-    return Workload(f"{leases:,} leases", "", leases, 400, lambda n: islice(crash_loop(n), 400))
+    return Workload(
+        f"{leases:,} leases",
+        f"Beside {leases:,} leases",
+        leases,
+        400,
+        lambda n: islice(crash_loop(n), 400),
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from bench.agent import __main__ as bench_agent
+from bench.workloads import __main__ as workloads
+from bench.workloads.measure import NAMES
 
 from bench import __main__ as bench
 from bench import arguments
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[2]
     [
         ("bench", bench.PARTS, arguments.OUTPUT),
         ("bench.agent", bench_agent.PARTS, arguments.OUTPUT / "agent"),
+        ("bench.workloads", NAMES, workloads.OUTPUT),
     ],
 )
 def test_report_without_output(program: str, parts: tuple[str, ...], output: Path) -> None:
@@ -46,22 +48,3 @@ def test_files_of_the_readme(name: str) -> None:
         capture_output=True,
     )
     assert tracked.stdout == b""
-
-
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (["--only", "store", "--plugin", sys.executable], "--plugin is for the part workloads"),
-        (["--only", "store", "--type", "x"], "--type is for the part workloads"),
-        (["--type", "x"], "--type goes with --plugin"),
-        (["--config", "x"], "--config goes with --plugin"),
-    ],
-)
-def test_options_without_effect(
-    words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An option that would have no effect is refused before anything is measured."""
-    with pytest.raises(SystemExit) as end:
-        bench.main(words)
-    assert end.value.code == 2
-    assert reason in capsys.readouterr().err

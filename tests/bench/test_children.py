@@ -17,6 +17,7 @@ from bench.errors import Failed, Missing
 from bench.tables import digits, duration
 from bench.workloads.contenders import Other, Plugin
 from bench.workloads.drive import crowd
+from bench.workloads.guests import Guest
 from bench.workloads.traces import ADD, Step, Workload
 
 from bench import children, memory
@@ -33,7 +34,7 @@ def plugin(tmp_path: Path, script: str) -> Plugin:
     binary.write_text(script.replace("{pids}", str(tmp_path / "pids")))
     binary.chmod(0o755)
     workload = Workload("none", "", 0, 0, lambda _: iter([]))
-    return Other("own", binary, "own", None, workload, tmp_path / "x")
+    return Other(Guest("own", binary), workload, tmp_path / "x")
 
 
 def gone(tmp_path: Path) -> bool:
@@ -189,8 +190,8 @@ def test_libraries_that_are_not_there() -> None:
 def test_interrupted(signum: signal.Signals, tmp_path: Path) -> None:
     """A run that is interrupted leaves no process and no directory behind."""
     plugin(tmp_path, HANGS)
-    command = [sys.executable, "-m", "bench", "--quick", "--only", "workloads"]
-    command += ["--plugin", str(tmp_path / "own"), "--output", str(tmp_path / "report")]
+    command = [sys.executable, "-m", "bench.workloads", "--quick", "--only", "churn"]
+    command += ["--plugin", f"own={tmp_path / 'own'}", "--output", str(tmp_path / "report")]
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with subprocess.Popen(

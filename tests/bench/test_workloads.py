@@ -13,7 +13,7 @@ from bench.errors import Missing
 from bench.workloads import traces
 from bench.workloads.contenders import Fastipam, HostLocal, Library, Other, Plugin, Static
 from bench.workloads.drive import drive
-from bench.workloads.measure import guest
+from bench.workloads.guests import Guest
 from bench.workloads.summary import cost, rate, summarise
 from bench.workloads.traces import ADD, DEL, Step, Workload
 
@@ -79,7 +79,8 @@ def test_restart_is_in_phases() -> None:
 
 
 SMALL = Workload("small", "", 5, 20, lambda present: islice(traces.churn(present), 20))
-CROWD = Workload("crowd", "", 5, 20, lambda present: islice(traces.restart(present), 20), 3)
+CROWD = Workload("crowd", "", 5, 20, lambda present: islice(traces.restart(present), 20), 3, True)
+LANES = Workload("lanes", "", 5, 20, lambda present: islice(traces.churn(present), 20), 4)
 DUAL = Workload("two", "", 5, 20, lambda present: islice(traces.churn(present), 20), dual=True)
 
 
@@ -88,7 +89,7 @@ def _section(workload: Workload) -> str:
     return f'{{"ranges": [{ranges}], "dataDir": "{{data}}"}}'
 
 
-@pytest.mark.parametrize("workload", [SMALL, CROWD, DUAL], ids=lambda one: one.name)
+@pytest.mark.parametrize("workload", [SMALL, CROWD, LANES, DUAL], ids=lambda one: one.name)
 @pytest.mark.parametrize("who", ["host-local", "static", "fastipam", "other", "its section"])
 def test_plugins(workload: Workload, who: str, host_local: Path, tmp_path: Path) -> None:
     """Every binary does every kind of workload to its end, and no lease is left over or lost."""
@@ -100,9 +101,9 @@ def test_plugins(workload: Workload, who: str, host_local: Path, tmp_path: Path)
         "fastipam": lambda: Fastipam(
             "f", install(tmp_path / "bin").with_name(DIRECT), workload, tmp_path / "x", None
         ),
-        "other": lambda: Other("own", own, "own", None, workload, tmp_path / "x"),
+        "other": lambda: Other(Guest("own", own), workload, tmp_path / "x"),
         "its section": lambda: Other(
-            "own", own, "own", _section(workload), workload, tmp_path / "x"
+            Guest("own", own, _section(workload)), workload, tmp_path / "x"
         ),
     }
     (outcome,) = drive(workload, [makers[who]], 60, 60)
@@ -129,7 +130,7 @@ def test_one_address_of_two(host_local: Path, tmp_path: Path) -> None:
     own = tmp_path / "own-ipam"
     shutil.copy(host_local, own)
     (outcome,) = drive(
-        DUAL, [lambda: Other("own", own, "own", _section(SMALL), DUAL, tmp_path / "x")], 60, 60
+        DUAL, [lambda: Other(Guest("own", own, _section(SMALL)), DUAL, tmp_path / "x")], 60, 60
     )
     assert outcome.calls == 0
     assert "one address" in outcome.note
@@ -149,16 +150,7 @@ def test_binary_that_is_none(script: str, said: str, tmp_path: Path) -> None:
     own.write_text(script)
     own.chmod(0o755)
     with pytest.raises(Missing, match=f"own: ADD ended .*{said}"):
-        drive(SMALL, [lambda: Other("own", own, "own", None, SMALL, tmp_path / "x")], 60, 60)
-
-
-def test_guest_misnamed(tmp_path: Path) -> None:
-    """A plugin or a configuration that cannot be used is named."""
-    with pytest.raises(Missing, match=r"--plugin .*absent cannot be executed"):
-        guest(tmp_path / "absent", None, None)
-    (tmp_path / "conf").write_text('{"type": "bridge"}')
-    with pytest.raises(Missing, match=r"--config .*conf has no `ipam` section"):
-        guest(Path("/bin/true"), None, tmp_path / "conf")
+        drive(SMALL, [lambda: Other(Guest("own", own), SMALL, tmp_path / "x")], 60, 60)
 
 
 def _library(calls: list[Any], fail_at: int = -1) -> Library:
@@ -201,7 +193,28 @@ def test_percentiles() -> None:
 
 
 def test_failing_call_is_told(host_local: Path, tmp_path: Path) -> None:
-    """A call that fails ends the run with what the plugin says."""
-    step = Workload("twice", "", 0, 2, lambda _: iter([Step(ADD, "c1"), Step("NONE", "c1")]))
-    with pytest.raises(RuntimeError, match=r"own: NONE ended with status 1: .*NONE"):
-        drive(step, [lambda: Other("own", host_local, "own", None, step, tmp_path / "x")], 60, 60)
+    """A call that fails ends the contender's part with what the plugin says, not the others'."""
+    step = Workload("twice", "", 0, 2, lambda _: iter([Step(ADD, "c1"), Step(ADD, "c1")]))
+    calls: list[str] = []
+    failed, other = drive(
+        step,
+        [
+            lambda: Other(Guest("own", host_local), step, tmp_path / "x"),
+            lambda: _library(calls),
+        ],
+        60,
+        60,
+    )
+    assert (failed.failed, failed.calls) == (True, 1)
+    assert "own: ADD ended with status 1: " in failed.note
+    assert (other.failed, other.calls) == (False, 2)
+
+
+@pytest.mark.usefixtures("host_local")
+def test_container_in_flight(tmp_path: Path) -> None:
+    """At once, a container's DEL waits for its ADD: no address is left over."""
+    steps = [Step(verb, f"c{number}") for number in range(6) for verb in (ADD, DEL)]
+    work = Workload("pairs", "", 0, 12, lambda _: iter(steps), at_once=4)
+    (outcome,) = drive(work, [lambda: HostLocal(work, tmp_path / "x")], 60, 60)
+    assert (outcome.calls, outcome.note) == (12, "")
+    assert not list((tmp_path / "x" / "data" / "podnet").glob("10.*"))

@@ -1,0 +1,69 @@
+"""What else the machine is doing: a warning for a report whose figures were disturbed."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+QUIET = 0.15  # of all processors, used by others: above it a report has a warning
+_NAMED = 3
+
+
+class Load(NamedTuple):
+    """The load average of the last minute, and what other processes used during a look."""
+
+    average: float
+    processors: int
+    busy: float  # the share of all processors
+    names: tuple[str, ...]  # the busiest commands
+
+    def document(self) -> dict[str, object]:
+        """Return it as a JSON object."""
+        return {**self._asdict(), "names": list(self.names)}
+
+
+def look(seconds: float = 1.0) -> Load:
+    """Look for that long, in which this process sleeps."""
+    busy, before = _ticks(), _processes()
+    begun = time.monotonic()
+    time.sleep(seconds)
+    processors = os.cpu_count() or 1
+    possible = (time.monotonic() - begun) * processors * os.sysconf("SC_CLK_TCK")
+    used = {one: ticks - before.get(one, 0) for one, ticks in _processes().items()}
+    names = [name for (_, name), ticks in sorted(used.items(), key=lambda one: -one[1]) if ticks]
+    share = min(1.0, max(0.0, (_ticks() - busy) / possible))
+    return Load(os.getloadavg()[0], processors, share, tuple(dict.fromkeys(names))[:_NAMED])
+
+
+def warning(load: Load, when: str) -> str:
+    """Return a sentence if others used the machine, or an empty text."""
+    if load.busy <= QUIET:
+        return ""
+    names = f", mostly {', '.join(load.names)}" if load.names else ""
+    return (
+        f"Other processes used {load.busy:.0%} of {load.processors} processors {when} the "
+        f"run{names} (load average {load.average:.1f}): the times are longer than on an idle "
+        "machine, and vary more. Compare contenders, not times."
+    )
+
+
+def _ticks() -> int:
+    """Return the ticks in which the processors were not idle."""
+    fields = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(fields) - fields[3] - fields[4]
+
+
+def _processes() -> dict[tuple[int, str], int]:
+    """Return the ticks that each process has used."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            before, _, after = stat.read_text().rpartition(")")
+        except OSError:
+            continue
+        process, _, name = before.partition(" (")
+        fields = after.split()
+        found[int(process), name] = int(fields[11]) + int(fields[12])
+    return found

@@ -1,0 +1,186 @@
+"""After ``kill -9`` and after a reboot: what is lost, what leaks, and what frees it.
+
+Nothing is read from a contender's store. Its pool is a small one, which is filled up before and
+after: an address that no pod has, and that is not given to a new one either, has leaked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from random import Random
+from statistics import median
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, TypedDict
+
+from bench import children
+from bench.errors import Failed
+from bench.workloads.contenders import Plugin
+from bench.workloads.traces import ADD, DEL, SEED, Step, Workload, container
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HELD = 4
+_MOST = 1 << 8  # more than the pool has
+
+
+class Killed(TypedDict):
+    """What ``kill -9`` did to a contender."""
+
+    contender: str
+    what: str  # what was killed
+    kills: int  # of calls that had not answered
+    held: int
+    lost: int  # addresses of running pods that were given to others
+    leaked: int
+    leaked_after_del: int
+    next_ns: list[float]  # the ADD after each kill
+    note: str
+
+
+class Rebooted(TypedDict):
+    """What a reboot left behind of a contender's leases."""
+
+    contender: str
+    held: int
+    leaked: int
+    seen: str  # what of the reboot the contender could see
+    freed_by: str
+    first_ns: float | None  # the first ADD, None when it was refused
+    note: str
+
+
+def small(name: str, prefix: int) -> Workload:
+    """Return a workload without calls, on a small pool."""
+    return Workload(name, name, 0, 0, lambda _: iter(()), pool=f"10.32.0.0/{prefix}")
+
+
+@dataclass
+class Pool:
+    """A contender with a small pool, and the pods that it was asked for."""
+
+    plugin: Plugin
+    _number: int = 0
+    times: list[float] = field(default_factory=list)  # of the ADDs that gave an address
+
+    def add(self) -> tuple[str, str | None]:
+        """Ask for an address for a new pod; return its container and the address, or None."""
+        self._number += 1
+        who = container(self._number)
+        begun = perf_counter_ns()
+        status, addresses = self.plugin.attempt(Step(ADD, who))
+        if status or not addresses:
+            return who, None
+        self.times.append(perf_counter_ns() - begun)
+        return who, addresses[0].partition("/")[0]
+
+    def remove(self, who: str) -> None:
+        """Release a pod's address; a refusal is no failure here."""
+        self.plugin.attempt(Step(DEL, who))
+
+    def fill(self) -> dict[str, str]:
+        """Ask for addresses until one is refused; return them by container."""
+        given: dict[str, str] = {}
+        for _ in range(_MOST):
+            who, address = self.add()
+            if address is None:
+                return given
+            given[who] = address
+        raise Failed(f"{self.plugin.name}: its pool is larger than {_MOST} addresses")
+
+    def free(self) -> dict[str, str]:
+        """Return which addresses new pods get now; they are released again."""
+        given = self.fill()
+        for who in given:
+            self.remove(who)
+        return given
+
+    def hold(self, count: int) -> dict[str, str]:
+        """Return so many new pods with their addresses. Raises Failed."""
+        held = {}
+        for _ in range(count):
+            who, address = self.add()
+            if address is None:
+                raise Failed(f"{self.plugin.name}: ADD gave no address on an empty pool")
+            held[who] = address
+        return held
+
+
+def kill(make: Callable[[], Plugin], rounds: int) -> Killed:
+    """Kill calls at random moments, every second time the service behind the plugin, if any."""
+    pool = Pool(make())
+    plugin, chance = pool.plugin, Random(SEED)
+    capacity = len(pool.free())
+    held = pool.hold(_HELD)
+    usual = median(pool.times) / 1e9
+    victims, taken, service = [], [], False
+    for number in range(rounds):
+        who = container(_MOST * 16 + number)
+        of_service = number % 2 == 1
+        found, status = _kill_one(plugin, who, chance.uniform(0, usual), of_service=of_service)
+        service |= found
+        if status == 0:
+            pool.remove(who)  # it had answered
+        else:
+            victims.append(who)
+        before = len(pool.times)
+        after, address = pool.add()
+        taken += pool.times[before:]
+        if address is not None:
+            pool.remove(after)
+        if found:
+            plugin.start_service()
+    given = pool.free()
+    lost = len(set(held.values()) & set(given.values()))
+    leaked = capacity - _HELD - len(given) + lost
+    for who in victims:
+        pool.remove(who)
+    left = capacity - _HELD - len(pool.free()) + lost
+    return Killed(
+        contender=plugin.name,
+        what="the call's process; every second time the agent" if service else "the call's process",
+        kills=len(victims), held=_HELD, lost=lost, leaked=leaked, leaked_after_del=left,
+        next_ns=taken, note="",
+    )  # fmt: skip
+
+
+def _kill_one(plugin: Plugin, who: str, wait_s: float, *, of_service: bool) -> tuple[bool, int]:
+    """Begin an ADD and kill it, or its service; return whether there was one, and the status."""
+    with children.patience(f"{plugin.name}: an ADD that is killed"):
+        process = plugin.begin(Step(ADD, who))
+        time.sleep(wait_s)
+        found = of_service and plugin.kill_service()
+        if not found:
+            os.killpg(process, signal.SIGKILL)
+        return found, children.wait(process)
+
+
+def reboot(make: Callable[[], Plugin]) -> Rebooted:
+    """Fill the pool, reboot, and see how many of its addresses new pods get.
+
+    No container of before runs, their namespaces are gone, and the store is as it was.
+    """
+    pool = Pool(make())
+    plugin = pool.plugin
+    old = pool.fill()
+    if not old:
+        raise Failed(f"{plugin.name}: ADD gave no address on an empty pool")
+    seen = plugin.reboot()
+    before = len(pool.times)
+    leaked = len(old) - len(pool.free())
+    first = pool.times[before] if len(pool.times) > before else None
+    freed_by = "the first ADD" if not leaked else ""
+    if leaked and plugin.collect() == 0 and len(pool.free()) == len(old):
+        freed_by = "GC"
+    if not freed_by:
+        for who in old:
+            pool.remove(who)
+        left = len(old) - len(pool.free())
+        freed_by = "nothing that CNI has" if left else "the DEL of each old container"
+    return Rebooted(
+        contender=plugin.name, held=len(old), leaked=leaked, seen=seen, freed_by=freed_by,
+        first_ns=first, note="",
+    )  # fmt: skip

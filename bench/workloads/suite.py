@@ -1,0 +1,76 @@
+"""All that one run of the suite has found, and its form as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict
+
+from bench.workloads.losses import judge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.workloads.crashes import Killed, Rebooted
+    from bench.workloads.losses import Verdict
+    from bench.workloads.summary import Summary
+
+VERSION = 1
+
+
+class Entrant(TypedDict):
+    """A contender, as the report names it."""
+
+    own: bool
+    whole: bool  # whether a call is a process
+    durability: str
+
+
+class Skipped(TypedDict):
+    """Work that a contender was not asked for, or could not do."""
+
+    contender: str
+    work: str
+    why: str
+
+
+@dataclass
+class Suite:
+    """The report's figures. ``works`` and ``growth`` are by the work's name."""
+
+    facts: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+    entrants: dict[str, Entrant] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
+    works: dict[str, list[Summary]] = field(default_factory=dict)
+    growth: dict[str, list[Summary]] = field(default_factory=dict)  # by the number of leases
+    kills: list[Killed] = field(default_factory=list)
+    reboots: list[Rebooted] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def verdict(self) -> Verdict:
+        """Return where fastipam loses, in all the work of this run."""
+        beside = {f"{int(leases):,} leases": found for leases, found in self.growth.items()}
+        return judge(self.works | beside)
+
+    def failures(self) -> list[Skipped]:
+        """Return the work in which a contender's call failed."""
+        beside = {f"{int(leases):,} leases": found for leases, found in self.growth.items()}
+        failed = [
+            Skipped(contender=one["contender"], work=work, why=one["note"])
+            for work, found in (self.works | beside).items()
+            for one in found
+            if one["failed"]
+        ]
+        for kind, trials in (("kill", self.kills), ("reboot", self.reboots)):
+            failed += [
+                Skipped(contender=one["contender"], work=kind, why=one["note"])
+                for one in trials
+                if one["note"]
+            ]
+        return failed
+
+    def write(self, path: Path) -> None:
+        """Write everything as JSON."""
+        document = {"version": VERSION, **vars(self), "verdict": self.verdict()}
+        path.write_text(json.dumps(document, indent=1) + "\n")
