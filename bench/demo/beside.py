@@ -13,6 +13,8 @@ from bench.workloads.traces import ADD, DEL, Step, container, growth
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from bench.agent.service import Agent
+
 _DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin")  # Debian's, and the one of containerd and kubelet
 _OWN = b"FASTIPAM_SOCKET"  # is in the launcher, which may be installed under another's name
 
@@ -42,7 +44,7 @@ def find_host_local(directories: tuple[str, ...] = _DIRECTORIES) -> Path | None:
     return None
 
 
-def contenders(fastipam: Path, socket: Path, host_local: Path | None) -> Iterator[Contender]:
+def contenders(fastipam: Path, agent: Agent, host_local: Path | None) -> Iterator[Contender]:
     """Yield those that take part; ``fastipam`` is the installed plugin."""
     if host_local is not None:
 
@@ -53,12 +55,12 @@ def contenders(fastipam: Path, socket: Path, host_local: Path | None) -> Iterato
 
         yield Contender("host-local", "no: a file, without fsync", peer)
 
-    def own(name: str, at: Path | None) -> Callable[[Path, int], Plugin]:
+    def own(name: str, at: Agent | None) -> Callable[[Path, int], Plugin]:
         return lambda scratch, leases: Fastipam(name, fastipam, growth(leases), scratch, at)
 
     durable = "yes: a commit, with fdatasync"
     yield Contender("fastipam, no agent", durable, own("without an agent", None))
-    yield Contender("fastipam, agent", durable, own("with an agent", socket))
+    yield Contender("fastipam, agent", durable, own("with an agent", agent))
 
 
 def measure(

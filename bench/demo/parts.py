@@ -123,7 +123,7 @@ class Demo:
                 "host-local is not here, so it takes no part. On Debian: "
                 "apt-get install containernetworking-plugins"
             )
-        listed = list(beside.contenders(self._plugin, self._agent.socket, host_local))
+        listed = list(beside.contenders(self._plugin, self._agent, host_local))
         rows = beside.measure(listed, effort.leases, effort.adds, self._places.scratch)
         table = Table("ADD, median", box=None, pad_edge=False, header_style="bold")
         for held in effort.leases:
