@@ -9,7 +9,9 @@ import pytest
 import fastipam
 from fastipam.errors import DuplicateAllocation
 from fastipam.ipam import open_with
+from fastipam.lease import Requester
 from fastipam.namespaces import Netns
+from fastipam.network import Network
 from fastipam.testing import Clock
 
 if TYPE_CHECKING:
@@ -47,6 +49,35 @@ def test_a_pod_that_is_not_named_stays(call: Call, config: Make, tmp_path: Path)
     call("ADD", made, netns="/old", args=POD + "web-0")
     call("ADD", made, netns="/new")
     assert (_lease(tmp_path).netns, _lease(tmp_path).pod_name) == ("/new", "web-0")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [("10.1.2.0/29", "10.1.0.0/16"), ("10.1.0.0/16", "10.1.0.0/29")]
+)
+def test_the_prefix_length_stays(
+    first: str, then: str, call: Call, config: Make, tmp_path: Path
+) -> None:
+    """The container lives with the prefix length of its first ADD, whatever the ranges are now."""
+    before = call("ADD", config(ipam=IPAM | {"subnet": first}))
+    made = config(ipam=IPAM | {"subnet": then})
+    again = call("ADD", made)
+    length = first.partition("/")[2]
+    assert [one.document["ips"][0]["address"].partition("/")[2] for one in (before, again)] == [
+        length
+    ] * 2
+    assert again.document["ips"][0]["address"] == before.document["ips"][0]["address"]
+    assert _lease(tmp_path).length == int(length)
+    assert call("CHECK", made | {"prevResult": before.document}).status == 0
+    assert call("ADD", made, "other").document["ips"][0]["address"].endswith(then.partition("/")[2])
+
+
+def test_a_length_that_was_not_known(call: Call, config: Make, tmp_path: Path) -> None:
+    """A lease that was imported before the ranges were known gets their prefix length."""
+    with fastipam.open(tmp_path / "store") as ipam:
+        network = Network(ipam.store, "mynet", None)
+        network._adopt(Requester("c1", "eth0"), 4, 0x0A010203, 1)
+    made = config(ipam=IPAM)
+    assert call("ADD", made, "c1").document["ips"][0]["address"] == "10.1.2.3/29"
 
 
 def test_a_gc_from_before_spares_it(call: Call, config: Make, held: Held, tmp_path: Path) -> None:

@@ -65,11 +65,17 @@ class Reading(Books):
     """
 
     def _view(self, pool: Pool, family: int, value: int, record: Record) -> Lease:
-        """Return a lease with the prefix length and the gateway of the network's ranges."""
+        """Return a lease with the gateway that the network's ranges have now.
+
+        Its prefix length is the one that it was given, with which its container lives, also when
+        the ranges have another one now. One that was assigned while the ranges were not known was
+        given none.
+        """
         its_range = pool.range_of(family, value)
         if its_range is None:
             return Lease(self.name, family, value, None, record)
-        record.length = its_range.length
+        if record.length == BITS[family]:
+            record.length = its_range.length
         return Lease(self.name, family, value, its_range.gateway, record)
 
     def _is_held(self, record: Record) -> bool:
