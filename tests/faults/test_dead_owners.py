@@ -176,6 +176,24 @@ def test_wanted_address(way: Plugin, made: dict[str, Any], namespaces: Namespace
     assert answer.addresses == ["10.1.0.4/29"]
 
 
+def test_another_sandbox_of_the_pod(
+    way: Plugin, made: dict[str, Any], namespaces: Namespaces
+) -> None:
+    """A pod's next sandbox is told to try later while the one before lives, another pod is not."""
+    namespaces.make("old", "new")
+    pod = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={};K8S_POD_UID={};IP=10.1.0.4"
+    assert add(way, made, namespaces, "old", args=pod.format("web-0", "u1")).status == 0
+    refused = add(way, made, namespaces, "new", args=pod.format("web-0", "u2"))
+    assert refused.code == 11
+    assert "another sandbox of pod shop/web-0 has not ended yet: the requested" in refused.message
+    assert "fastipam release 10.1.0.4" in refused.document["details"]
+    for args in (pod.format("web-1", "u1"), "IP=10.1.0.4"):
+        assert add(way, made, namespaces, "new", args=args).code == 101
+    namespaces.end("old")
+    answer = add(way, made, namespaces, "new", args=pod.format("web-0", "u2"))
+    assert answer.addresses == ["10.1.0.4/29"]
+
+
 def test_what_cannot_be_proven(
     call: Call, made: dict[str, Any], namespaces: Namespaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,26 @@ def test_an_address_that_a_pod_has(nodes: Nodes) -> None:
     assert refused.document["code"] == 11, refused
     assert "10.9.0.10 is node a's, which has not handed it over" in refused.document["msg"]
     assert "kubectl delete node a" in refused.document["details"]
+
+
+def test_the_sandbox_before_has_not_ended(nodes: Nodes) -> None:
+    """The next sandbox of a pod waits for the DEL of the one before, on the same node, too."""
+    one, _ = nodes
+    assert of(one.ask("ADD", "old", pod="web-0", annotation=LISTED)) == POD
+    refused = one.ask("ADD", "new", pod="web-0", annotation=LISTED, timeout=0.3)
+    assert refused.document["code"] == 11, refused
+    assert "another sandbox of pod default/web-0 has not ended yet" in refused.document["msg"]
+    assert "fastipam release 10.9.0.10" in refused.document["details"]
+    answers: list[Reply] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(one.ask("ADD", "new", pod="web-0", annotation=LISTED))
+    )
+    asking.start()
+    assert one.ask("DEL", "old").status == 0
+    asking.join()
+    assert of(answers[0]) == POD
+    other = one.ask("ADD", "x", pod="db-0", annotation=LISTED)
+    assert other.document["code"] == 101, other
 
 
 def test_an_address_in_a_larger_block(nodes: Nodes) -> None:

@@ -163,6 +163,10 @@ class Clusters(Services):
         self.waiting = False
         self._local.arrived_ns = arrived_ns
 
+    def wait(self, seconds: float) -> None:
+        """Have the request of this thread handled again soon, unless it has waited so long."""
+        self.waiting = self._may_wait(seconds)
+
     def ask_for_blocks(
         self, store: Store, network: str, settings: Settings, who: str, lines: Lines | None = None
     ) -> str | None:

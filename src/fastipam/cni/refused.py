@@ -7,7 +7,7 @@ for the sweeper, and without an agent for ever. Imported when an ADD was refused
 from __future__ import annotations
 
 from fastipam.addressing.addresses import parse_ip
-from fastipam.errors import AddressInUse, DuplicateAllocation, PoolExhausted
+from fastipam.errors import AddressInUse, DuplicateAllocation, PoolExhausted, TryLater
 from fastipam.sweep import DEFAULT_GRACE_S, waits_s
 from fastipam.sweep.evidence import LIVES, Place, is_lost
 
@@ -38,10 +38,13 @@ def allocate_again(
     """Serve an ADD that was refused: without the leases of the dead, or from another block.
 
     ``lines`` are those of the pools that it has chosen. Raises the refusal, which says what is in
-    doubt, or what a cluster's node raises.
+    doubt, TryLater when another sandbox of the pod is in the way, or what a cluster's node raises.
     """
     try:
         return _without_the_dead(services, network, refusal, allocate)
+    except AddressInUse as error:
+        _await_other_sandbox(services, config, network, owner, error)
+        raise
     except PoolExhausted:
         if config.cluster is None:
             raise
@@ -50,6 +53,33 @@ def allocate_again(
     services.waiting = False
     who = f"{owner.container_id} {owner.ifname}"
     return more_blocks.allocate_again(services, config, network.store, who, allocate, lines)
+
+
+def _await_other_sandbox(
+    services: Services, config: Config, network: Network, owner: Requester, refusal: AddressInUse
+) -> None:
+    """Raise TryLater when another sandbox of the same pod has the requested address.
+
+    A runtime that has crashed may make the pod's next sandbox before it ends the one before, whose
+    DEL comes soon. A process that serves many requests handles the request again meanwhile.
+    """
+    lease = network._lookup(parse_ip(refusal.address), of_pool=True)
+    pod = owner.pod_texts[:2]  # whatever its UID: a pod that is made anew has the same name
+    if (
+        lease is None
+        or not all(pod)
+        or pod != (lease.pod_namespace, lease.pod_name)
+        or lease.container_id == owner.container_id
+    ):
+        return
+    if config.cluster is not None:
+        services.wait(config.cluster.timeout_s)
+    raise TryLater(
+        f"another sandbox of pod {'/'.join(pod)} has not ended yet: {refusal.message}",
+        hint="the runtime ends it with DEL, and then this pod gets the address; if the runtime "
+        f"does not know that sandbox any more (crictl pods), type: fastipam release "
+        f"{refusal.address}",
+    ) from None
 
 
 def _without_the_dead(

@@ -76,6 +76,9 @@ class Services:
             self._swept[key] = now, release_dead(network, only)
         return self._swept[key][1]
 
+    def wait(self, seconds: float) -> None:
+        """Have the request handled again soon, if it has waited for less than that already."""
+
     def note_cluster(self, data_dir: str, network: str, settings: Settings) -> None:
         """Take note of a network in cluster mode that a request has named."""
 
