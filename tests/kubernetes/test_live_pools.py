@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fastipam.addressing.addresses import parse_ip
 from fastipam.cluster.deadline import Deadline
 from fastipam.storage.records.block import LOST
 
@@ -255,8 +256,9 @@ def test_refused_by_the_server(pods: Scene, change: dict[str, Any], told: str) -
         ({"cidr": "10.0.0.0/9"}, "Overlaps"),
         ({"exclude": ["10.32.1.9-10.32.1.1"]}, "Invalid"),
         ({"exclude": ["10.48.0.0/24"], "disabled": True}, "Invalid"),
+        ({"gateway": "10.32.1.9"}, "GatewayInUse"),
     ],
-    ids=("overlaps", "invalid", "invalid and disabled"),
+    ids=("overlaps", "invalid", "invalid and disabled", "a gateway that a pod may have"),
 )
 def test_refused_by_the_controller(pods: Scene, change: dict[str, Any], reason: str) -> None:
     """What was accepted last stays in force on every node, until the pool is put right."""
@@ -273,8 +275,41 @@ def test_refused_by_the_controller(pods: Scene, change: dict[str, Any], reason: 
         pods.edit(cidr="10.32.0.0/21", exclude=[])
         assert in_force(pods.api)["default"] == "10.32.0.0/21"
     else:
-        pods.edit(exclude=[], disabled=False)
+        pods.edit(exclude=[], disabled=False, gateway=None)
         assert condition(pods.api, "default")[0] == "True"
+    pods.assert_whole()
+
+
+def test_another_gateway(pods: Scene) -> None:
+    """An address that no node owns is taken at once, another one when its block is given back."""
+    pods.edit(cidr="10.32.0.0/20")
+    before, owned = pods.running(), owners(pods.api)
+    free = next(f"10.32.{at}.9" for at in range(1, 16) if f"10.32.{at}.0/24" not in owned)
+    cidr, node = next(one for one in owned.items() if one[0] != "10.32.0.0/24")
+    taken = cidr.replace(".0/24", ".9")
+    pods.edit(gateway=free)
+    assert condition(pods.api, "default")[0] == "True"
+    gateways = [one.network.ranges[0].ranges[0].gateway for one in pods.agents]
+    assert gateways == [parse_ip(free)] * 3
+    assert pods.running() == before
+    pods.make("second", SECOND, gateway=free)
+    assert condition(pods.api, "second")[0] == "True", "two pools have one gateway"
+    pods.edit(gateway=taken)
+    status, reason, message = condition(pods.api, "default")
+    assert (status, reason) == ("False", "GatewayInUse")
+    assert f"{taken} lies in the block {cidr}, which node {node} owns, so a pod may" in message
+    assert message.endswith(f"or keep {free}")
+    pods.make("third", "10.128.0.0/22", gateway=taken)
+    assert condition(pods.api, "third")[:2] == ("False", "GatewayInUse")
+    pods.delete("third")
+    (agent,) = [one for one in pods.agents if one.name == node]
+    for lease in list(agent.network.leases()):
+        agent.network.release(lease.container_id, lease.ifname)
+    pods.edit(exclude=[cidr], gateway=free)
+    pods.idle()
+    assert cidr not in owners(pods.api)
+    pods.edit(exclude=[], gateway=taken)
+    assert condition(pods.api, "default")[0] == "True"
     pods.assert_whole()
 
 

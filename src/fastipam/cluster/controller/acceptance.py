@@ -45,7 +45,7 @@ FINALIZER = "fastipam.io/blocks"
 PENDING = "Pending"
 _CALL_S, _LIST_S = 5.0, 20.0
 # Refusals that end when another pool, or a block, goes.
-_BY_OTHERS = ("Overlaps", REFUSED)
+_BY_OTHERS = ("Overlaps", REFUSED, overlap.GATEWAY)
 
 
 class Acceptance:
@@ -174,7 +174,12 @@ class Acceptance:
                 clash = overlap.conflict(one, other, spec)
                 if clash is not None:
                     return clash
-        return overlap.strays(one, self._view.blocks()) or self._node_cidrs.refusal(pool)
+        blocks = self._view.blocks()
+        return (
+            overlap.strays(one, blocks)
+            or overlap.gateway_in_use(one, pools, blocks)
+            or self._node_cidrs.refusal(pool)
+        )
 
     @staticmethod
     def _rivals(pool: dict[str, Any], pools: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastipam.addressing.addresses import format_cidr, parse_cidr
+from fastipam.addressing.addresses import format_cidr, format_ip, parse_cidr
 from fastipam.cluster.controller.conditions import status_of
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.configuration.address_pools import AddressPool
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     Whole = tuple[int, int, int]
 
+
+GATEWAY = "GatewayInUse"  # the reason of a refusal that ends when a block is given back
 
 # Fields of the kind that no node looks at yet.
 _NOT_LOOKED_AT = ("maxBlocksPerNode",)
@@ -106,6 +108,49 @@ def strays(pool: AddressPool, blocks: Iterable[Owned]) -> Refusal | None:
                 "it: wait until it is given back (kubectl get addressblocks)",
             )
     return None
+
+
+def gateway_in_use(
+    pool: AddressPool, pools: dict[str, dict[str, Any]], blocks: Iterable[Owned]
+) -> Refusal | None:
+    """Return why a pool's gateway cannot be what it is changed to: a pod may have it. O(blocks).
+
+    Which addresses pods have no API knows; but an address that no node owns no pod has. The
+    gateway of a pool in force was never assigned, and those who take over a node's podCIDR begin
+    with blocks that are owned.
+    """
+    before = _in_force(pool.name, pools)
+    router = pool.range.gateway
+    if router is None or (before is not None and before.range.gateway == router):
+        return None
+    family, value = router
+    for one in blocks:
+        if one.whole[0] != family or not one.whole[1] <= value <= one.whole[2]:
+            continue
+        its_pool = _in_force(one.pool, pools)
+        if (before is None and one.pool == pool.name) or (
+            its_pool is not None and its_pool.range.gateway == router
+        ):
+            return None
+        keep = ""
+        if before is not None and before.range.gateway is not None:
+            keep = f", or keep {format_ip(*before.range.gateway)}"
+        return Refusal(
+            GATEWAY,
+            f"the gateway {format_ip(*router)} lies in the block {one.cidr}, which node {one.node} "
+            "owns, so a pod may have it: type an address that lies in no block (kubectl get "
+            f"addressblocks){keep}",
+        )
+    return None
+
+
+def _in_force(name: str, pools: dict[str, dict[str, Any]]) -> AddressPool | None:
+    """Return a pool as it is in force, None if it is not, or cannot be read."""
+    spec = accepted_spec(pools[name]) if name in pools else None
+    try:
+        return None if spec is None else AddressPool(name, spec)
+    except ConfigError:
+        return None
 
 
 def _not_supported(spec: dict[str, Any]) -> str:
