@@ -143,6 +143,10 @@ def test_other_capitals(key: str) -> None:
         ("addresses", "10.0.0.300", "'10.0.0.300' is not an IP address"),
         ("addresses", "10.0.0.5/24", "'10.0.0.5/24' has host bits set: it would mean all of"),
         ("addresses", "10.0.0.5-fd00::1", "'10.0.0.5-fd00::1' is no range of addresses"),
+        ("addresses", "10.9.0.16-", "'10.9.0.16-' is not a range of addresses"),
+        ("addresses", "10.9.0.1, -10.9.0.16", "'-10.9.0.16' is not a range of addresses"),
+        ("addresses", "10.9.0.16/029", "'10.9.0.16/029' has a prefix length with a leading zero"),
+        ("addresses", "fd00::/00", "'fd00::/00' has a prefix length with a leading zero"),
     ],
 )
 def test_refused(key: str, value: Any, message: str) -> None:

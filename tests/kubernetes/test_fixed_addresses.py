@@ -143,6 +143,27 @@ def test_the_sandbox_before_has_not_ended(nodes: Nodes) -> None:
     assert of(answers[0]) == POD
     other = one.ask("ADD", "x", pod="db-0", annotation=LISTED)
     assert other.document["code"] == 101, other
+    told = f"pod annotation {ADDRESSES}: the requested address 10.9.0.10 is assigned to new eth0"
+    assert other.document["msg"].startswith(told)
+
+
+def test_refusals_name_the_annotation(nodes: Nodes) -> None:
+    """Whatever refuses a listed address; one that the runtime requests is not the annotation's."""
+    one, two = nodes
+    assert of(one.ask("ADD", "c1", pod="web-0", annotation=LISTED)) == POD
+    mine = of(one.ask("ADD", "c2"))[0]
+    for annotation, ips, code, text in (
+        (mine, None, 103, "the requested address lies in block"),
+        ("10.77.0.1", None, 103, "the requested address 10.77.0.1 is in no range"),
+        ("10.9.0.0", None, 103, "the requested address 10.9.0.0 is in no range"),
+        ("10.9.0.10", None, 11, "the requested address 10.9.0.10 is node a's"),
+        ("fd09::77", ["10.9.0.10"], 11, ""),
+    ):
+        refused = two.ask("ADD", "d", pod="x", annotation=annotation, ips=ips, timeout=0.5)
+        assert refused.document["code"] == code, refused
+        before = "" if ips else f"pod annotation {ADDRESSES}: "
+        assert refused.document["msg"].startswith(before + text), refused
+        assert (ADDRESSES in refused.document["msg"]) == (not ips)
 
 
 def test_an_address_in_a_larger_block(nodes: Nodes) -> None:

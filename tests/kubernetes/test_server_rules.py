@@ -126,6 +126,27 @@ EXAMPLES = [
              {"key": "zone", "operator": "Exists"}),
         )
     ),
+    *(
+        Example(
+            f"spec.{selector}.{field}", words,
+            pool("p", "10.32.0.0/12", 24, **{selector: bad}),
+            pool("p", "10.32.0.0/12", 24, **{selector: good}),
+        )
+        for selector in ("nodeSelector", "namespaceSelector")
+        for field, words, bad, good in (
+            ("matchLabels", "a key in it is not the name of a label",
+             {"matchLabels": {"zone!": "a"}},
+             {"matchLabels": {"example.com/Zone_1.a": "a", "k" * 63: "", "a/" + "k" * 63: "a"}}),
+            ("matchLabels", "a value in it is not the value of a label",
+             {"matchLabels": {"zone": "-a"}}, {"matchLabels": {"zone": "A.b_c-d", "b": "v" * 63}}),
+            ("matchExpressions[0].key", "it is not the name of a label",
+             {"matchExpressions": [{"key": "Example.com/zone", "operator": "Exists"}]},
+             {"matchExpressions": [{"key": "example.com/zone", "operator": "Exists"}]}),
+            ("matchExpressions[0].values[0]", "it is not the value of a label",
+             {"matchExpressions": [_EXPRESSION | {"values": ["a b", "a"]}]},
+             {"matchExpressions": [_EXPRESSION | {"values": ["a", "", "7"]}]}),
+        )
+    ),
     # Pools: changed
     Example(
         "spec.blockSize", "blockSize cannot be changed",

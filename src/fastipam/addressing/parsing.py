@@ -121,6 +121,8 @@ def parse_exclusion(text: str, *, field: str = "exclude") -> tuple[int, int, int
             family, value, length = parse_cidr(text)
             return (family, *prefix_bounds(family, value, length))
         low_text, dash, high_text = text.partition("-")
+        if dash and not (low_text.strip() and high_text.strip()):
+            raise ValueError(f"{text!r} is not a range of addresses: write its first and last")
         family, low = parse_ip(low_text.strip())
         if not dash:
             return family, low, low

@@ -51,7 +51,7 @@ class Choices:
         arguments: Arguments,
         addresses: Addresses,
     ) -> tuple[Addresses, Selection | None]:
-        """Return the addresses that an ADD requests, with those that an annotation keeps for it.
+        """Return the addresses that an ADD requests, and behind them what an annotation lists.
 
         And which pools it has chosen; None: any address of each family. ``found`` are the pod's
         annotations that were cut out of the request. Raises ConfigError, NoBlock.

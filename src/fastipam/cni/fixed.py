@@ -6,8 +6,9 @@ number at the end of a pod's name says which of them is its own: nothing has to 
 
 from __future__ import annotations
 
+from fastipam.addressing.addresses import format_ip
 from fastipam.cni.pod_annotations import ADDRESSES
-from fastipam.errors import ConfigError
+from fastipam.errors import ConfigError, FastipamError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ def addresses(areas: Sequence[Area], pod_name: str) -> list[tuple[int, int]]:
             )
         found.append((family, _nth(mine, number or 0)))
     return found
+
+
+def name_annotation(error: FastipamError, listed: Sequence[tuple[int, int]]) -> None:
+    """Have an error say where a requested address comes from, if it is about a listed one."""
+    named = {word.rstrip(",;:") for word in error.message.split()}
+    named.update(getattr(error, "addresses", ()))
+    if not named.isdisjoint(format_ip(*one) for one in listed):
+        error.message = f"{_FIELD}: {error.message}"
+        error.args = (error.message,)
 
 
 def ordinal(pod_name: str) -> int | None:

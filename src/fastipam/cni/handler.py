@@ -393,11 +393,11 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
     """Assign the addresses; return one lease, the ``dns`` object, and what is to be settled."""
     asked, known = call.asked, call.known
     arguments = environment.Arguments(asked.args)
-    addresses = _requested(known, arguments)
+    requested = addresses = _requested(known, arguments)
     config = _load(call)
     selection = None
     if config.may_choose:
-        addresses, selection = _choose(call, config, arguments, addresses)
+        addresses, selection = _choose(call, config, arguments, requested)
     inode, mount_ns, born_ns = environment.identify(asked, call.own_netns, call.seen_netns)
     dns = {}
     if config.resolv_conf:
@@ -417,6 +417,29 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
 
         takeover.enter_new(_network(known, config), config.data_dir, call.log)
     promises: list[Promise] = []
+    try:
+        lease = _allocate(call, config, owner, addresses, selection, promises)
+    except errors.FastipamError as error:
+        if len(addresses) > len(requested):
+            from fastipam.cni import fixed
+
+            fixed.name_annotation(error, addresses[len(requested) :])
+        raise
+    if lease.generation == 1:  # of its pool
+        _note_overlaps(call, config)
+    return lease, dns, promises
+
+
+def _allocate(
+    call: _Call,
+    config: Config,
+    owner: Requester,
+    addresses: list[tuple[int, int]],
+    selection: Selection | None,
+    promises: list[Promise],
+) -> Lease:
+    """Assign the addresses, without the dead, or from other blocks, if need be."""
+    known = call.known
 
     def allocate(network: Network) -> Lease:
         if selection is not None:
@@ -424,7 +447,7 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
         return network._assign(owner, addresses, config.repeat, promises)
 
     try:
-        lease = allocate(_network(known, config))
+        return allocate(_network(known, config))
     except errors.ConfigError as error:
         raise _located(error, config) from None
     except (errors.AddressInUse, errors.DuplicateAllocation, errors.PoolExhausted) as refusal:
@@ -432,7 +455,7 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
 
         network = _network(known, config)
         lines = None if selection is None else selection.lines
-        lease = refused.allocate_again(
+        return refused.allocate_again(
             call.services, config, network, owner, refusal, allocate, lines
         )
     except errors.AddressNotInRange as refusal:
@@ -441,9 +464,6 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
         network = _network(known, config)
         requested_blocks.refuse(call.services, config, network, owner, addresses, refusal)
         raise
-    if lease.generation == 1:  # of its pool
-        _note_overlaps(call, config)
-    return lease, dns, promises
 
 
 def _choose(
@@ -452,7 +472,7 @@ def _choose(
     arguments: environment.Arguments,
     addresses: list[tuple[int, int]],
 ) -> tuple[list[tuple[int, int]], Selection | None]:
-    """Return the addresses that an ADD requests, with those that an annotation keeps for its pod.
+    """Return the addresses that an ADD requests, and behind them what an annotation lists for it.
 
     And which of a cluster's pools it has chosen; None: any address of each family. Raises
     ConfigError, NoBlock.

@@ -162,6 +162,14 @@ def _area(text: str, field: str) -> tuple[int, int, int]:
     family, low, high = reader.exclusion(text, field)
     if "/" in text:
         _, value, length = parse_cidr(text)
+        address, _, written = text.partition("/")
+        if written != str(length):  # Go's net.ParseCIDR takes it, and nothing of Kubernetes' does
+            raise errors.ConfigError(
+                f"{text!r} has a prefix length with a leading zero",
+                field=field,
+                value=text,
+                hint=f"write {address}/{length}",
+            )
         if value != low:
             raise errors.ConfigError(
                 f"{text!r} has host bits set: it would mean all of "

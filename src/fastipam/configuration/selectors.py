@@ -9,12 +9,62 @@ from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     Requirement = tuple[str, str, tuple[str, ...]]  # label, operator, values
 
 _OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
+_LOWER = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_ENDS = _LOWER | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")  # what a label begins and ends with
+_WITHIN = _ENDS | frozenset("-_.")
+_LONGEST, _LONGEST_DOMAIN = 63, 253
+_RULE = (
+    f"it has {_LONGEST} characters at most, which are letters, digits, '-', '_' and '.', and "
+    "begins and ends with a letter or a digit"
+)
+KEY_RULE = f"is not the name of a label: {_RULE}; a domain and '/' may stand before it"
+VALUE_RULE = f"is not the value of a label: {_RULE}, or is empty"
+
+
+def is_key(text: object) -> bool:
+    """Return whether a label can have this name, as Kubernetes says.
+
+    >>> is_key("topology.kubernetes.io/zone"), is_key("zone!"), is_key("a/b/c")
+    (True, False, False)
+    """
+    if not isinstance(text, str):
+        return False
+    domain, slash, name = text.rpartition("/")
+    if not slash:
+        return _is_word(name)
+    return (
+        len(domain) <= _LONGEST_DOMAIN and _is_word(name) and all(map(_is_part, domain.split(".")))
+    )
+
+
+def is_value(text: object) -> bool:
+    """Return whether a label can have this value."""
+    return isinstance(text, str) and (not text or _is_word(text))
+
+
+def _is_word(text: str) -> bool:
+    return (
+        0 < len(text) <= _LONGEST
+        and text[0] in _ENDS
+        and text[-1] in _ENDS
+        and _WITHIN.issuperset(text)
+    )
+
+
+def _is_part(text: str) -> bool:
+    """Return whether a domain can have this between two dots."""
+    return (
+        _is_word(text)
+        and text[0] in _LOWER
+        and text[-1] in _LOWER
+        and (_LOWER.issuperset(text.replace("-", "")))
+    )
 
 
 class Selector:
@@ -27,7 +77,9 @@ class Selector:
         holder = _object(spec, field)
         found: list[Requirement] = []
         for key, value in _object(holder.get("matchLabels"), f"{field}.matchLabels").items():
-            found.append((key, "In", (str(value),)))
+            where = f"{field}.matchLabels.{key}"
+            _require_label(key, (value,), where, where)
+            found.append((key, "In", (value,)))
         listed = holder.get("matchExpressions") or []
         if not isinstance(listed, list):
             raise _odd(listed, f"{field}.matchExpressions")
@@ -37,7 +89,8 @@ class Selector:
             operator, values = each.get("operator"), each.get("values") or []
             if operator not in _OPERATORS or not isinstance(values, list):
                 raise _odd(one, where)
-            found.append((str(each.get("key")), operator, tuple(map(str, values))))
+            _require_label(each.get("key"), values, f"{where}.key", f"{where}.values")
+            found.append((each["key"], operator, tuple(values)))
         self._requirements = tuple(sorted(found))
 
     def __bool__(self) -> bool:
@@ -77,6 +130,15 @@ def _object(value: object, field: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _odd(value, field)
     return value
+
+
+def _require_label(key: object, values: Iterable[object], its: str, theirs: str) -> None:
+    """Raise ConfigError for what no label can be; ``its`` and ``theirs`` are the fields."""
+    if not is_key(key):
+        raise ConfigError(f"{key!r:.330} {KEY_RULE}", field=its, value=key)
+    for one in values:
+        if not is_value(one):
+            raise ConfigError(f"{one!r:.80} {VALUE_RULE}", field=theirs, value=one)
 
 
 def _odd(value: object, field: str) -> ConfigError:

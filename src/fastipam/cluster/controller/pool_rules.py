@@ -159,7 +159,11 @@ def _check_exclusion(text: Any, where: str) -> None:
         family, _, _ = parse_exclusion(text, field=where)
     except ConfigError:
         raise _wrong(where, text, "is not a CIDR, an address or a range", hint) from None
-    if (family == V4 and ":" in text) or any(letter.isspace() for letter in text):
+    if (
+        (family == V4 and ":" in text)
+        or any(letter.isspace() for letter in text)
+        or "/0" in text.removesuffix("/0")
+    ):
         raise _wrong(where, text, "has an unusual form", hint)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastipam.configuration import selectors
 from fastipam.errors import ConfigError
 
 _MOST_CONDITIONS = 32
 _MOST_VALUES = 64
-_LONGEST_VALUE = 63
-_LONGEST_KEY = 317
 _WITH_VALUES = ("In", "NotIn")
 _HINT = "kubectl explain addresspool.spec.nodeSelector"
 _OPERATORS = (*_WITH_VALUES, "Exists", "DoesNotExist")
@@ -21,6 +20,7 @@ def check(selector: dict[str, Any], where: str) -> None:
     labels = _get(selector, "matchLabels", dict, {}, where)
     _require_few(labels, _MOST_CONDITIONS, f"{where}.matchLabels")
     for key, value in labels.items():
+        _require_key(key, f"{where}.matchLabels")
         _require_value(value, f"{where}.matchLabels.{key}")
     conditions = _get(selector, "matchExpressions", list, [], where)
     _require_few(conditions, _MOST_CONDITIONS, f"{where}.matchExpressions")
@@ -33,8 +33,7 @@ def _check_condition(one: Any, where: str) -> None:
         raise wrong(where, one, "is not an object with a key and an operator")
     _require_keys(one, ("key", "operator", "values"), where)
     key, operator = one.get("key"), one.get("operator")
-    if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY:
-        raise wrong(f"{where}.key", key, "is not the name of a label")
+    _require_key(key, f"{where}.key")
     if operator not in _OPERATORS:
         raise wrong(f"{where}.operator", operator, f"is not one of {', '.join(_OPERATORS)}")
     values = _get(one, "values", list, [], where)
@@ -77,9 +76,14 @@ def _require_few(found: dict[str, Any] | list[Any], most: int, where: str) -> No
         )
 
 
-def _require_value(value: Any, where: str) -> None:
-    if not isinstance(value, str) or len(value) > _LONGEST_VALUE:
-        raise wrong(where, value, f"is not a text of {_LONGEST_VALUE} characters at most")
+def _require_key(key: object, where: str) -> None:
+    if not selectors.is_key(key):
+        raise wrong(where, key, selectors.KEY_RULE)
+
+
+def _require_value(value: object, where: str) -> None:
+    if not selectors.is_value(value):
+        raise wrong(where, value, selectors.VALUE_RULE)
 
 
 def wrong(field: str, value: object, what: str, hint: str | None = _HINT) -> ConfigError:
