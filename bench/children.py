@@ -25,16 +25,30 @@ _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 _running: set[int] = set()
 
 
-def begin(command: list[str], environment: dict[str, str], source: str, output: str) -> int:
-    """Start a program and return its process id. Raises Failed when it cannot be executed."""
+_QUIET = (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)
+
+
+def begin(
+    command: list[str],
+    environment: dict[str, str],
+    source: str,
+    output: str,
+    *,
+    quiet: bool = False,
+) -> int:
+    """Start a program and return its process id. Raises Failed when it cannot be executed.
+
+    What a ``quiet`` one writes to standard error is not seen.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    return _start(command, environment, source, (os.POSIX_SPAWN_OPEN, 1, output, flags, 0o600))
+    actions = [(os.POSIX_SPAWN_OPEN, 1, output, flags, 0o600), *[_QUIET] * quiet]
+    return _start(command, environment, source, actions)
 
 
 def _start(
-    command: list[str], environment: dict[str, str], source: str, output: tuple[Any, ...]
+    command: list[str], environment: dict[str, str], source: str, outputs: list[tuple[Any, ...]]
 ) -> int:
-    actions = [(os.POSIX_SPAWN_OPEN, 0, source, os.O_RDONLY, 0), output]
+    actions = [(os.POSIX_SPAWN_OPEN, 0, source, os.O_RDONLY, 0), *outputs]
     # What interrupts comes before the process is started, or after it is known.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
     try:
@@ -113,12 +127,15 @@ def ask(
     environment: dict[str, str],
     source: str,
     limit_s: float = PATIENCE_S,
+    *,
+    quiet: bool = False,
 ) -> tuple[int, str]:
     """Run a program untimed; return exit status and output. Raises Failed when it does not end."""
     readable, writable = os.pipe()
     with open(readable, "rb") as output, patience(what, limit_s):
         try:
-            process = _start(command, environment, source, (os.POSIX_SPAWN_DUP2, writable, 1))
+            actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, writable, 1)]
+            process = _start(command, environment, source, actions + [_QUIET] * quiet)
         finally:
             os.close(writable)
         try:

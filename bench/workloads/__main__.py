@@ -43,6 +43,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         ("--elsewhere", "NAME", "it keeps nothing in a directory of this machine"),
     ):
         guest.add_argument(option, metavar=metavar, action="append", default=[], help=text)
+    parser.add_argument(
+        "--whereabouts",
+        action="store_true",
+        help="measure whereabouts, too: it is built if it is not in the cache (Go, some minutes), "
+        "and gets a real API server (scripts/kubernetes-tools kube-apiserver)",
+    )
     return parser.parse_args(argv)
 
 
@@ -70,7 +76,12 @@ def main(argv: list[str] | None = None) -> int:
         scratch = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.scratch)
         )
-        suite = measure.run(effort, Path(scratch), found, only)
+        more = {}
+        if arguments.whereabouts:
+            from bench.workloads.whereabouts import contender  # imported late: it needs the tests
+
+            more[contender.NAME] = stack.enter_context(contender.running(Path(scratch)))
+        suite = measure.run(effort, Path(scratch), found, only, more)
     print(report.text(suite))
     write(suite, arguments.output)
     print(f"written: {arguments.output / 'report.html'}", file=sys.stderr)

@@ -136,7 +136,9 @@ class Plugin(Contender):
     def begin(self, step: Step) -> int:
         """Start the process of a call and return its id."""
         source = str(self._input)
-        return children.begin([str(self.binary)], self._environment(step), source, os.devnull)
+        return children.begin(
+            [str(self.binary)], self._environment(step), source, os.devnull, quiet=True
+        )
 
     def call(self, step: Step) -> float:
         with children.patience(f"{self.name}: {step.verb}"):
@@ -164,7 +166,7 @@ class Plugin(Contender):
         there is one address instead of two.
         """
         step = Step(ADD, "f" * 64)
-        status, said = self._ask(step)
+        status, said = self._ask(step, quiet=True)
         try:
             found = len(json.loads(said)["ips"])
         except (ValueError, KeyError, TypeError):
@@ -181,7 +183,7 @@ class Plugin(Contender):
 
     def attempt(self, step: Step) -> tuple[int, list[str]]:
         """Make a call that may be refused; return its exit status and the addresses given."""
-        status, said = self._ask(step)
+        status, said = self._ask(step, quiet=True)
         if status:
             return status, []
         try:
@@ -217,9 +219,10 @@ class Plugin(Contender):
         code, (_, said) = os.waitstatus_to_exitcode(status), self._ask(step)
         raise Failed(f"{self.name}: {step.verb} ended with status {code}: {said[:400]!r}")
 
-    def _ask(self, step: Step) -> tuple[int, str]:
+    def _ask(self, step: Step, *, quiet: bool = False) -> tuple[int, str]:
         command, source = [str(self.binary)], str(self._input)
-        return children.ask(f"{self.name}: {step.verb}", command, self._environment(step), source)
+        what = f"{self.name}: {step.verb}"
+        return children.ask(what, command, self._environment(step), source, quiet=quiet)
 
 
 class HostLocal(Plugin):

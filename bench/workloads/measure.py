@@ -149,7 +149,9 @@ class Arena:
             self._skip(HOST_LOCAL, leases, "a call reads every file, and would take seconds")
         found = self._go(traces.growth(leases), 2, out)
         for one in found:
-            if one["pods"] < leases:
+            if one["failed"]:
+                self._gave_up.add(one["contender"])
+            elif one["pods"] < leases:
                 self._gave_up.add(one["contender"])
                 why = one["note"] or f"it had {one['pods']:,} when the time for making them was up"
                 self._skip(one["contender"], leases, why)

@@ -70,6 +70,24 @@ class Module:
             raise SystemExit(f"{cannot}; {self.go} is the oldest Go")
         made.rename(self.directory / name)
 
+    def find(self, name: str) -> Path | None:
+        """Return where a program is, if it has been built."""
+        path = self.directory / name
+        return path if os.access(path, os.X_OK) else None
+
+    def ensure(self, name: str) -> None:
+        """Build a program if it is missing; processes that want it take turns.
+
+        A program that is there can be used without a lock. Raises ``SystemExit`` as ``build``.
+        """
+        if self.find(name):
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.find(name):
+                self.build(name)
+
 
 # The tests that need few programs wait for the first ones only.
 _ORDER = ("kubernetes", "cni", "plugins", "containerd", "cri-tools", "helm")
@@ -79,25 +97,13 @@ COMMANDS = {name: module for module in MODULES.values() for name in module.comma
 
 def program(name: str) -> Path | None:
     """Where a program is, if it has been built."""
-    path = COMMANDS[name].directory / name
-    return path if os.access(path, os.X_OK) else None
+    return COMMANDS[name].find(name)
 
 
 def build(names: list[str]) -> None:
-    """Build those that are missing; processes that want programs of one module take turns.
-
-    A program that is there can be used without a lock. Raises ``SystemExit`` with a message when
-    one cannot be built.
-    """
+    """Build those that are missing. Raises ``SystemExit`` when one cannot be built."""
     for name in names:
-        if program(name):
-            continue
-        module = COMMANDS[name]
-        module.directory.mkdir(parents=True, exist_ok=True)
-        with (module.directory / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not program(name):
-                module.build(name)
+        COMMANDS[name].ensure(name)
 
 
 def main(arguments: list[str]) -> None:
