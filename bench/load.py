@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 QUIET = 0.15  # of all processors, used by others: above it a report has a warning
 _NAMED = 3
@@ -18,10 +21,6 @@ class Load(NamedTuple):
     processors: int
     busy: float  # the share of all processors
     names: tuple[str, ...]  # the busiest commands
-
-    def document(self) -> dict[str, object]:
-        """Return it as a JSON object."""
-        return {**self._asdict(), "names": list(self.names)}
 
 
 def look(seconds: float = 1.0) -> Load:
@@ -37,15 +36,20 @@ def look(seconds: float = 1.0) -> Load:
     return Load(os.getloadavg()[0], processors, share, tuple(dict.fromkeys(names))[:_NAMED])
 
 
-def warning(load: Load, when: str) -> str:
-    """Return a sentence if others used the machine, or an empty text."""
-    if load.busy <= QUIET:
+def warning(looks: Mapping[str, Load]) -> str:
+    """Return a sentence if others used the machine in one of the looks, or an empty text."""
+    said = [
+        f"{load.busy:.0%} of {load.processors} processors {when}"
+        + f" (load average {load.average:.1f}"
+        + (f"; mostly {', '.join(load.names)})" if load.names else ")")
+        for when, load in looks.items()
+        if load.busy > QUIET
+    ]
+    if not said:
         return ""
-    names = f", mostly {', '.join(load.names)}" if load.names else ""
     return (
-        f"Other processes used {load.busy:.0%} of {load.processors} processors {when} the "
-        f"run{names} (load average {load.average:.1f}): the times are longer than on an idle "
-        "machine, and vary more. Compare contenders, not times."
+        f"Other processes used {' and '.join(said)}. So the times are longer than on an idle "
+        "machine, and vary more: compare contenders, not times."
     )
 
 

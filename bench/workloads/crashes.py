@@ -172,7 +172,7 @@ def reboot(make: Callable[[], Plugin]) -> Rebooted:
     before = len(pool.times)
     leaked = len(old) - len(pool.free())
     first = pool.times[before] if len(pool.times) > before else None
-    freed_by = "the first ADD" if not leaked else ""
+    freed_by = "the ADDs that follow" if not leaked else ""
     if leaked and plugin.collect() == 0 and len(pool.free()) == len(old):
         freed_by = "GC"
     if not freed_by:

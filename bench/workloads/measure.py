@@ -79,7 +79,7 @@ def run(
     processes.require_peers()
     suite = Suite(machine.facts() | disk.facts(scratch))
     suite.facts |= {"scratch": str(scratch.parent), "run": effort.text, "work": ", ".join(only)}
-    _note_load(suite, "before")
+    looks = {"before the run": load.look()}
     with ExitStack() as stack:
         agent = stack.enter_context(Agent(scratch, "workloads"))
         arena = Arena(suite, effort, scratch, guests, more or {})
@@ -94,17 +94,11 @@ def run(
         with Agent(scratch, "crashes") as agent:
             arena.agent = agent
             arena.crash(only)
-    _note_load(suite, "after")
+    looks["after it"] = load.look()
+    averages = (f"{seen.average:.1f} {when}" for when, seen in looks.items())
+    suite.facts["load average"] = ", ".join(averages)
+    suite.warnings += filter(None, [load.warning(looks)])
     return suite
-
-
-def _note_load(suite: Suite, when: str) -> None:
-    seen = load.look()
-    names = ", ".join(seen.names)
-    suite.facts[f"load {when}"] = f"{seen.average:.1f}; others {seen.busy:.0%} busy ({names})"
-    warning = load.warning(seen, when)
-    if warning:
-        suite.warnings.append(warning)
 
 
 class Arena:
@@ -205,11 +199,16 @@ class Arena:
             if REBOOT in only:
                 self._suite.reboots.append(self._rebooted(name, make, number))
 
+    def _enter(self, plugin: Plugin) -> Plugin:
+        made = Entrant(own=plugin.own, whole=True, durability=plugin.durability)
+        self._suite.entrants[plugin.name] = made
+        return plugin
+
     def _killed(self, name: str, make: PluginMaker, number: int) -> crashes.Killed:
         work = crashes.small(KILL, self._effort.prefix)
         here = self._scratch / f"{KILL}-{number}"
         try:
-            return crashes.kill(lambda: make(work, here), self._effort.kills)
+            return crashes.kill(lambda: self._enter(make(work, here)), self._effort.kills)
         except Failed as error:
             return crashes.Killed(
                 contender=name, what="", kills=0, held=0, lost=0, leaked=0, leaked_after_del=0,
@@ -220,7 +219,7 @@ class Arena:
         work = crashes.small(REBOOT, self._effort.prefix)
         here = self._scratch / f"{REBOOT}-{number}"
         try:
-            return crashes.reboot(lambda: make(work, here))
+            return crashes.reboot(lambda: self._enter(make(work, here)))
         except Failed as error:
             return crashes.Rebooted(
                 contender=name, held=0, leaked=0, seen="", freed_by="", first_ns=None,

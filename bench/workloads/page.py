@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from html import escape
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ td:first-child { white-space: nowrap; } td.text { min-width: 11rem; }
 .chip { display: inline-block; width: .75em; height: .75em; border-radius: .15em;
   margin-right: .4em; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
-  gap: 1rem; }
+  gap: 1rem; margin: 1rem 0; }
 .plots img { width: 100%; height: auto; max-width: 42rem; border: 1px solid #eee; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .9rem; }
 dt { color: #595959; } dd { margin: 0; }
@@ -73,11 +74,10 @@ def _summary(suite: Suite, pictures: Mapping[str, str], colours: Mapping[str, st
     parts += [f'<p class="warning"><b>Warning.</b> {escape(one)}</p>' for one in suite.warnings]
     parts.append(_table(report.overview(suite), colours))
     parts.append(f'<p class="lost"><b>Where fastipam loses.</b> {escape(report.lost(suite))}</p>')
-    for whole in (True, False):
-        pairs, _ = report.losses(suite, whole=whole)
-        if pairs.rows:
-            parts.append(_table(pairs, colours, level=3))
     parts.append(_plots(pictures, ("leases-add", "at-once")))
+    pairs, _ = report.losses(suite, whole=True)
+    if pairs.rows:
+        parts.append(_table(pairs, colours, level=3))
     return '<section id="summary">\n' + "\n".join(parts) + "\n</section>"
 
 
@@ -99,9 +99,10 @@ def _detail(suite: Suite, pictures: Mapping[str, str], colours: Mapping[str, str
         tables = (report.workload(suite, n, whole=w) for n in suite.works for w in (True, False))
         parts += [_table(one, colours, level=3) for one in tables if one.rows]
     for whole in (True, False):
-        _, each = report.losses(suite, whole=whole)
-        if each.rows:
-            parts.append(_table(each, colours))
+        pairs, each = report.losses(suite, whole=whole)
+        for one in (each,) if whole else (pairs, each):
+            if one.rows:
+                parts.append(_table(one, colours))
     return '<section id="detail">\n' + "\n".join(parts) + "\n</section>"
 
 
@@ -137,7 +138,10 @@ def _table(rows: Rows, colours: Mapping[str, str], level: int = 2) -> str:
     texts = {
         at
         for at in range(1, len(rows.head))
-        if any(len(row[at]) > _WORDS and not row[at][0].isdigit() for row in rows.rows)
+        if any(
+            row[at] in colours or (len(row[at]) > _WORDS and not row[at][0].isdigit())
+            for row in rows.rows
+        )
     }
     kinds = [' class="text"' if at in texts else "" for at in range(len(rows.head))]
     head = "".join(
@@ -147,7 +151,7 @@ def _table(rows: Rows, colours: Mapping[str, str], level: int = 2) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            f"<td{kind}>{_chip(cell, colours)}{escape(cell)}</td>"
+            f"<td{kind}>{_chip(cell, colours)}{_cell(cell)}</td>"
             for kind, cell in zip(kinds, row, strict=True)
         )
         + "</tr>"
@@ -159,6 +163,11 @@ def _table(rows: Rows, colours: Mapping[str, str], level: int = 2) -> str:
         f'<h{level}>{title}</h{level}>{text}<div class="table" tabindex="0" role="region" '
         f'aria-label="{title}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+
+
+def _cell(cell: str) -> str:
+    """Return a cell as HTML, in which a number and its unit stay on one line."""
+    return re.sub(r"(?<=\d) (?=(?:[mnu]?s|x)\b)", "&nbsp;", escape(cell))
 
 
 def _chip(cell: str, colours: Mapping[str, str]) -> str:

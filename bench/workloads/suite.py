@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
 from bench.workloads.losses import judge
+from bench.workloads.summary import of_adds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,15 +51,22 @@ class Suite:
 
     def verdict(self) -> Verdict:
         """Return where fastipam loses, in all the work of this run."""
+        after = [
+            of_adds(one["contender"], one["next_ns"], own=self.entrants[one["contender"]]["own"])
+            for one in self.kills
+            if one["next_ns"]
+        ]
+        return judge(self._all() | {"after kill -9": after})
+
+    def _all(self) -> dict[str, list[Summary]]:
         beside = {f"{int(leases):,} leases": found for leases, found in self.growth.items()}
-        return judge(self.works | beside)
+        return self.works | beside
 
     def failures(self) -> list[Skipped]:
         """Return the work in which a contender's call failed."""
-        beside = {f"{int(leases):,} leases": found for leases, found in self.growth.items()}
         failed = [
             Skipped(contender=one["contender"], work=work, why=one["note"])
-            for work, found in (self.works | beside).items()
+            for work, found in self._all().items()
             for one in found
             if one["failed"]
         ]

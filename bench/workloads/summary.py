@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from bench.judging import FEWEST, interval
 from bench.sampling import percentile
+from bench.workloads.traces import ADD
 
 if TYPE_CHECKING:
     from bench.workloads.drive import Outcome
@@ -70,6 +71,15 @@ def summarise(outcome: Outcome) -> Summary:
         note=outcome.note,
         failed=outcome.failed,
     )
+
+
+def of_adds(contender: str, latencies: list[float], *, own: bool) -> Summary:
+    """Return the summary of a plugin's ADDs that were no part of a workload."""
+    count = len(latencies)
+    return Summary(
+        contender=contender, own=own, whole=True, calls_wanted=count, pods_wanted=0, pods=0,
+        seconds=sum(latencies) / 1e9, verbs={ADD: _verb(latencies)}, note="", failed=False,
+    )  # fmt: skip
 
 
 def cost(summary: Summary, verb: str, name: str = "p50") -> float | None:

@@ -96,9 +96,10 @@ def _suite() -> Suite:
     suite.growth = {"0": rows, "1000": rows}
     suite.kills = [
         crashes.Killed(
-            contender="host-local", what="the call's process", kills=5, held=4, lost=0, leaked=2,
-            leaked_after_del=1, next_ns=[5e6], note="",
+            contender=name, what="the call's process", kills=5, held=4, lost=0, leaked=2,
+            leaked_after_del=1, next_ns=next_ns, note="",
         )
+        for name, next_ns in (("host-local", [5e6]), ("fastipam, agent", [6e6]))
     ]  # fmt: skip
     suite.reboots = [
         crashes.Rebooted(
@@ -113,7 +114,7 @@ def _suite() -> Suite:
 def test_each_loss_is_listed() -> None:
     """A direct call that loses is listed beside an agent that wins; kinds are not mixed."""
     verdict = _suite().verdict()
-    assert verdict["compared"] == 4 * 4 + 3 * 2
+    assert verdict["compared"] == 4 * 4 + 3 * 2 + 1
     found = {(one["work"], one["own"], one["other"], one["verb"]) for one in verdict["losses"]}
     works = ("churn", "churn 8", "0 leases", "1,000 leases")
     assert found == {
@@ -123,18 +124,18 @@ def test_each_loss_is_listed() -> None:
     } | {
         (work, "fastipam library, durable", "<dict>", "ADD")
         for work in ("churn", "0 leases", "1,000 leases")
-    }
+    } | {("after kill -9", "fastipam, agent", "host-local", "ADD")}
     first, last = verdict["losses"][0], verdict["losses"][-1]
     assert (first["times"], first["sure"], last["sure"]) == (5.0, True, False)
     each = [row for whole in (True, False) for row in report.losses(_suite(), whole=whole)[1].rows]
     assert len(each) == len(verdict["losses"])
-    assert "fastipam loses at 11 of 22 compared medians; at 3 " in report.text(_suite())
+    assert "fastipam loses at 12 of 23 compared medians; at 4 " in report.text(_suite())
 
 
 def test_no_loss() -> None:
     """Only a run in which every row of fastipam's is cheaper says so."""
     suite = _suite()
-    suite.growth, suite.works = {}, {"churn": suite.works["churn"][::2][:2]}
+    suite.growth, suite.works, suite.kills = {}, {"churn": suite.works["churn"][::2][:2]}, []
     assert "loses at none of 2 compared medians" in report.text(suite)
     assert judge({"x": [_summary("a", 1, 1, own=False)]}) == {"compared": 0, "losses": []}
 
@@ -166,7 +167,7 @@ def test_page() -> None:
     assert sections == ["summary", "detail"]
     summary, _, detail = text.partition('<section id="detail">')
     assert "Others used the machine." in summary
-    assert "11 of 22 compared medians" in summary
+    assert "12 of 23 compared medians" in summary
     assert "&lt;dict&gt;" in text
     assert "<dict>" not in text
     tables = sum(tag == "table" for tag, _ in found.tags)
@@ -195,7 +196,7 @@ def test_figures_as_json(tmp_path: Path) -> None:
     """The JSON has every figure and every loss."""
     command.write(_suite(), tmp_path / "out")
     document = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert len(document["verdict"]["losses"]) == 11
+    assert len(document["verdict"]["losses"]) == 12
     assert document["works"]["churn"][1]["verbs"]["ADD"]["interval"] == [18e6, 22e6]
     assert (tmp_path / "out" / "leases-add.svg").exists()
 
@@ -251,9 +252,11 @@ def test_directory_of_its_own(tmp_path: Path) -> None:
 
 def test_warning_of_load() -> None:
     """A machine that others use is told, with who they are; an idle one is not."""
-    assert warning(Load(0.1, 2, 0.05, ()), "before") == ""
-    said = warning(Load(9.0, 2, 0.8, ("cc1", "python")), "after")
-    assert "used 80% of 2 processors after the run, mostly cc1, python (load average 9.0)" in said
+    idle, busy = Load(0.1, 2, 0.05, ()), Load(9.0, 2, 0.8, ("cc1", "python"))
+    assert warning({"before": idle, "after": idle}) == ""
+    said = warning({"before": idle, "after": busy})
+    assert "used 80% of 2 processors after (load average 9.0; mostly cc1, python)." in said
+    assert "before" not in said
     assert 0 <= look(0.05).busy <= 1
 
 
