@@ -97,6 +97,7 @@ def write(suite: Suite, directory: Path) -> None:
     pictures = plots.draw(suite)
     for name, picture in pictures.items():
         (directory / f"{name}.svg").write_text(picture)
+    (directory / "report.md").write_text(report.text(suite, level=1))
     text = page.render(suite, pictures, plots.colours(suite))
     (directory / "report.html").write_text(text)
     suite.write(directory / "report.json")

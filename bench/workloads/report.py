@@ -27,9 +27,9 @@ class Rows(NamedTuple):
     rows: Cells
     text: str = ""
 
-    def markdown(self) -> str:
+    def markdown(self, level: int) -> str:
         """Return it for a terminal or a Markdown file."""
-        return f"### {self.title}\n\n" + table(self.head, self.rows)
+        return f"{'#' * level} {self.title}\n\n" + table(self.head, self.rows)
 
 
 def overview(suite: Suite) -> Rows:
@@ -252,11 +252,14 @@ def left_out(suite: Suite) -> Rows:
     return Rows("Not measured, and failed", ("contender", "work", "why"), rows)
 
 
-def text(suite: Suite) -> str:
-    """Return the report for a terminal: warnings, what is asked first, and the losses."""
+def text(suite: Suite, level: int = 2) -> str:
+    """Return the report as Markdown: warnings, what is asked first, and the losses."""
     parts = [f"WARNING: {one}" for one in suite.warnings]
+    said = ("machine", "filesystem", "device", "sync", "run", "commit", "date")
+    parts.append("\n".join(f"- {key}: {suite.facts[key]}" for key in said if key in suite.facts))
     every = [overview(suite), kills(suite), reboots(suite)]
     every += [losses(suite, whole=whole)[0] for whole in (True, False)]
     every.append(left_out(suite))
-    parts += [one.markdown() for one in every if one.rows]
-    return "\n\n".join(("## IPAM plugins", *parts, lost(suite))) + "\n"
+    parts += [one.markdown(level + 1) for one in every if one.rows]
+    title = f"{'#' * level} IPAM plugins, on the same work"
+    return "\n\n".join((title, *parts, lost(suite))) + "\n"
