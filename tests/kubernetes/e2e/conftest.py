@@ -36,13 +36,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
 def release(installed: Release) -> Iterator[Release]:
     """The release, rolled out. After the test its workloads go, and all has to be in order."""
     installed.until_rolled_out()
+    _end_workloads(installed)  # of tests that have left theirs to the next one
     yield installed
     if interruption.arrived():
         return
+    _end_workloads(installed)
+    settled.settled(installed.cluster)
+
+
+def _end_workloads(installed: Release) -> None:
     for kind in ("Deployment", "StatefulSet"):
         for each in installed.cluster.admin.get(workloads.path(kind)).done()["items"]:
             workloads.delete(installed.cluster, kind, each["metadata"]["name"])
-    settled.settled(installed.cluster)
 
 
 @pytest.fixture

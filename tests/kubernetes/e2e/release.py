@@ -24,7 +24,9 @@ POOL = {"name": "default", "cidr": "10.32.0.0/16", "blockSize": 28, "gateway": "
 POOL6 = {"name": "default6", "cidr": "fd32::/112", "blockSize": 124, "gateway": "fd32::1"}
 # The image under two tags: an upgrade is from one to the other.
 TAG, NEXT_TAG = "1", "2"
-RECLAIM_S = 15
+# So soon an address comes again, and a block of a removed node becomes free. By default the agent
+# waits for 30 s and looks each minute; the controller waits for ten minutes.
+COOLDOWN_S, SWEEP_S, RECLAIM_S = 10, 10, 15
 
 
 def values(cluster: Cluster, **changes: Any) -> dict[str, Any]:
@@ -32,6 +34,8 @@ def values(cluster: Cluster, **changes: Any) -> dict[str, Any]:
     return {
         "image": {"repository": image.NAME, "tag": TAG, "pullPolicy": "Never"},
         "kubernetes": {"host": cluster.control.address, "port": PORT},
+        "network": {"ipam": {"cooldown": COOLDOWN_S}},
+        "agent": {"args": [f"--sweep-interval={SWEEP_S}"]},
         "pools": [POOL, POOL6],
         "controller": {"reclaimAfter": RECLAIM_S},
     } | changes
@@ -84,7 +88,18 @@ class Release:
         keys = ("desiredNumberScheduled", "updatedNumberScheduled", "numberReady")
         return wanted > 0 and all(status.get(each, 0) == wanted for each in keys)
 
-    # Pods -----------------------------------------------------------------------------------
+    # Nodes and pods -------------------------------------------------------------------------
+
+    def remove(self, node: str) -> None:
+        """Drain a node, end it and delete it, with the pods that were left on it.
+
+        The controllers of Kubernetes delete those a minute later, and look at the DaemonSet then.
+        """
+        self.cluster.kubectl("drain", node, "--ignore-daemonsets", "--timeout=120s")
+        self.cluster.remove(node)
+        self.cluster.kubectl("delete", "node", node)
+        left = ("--all-namespaces", "--field-selector", f"spec.nodeName={node}")
+        self.cluster.kubectl("delete", "pods", *left, "--force", "--grace-period=0")
 
     def pods(self, app: str = AGENT) -> list[dict[str, Any]]:
         """The pods of the agent, or of the controller."""

@@ -133,5 +133,5 @@ def _all_reach_all(cluster: Cluster) -> None:
         answers = json.loads(node.run(*program, stdin=json.dumps(wanted), timeout_s=300).stdout)
         unreached = {one: missing for one, missing in answers.items() if missing}
         assert not unreached, f"from pods of {name} nobody answers: {unreached}"
-        here = [pod for pod in workloads.pods(cluster) if pod["spec"]["nodeName"] == name]
+        here = [pod for pod in workloads.pods(cluster) if pod["spec"].get("nodeName") == name]
         assert len(answers) >= len(here), f"{name}: {len(answers)} namespaces, {len(here)} pods"

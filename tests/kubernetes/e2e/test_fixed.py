@@ -76,9 +76,7 @@ def test_a_stateful_set_is_drained_twice(release: Release) -> None:
     assert cluster.admin.get(REQUESTS).done()["items"] == []
     for name in ("fixed", "fixed6"):
         cluster.admin.request("DELETE", f"{POOLS}/{name}").done()
-    cluster.kubectl("drain", "n3", "--ignore-daemonsets", "--timeout=120s")
-    cluster.remove("n3")
-    cluster.kubectl("delete", "node", "n3")
+    release.remove("n3")
     until(lambda: "n3" not in _nodes(cluster), "the blocks of n3 are free")
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from ..nodes.cluster import Cluster
     from ..nodes.node import Node
 
-# Two blocks of 16 addresses: one for each node, or both for one of them, and then none to claim.
-_SMALL = {"cidr": "10.33.0.0/27", "blockSize": 28, "gateway": "10.33.0.1"}
-_PODS = 40
-_SERVED = 10  # at least, wherever the blocks are
+# Two blocks of 8 addresses: one for each node, or both for one of them, and then none to claim.
+_SMALL = {"cidr": "10.33.0.0/28", "blockSize": 29, "gateway": "10.33.0.1"}
+_PODS = 24
+_SERVED = 5  # at least, wherever the blocks are
 
 
 def _disable(cluster: Cluster, pool: str, disabled: bool) -> None:

@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 _PODS = 60 if options.long else 24
 
 
+@pytest.fixture
+def loaded(installed: Release) -> Release:
+    """The release with pods that are ready. They stay, and the next test has them."""
+    installed.until_rolled_out()
+    cluster = installed.cluster
+    workloads.apply(cluster, workload("Deployment", "web", _PODS))
+    until_ready(cluster, "web", _PODS)
+    return installed
+
+
+def _uids(cluster: Cluster) -> set[str]:
+    """The pods that are there."""
+    return {each["metadata"]["uid"] for each in workloads.pods(cluster, "web")}
+
+
 def _agent(release: Release) -> None:
     for node in release.cluster.nodes.values():
         release.kill_agent(node)
@@ -53,37 +68,41 @@ def test_scale(cluster: Cluster) -> None:
     settled(cluster)
 
 
-def test_rolling_restart(cluster: Cluster) -> None:
+def test_rolling_restart(loaded: Release) -> None:
     """All pods are replaced: none has the address of one that is there."""
-    workloads.apply(cluster, workload("Deployment", "web", _PODS))
-    until_ready(cluster, "web", _PODS)
-    before = {each["metadata"]["uid"] for each in workloads.pods(cluster, "web")}
+    cluster = loaded.cluster
+    before = _uids(cluster)
     workloads.restart(cluster, "Deployment", "web", "once")
     until(lambda: workloads.rolled_out(cluster, "Deployment", "web"), "the restart is done")
     until_ready(cluster, "web", _PODS)
-    assert before.isdisjoint(each["metadata"]["uid"] for each in workloads.pods(cluster, "web"))
+    assert before.isdisjoint(_uids(cluster))
     settled(cluster)
 
 
 @pytest.mark.parametrize("kill", [_agent, _containerd, _api_server])
-def test_killed_under_load(release: Release, kill: Callable[[Release], None]) -> None:
+def test_killed_under_load(loaded: Release, kill: Callable[[Release], None]) -> None:
     """It is killed while all pods are being replaced, and everything settles by itself."""
-    cluster = release.cluster
-    workloads.apply(cluster, workload("Deployment", "web", _PODS))
-    until_ready(cluster, "web", _PODS)
-    before = {each["metadata"]["uid"] for each in workloads.pods(cluster, "web")}
+    cluster = loaded.cluster
+    before = _uids(cluster)
     workloads.restart(cluster, "Deployment", "web", kill.__name__)
-
-    def half() -> bool:
-        now = {each["metadata"]["uid"] for each in workloads.pods(cluster, "web")}
-        return len(before - now) >= _PODS // 3
-
-    until(half, "a third of the pods has been replaced")
-    kill(release)
+    until(lambda: len(before - _uids(cluster)) >= _PODS // 3, "a third of the pods is replaced")
+    kill(loaded)
     until(lambda: workloads.rolled_out(cluster, "Deployment", "web"), "the restart is done")
     until_ready(cluster, "web", _PODS)
-    release.until_rolled_out()
+    loaded.until_rolled_out()
     settled(cluster)
+
+
+def test_drain(loaded: Release) -> None:
+    """A node is drained: its pods move, and the node keeps no lease of theirs."""
+    cluster = loaded.cluster
+    cluster.kubectl(
+        "drain", "n2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"
+    )
+    until_ready(cluster, "web", _PODS)
+    assert {each["spec"]["nodeName"] for each in workloads.pods(cluster, "web")} == {"n1"}
+    settled(cluster)
+    cluster.kubectl("uncordon", "n2")
 
 
 def test_stateful_set(cluster: Cluster) -> None:
@@ -100,16 +119,3 @@ def test_stateful_set(cluster: Cluster) -> None:
     assert after.keys() == before.keys() == {f"db-{number}" for number in range(4)}
     assert all(len(each) == 2 for each in after.values())
     settled(cluster)
-
-
-def test_drain(cluster: Cluster) -> None:
-    """A node is drained: its pods move, and the node keeps no lease of theirs."""
-    workloads.apply(cluster, workload("Deployment", "web", _PODS))
-    until_ready(cluster, "web", _PODS)
-    cluster.kubectl(
-        "drain", "n2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"
-    )
-    until_ready(cluster, "web", _PODS)
-    assert {each["spec"]["nodeName"] for each in workloads.pods(cluster, "web")} == {"n1"}
-    settled(cluster)
-    cluster.kubectl("uncordon", "n2")

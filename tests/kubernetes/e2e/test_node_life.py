@@ -57,9 +57,7 @@ def test_joins_and_is_deleted(release: Release) -> None:
         assert _spread(cluster) == {"n1", "n2", "n3"}
         assert _blocks(cluster, "n3")
         settled(cluster)
-        cluster.kubectl("drain", "n3", "--ignore-daemonsets", "--timeout=120s")
-        cluster.remove("n3")
-        cluster.kubectl("delete", "node", "n3")
+        release.remove("n3")
         until(lambda: not _blocks(cluster, "n3"), "the blocks of the deleted node are free")
         until_ready(cluster, "web", _PODS)
         settled(cluster)
@@ -125,9 +123,7 @@ if options.long:  # they wait for the sweep, and for a cool-down
         until(lambda: workloads.rolled_out(cluster, "Deployment", "web"), "the restart is done")
         assert _spread(cluster) == {"n1", "n2", RENAMED}
         settled(cluster)
-        cluster.kubectl("drain", RENAMED, "--ignore-daemonsets", "--timeout=120s")
-        cluster.remove(RENAMED)
-        cluster.kubectl("delete", "node", RENAMED)
+        release.remove(RENAMED)
         until(lambda: not _blocks(cluster, RENAMED), "the blocks of the deleted node are free")
 
     def test_loses_its_disk(release: Release) -> None:
