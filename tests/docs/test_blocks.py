@@ -26,7 +26,6 @@ LONG = options.long
 
 # How many blocks of a document are run, with --long or without; another one is read only.
 RUN = {
-    "CONTRIBUTING.md": 1,
     "README.md": 1,
     "docs/cni.md": 1,
     "docs/embedding.md": 12,
