@@ -25,9 +25,9 @@ _FROM = Column("FROM", "from", 20)
 _UNTIL = Column("UNTIL", "until", 20)
 _AGES = {
     _SINCE: Column("AGE", "allocated_at", drop=3),
-    _TIME: Column("AGO", "time"),
-    _FROM: Column("FROM (AGO)", "from"),
-    _UNTIL: Column("UNTIL (AGO)", "until"),
+    _TIME: Column("AGO", "time", drop=-1),
+    _FROM: Column("FROM (AGO)", "from", drop=-2),
+    _UNTIL: Column("UNTIL (AGO)", "until", drop=-1),
 }
 
 LEASES = (IP, Column("STATUS", "status", 8), POD, CONTAINER, INTERFACE, _SINCE, NETWORK)

@@ -7,6 +7,7 @@ cut. Without a width, as in a pipe or with ``--wide``, every column is there and
 from __future__ import annotations
 
 from itertools import chain, islice
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.addressing.sizes import power
@@ -19,13 +20,16 @@ EXTRA = 10  # a ``drop`` of this or more: the column is the first to leave
 _GAP = "  "
 _EMPTY = "-"
 _FEWEST = 4  # characters of a cut cell that still say something
+_LAST = -9  # no ``drop`` is lower
+_LEAST_TEXT = 20  # characters of a wrapped text, however far it is indented
 
 
 class Column(NamedTuple):
     """A column: its heading, a row's key, its usual width, whether it is a number.
 
     ``drop`` is the order in which columns leave a terminal that is too narrow: the highest first,
-    0 never. From EXTRA on a column leaves before one that never leaves is cut. ``least`` is the
+    0 never. From EXTRA on a column leaves before one that never leaves is cut; below 0 it leaves
+    only when cutting the others is not enough. ``least`` is the
     width that a column keeps while another one can leave; 0 means that it is never cut. ``middle``
     cuts out the middle of a text whose end matters as well.
     """
@@ -81,6 +85,23 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
+def wrapped(text: str, width: int | None, *, before: str = "", indent: int = 2) -> list[str]:
+    """Return the lines of a text behind ``before``, the second and later ones indented.
+
+    Words that are longer than a line are broken. Without a width there is one line.
+    """
+    if width is None:
+        return [before + text]
+    found = wrap(
+        text,
+        max(width, indent + _LEAST_TEXT),
+        initial_indent=before,
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+    )
+    return found or [before.rstrip()]
+
+
 def cut(text: str, width: int, *, middle: bool = False) -> str:
     """Return a text of at most ``width`` characters; an ellipsis stands for what is left out."""
     if len(text) <= width:
@@ -101,16 +122,18 @@ def _kept(columns: Sequence[Column], natural: Sequence[int], width: int | None) 
     kept = list(range(len(columns)))
     if width is None:
         return kept
-    for lowest, staying_whole in ((EXTRA, True), (1, False)):
+    for lowest, staying_whole, fewest in ((EXTRA, True, 0), (1, False, 0), (_LAST, False, _FEWEST)):
         needs = [
-            min(size, column.least) if column.least and (column.drop or not staying_whole) else size
+            min(size, fewest or column.least)
+            if column.least and (column.drop > 0 or not staying_whole)
+            else size
             for size, column in zip(natural, columns, strict=True)
         ]
         while sum(needs[at] + len(_GAP) for at in kept) - len(_GAP) > width:
-            last = max(kept, key=lambda at: columns[at].drop)
-            if columns[last].drop < lowest:
+            leaving = [at for at in kept if columns[at].drop and columns[at].drop >= lowest]
+            if not leaving:
                 break
-            kept.remove(last)
+            kept.remove(max(leaving, key=lambda at: columns[at].drop))
     return kept
 
 

@@ -118,6 +118,12 @@ wide = click.option(
     help="On a terminal: every column, whole, with times instead of ages. A pipe has them always.",
 )
 
+whole = click.option(
+    "--wide",
+    is_flag=True,
+    help="On a terminal: every column and every name, whole. A pipe has them always.",
+)
+
 
 def require_parent(directory: Path, named_by: str, default: str | Path) -> None:
     """Raise Failure when more than the last part of a directory is missing: it may be a typo.

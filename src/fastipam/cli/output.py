@@ -131,8 +131,7 @@ def table(
     """
     write = sys.stdout.write
     written = 0  # the first line has the headings
-    width = console().width if is_narrow(wide=wide) else None
-    for line in lines(columns, documents, width=width, colours=has_colours()):
+    for line in lines(columns, documents, width=width_of(wide=wide), colours=has_colours()):
         write(line + "\n")
         written += 1
         if streams.is_lost():
@@ -150,6 +149,17 @@ def lines(
 ) -> Iterator[str]:
     """Yield the lines of a table, not wider than ``width``."""
     return layout.lines(columns, documents, width=width, paint=_painter() if colours else None)
+
+
+def width_of(*, wide: bool) -> int | None:
+    """Return how wide the lines on standard output may be; None: as wide as they are."""
+    return console().width if is_narrow(wide=wide) else None
+
+
+def prose(text: str, *, before: str = "", indent: int = 2, wide: bool = False) -> None:
+    """Print a text behind ``before``; on a terminal its later lines are indented."""
+    for line in layout.wrapped(text, width_of(wide=wide), before=before, indent=indent):
+        say(line)
 
 
 def fitted(text: str, stream: Any = None) -> str:

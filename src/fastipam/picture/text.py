@@ -40,7 +40,7 @@ PLAIN = {
     ELSEWHERE: "-",
 }  # fmt: skip
 PLAIN_KEY = (
-    "#: assigned  c: cooling  r: reserved  .: free  x: excluded  1-9: tenths in use of a mixed cell"
+    "#: assigned  c: cooling  r: reserved  .: free  x: excluded\n1-9: tenths in use of a mixed cell"
 )
 PLAIN_KEY_OF_A_CLUSTER = f"{PLAIN_KEY}\n-: elsewhere, in no block of this node"
 

@@ -44,7 +44,7 @@ def command(data_dir: str, mend: bool, as_json: bool) -> None:
     else:
         for one in found:
             place = ": ".join(str(one[key]) for key in ("network", "where") if one[key])
-            output.say(layout.printable(f"{place}: {one['text']}"))
+            output.prose(layout.printable(f"{place}: {one['text']}"))
         if not found:
             output.say(f"{data_dir}: consistent")
         elif mend:

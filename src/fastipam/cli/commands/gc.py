@@ -64,6 +64,7 @@ _ALLOW_UNKNOWN = "if the list is as it should be, say --allow-unknown"
     "container's id.",
 )
 @options.dry_run("Say what would be released; change nothing.")
+@options.whole
 @options.as_json
 @click.pass_context
 def command(
@@ -76,6 +77,7 @@ def command(
     allow_empty: bool,
     allow_unknown: bool,
     dry_run: bool,
+    wide: bool,
     as_json: bool,
 ) -> None:
     """Give back every lease of a network whose container is not in a list (CNI's GC by hand).
@@ -116,9 +118,8 @@ def command(
         if not dry_run:
             freed = {format_ip(*one) for one in where._retain(valid, before_ns)}
             stale = [row for row in stale if row["address"] in freed]
-    narrow = output.is_narrow(wide=False)
-    shown = columns.fitting(_COLUMNS, narrow=narrow, several=False)
-    output.rows(shown, stale, as_json=as_json)
+    shown = columns.fitting(_COLUMNS, narrow=output.is_narrow(wide=wide), several=False)
+    output.rows(shown, stale, as_json=as_json, wide=wide)
     if not as_json:
         for line in _summary(len(stale), listed.containers, judged, dry_run=dry_run):
             output.note(line)

@@ -193,7 +193,7 @@ def _show(ipam: Ipam, names: list[str], by: str) -> None:
         if coloured:
             _show_coloured(console, ipam, name, by)
         else:
-            for line in _plain(ipam, name):
+            for line in _plain(ipam, name, output_.width_of(wide=False)):
                 click.echo(line)
 
 
@@ -204,16 +204,19 @@ def _warn_of_characters(by: str) -> None:
         )
 
 
-def _plain(ipam: Ipam, name: str) -> Iterator[str]:
-    """Yield the lines of a picture in characters, which show the states."""
+def _plain(ipam: Ipam, name: str, width: int | None = None) -> Iterator[str]:
+    """Yield the lines of a picture in characters, which show the states; none is wider."""
     from fastipam.picture import text
 
-    picture, _ = _read(ipam, name, "state", _PLAIN_BITS)
+    bits = _PLAIN_BITS if width is None or width >= 1 << _PLAIN_BITS // 2 else _PLAIN_BITS - 2
+    picture, _ = _read(ipam, name, "state", bits)
     for panel in picture.panels:
-        yield _heading(picture, panel)
+        yield from layout.wrapped(_heading(picture, panel), width)
         yield from text.plain_lines(panel)
-    yield text.PLAIN_KEY_OF_A_CLUSTER if text.is_shared(picture) else text.PLAIN_KEY
-    yield from (": ".join(pair) for pair in text.counted(picture))
+    key = text.PLAIN_KEY_OF_A_CLUSTER if text.is_shared(picture) else text.PLAIN_KEY
+    yield from key.splitlines()
+    for ranges, counts in text.counted(picture):
+        yield from _counted(ranges, counts, width)
 
 
 def _show_coloured(console: Console, ipam: Ipam, name: str, by: str) -> None:
@@ -226,7 +229,8 @@ def _show_coloured(console: Console, ipam: Ipam, name: str, by: str) -> None:
     picture, layer = _read(ipam, name, by, bits)
     values = layer.values if layer else [None] * len(picture.panels)
     for panel, its_values in zip(picture.panels, values, strict=True):
-        click.echo(_heading(picture, panel))
+        for line in layout.wrapped(_heading(picture, panel), console.width):
+            click.echo(line)
         console.print(text.Blocks(panel, layer, its_values))
     key = Text()
     room = console.width
@@ -244,8 +248,19 @@ def _show_coloured(console: Console, ipam: Ipam, name: str, by: str) -> None:
             key.append("   "[: room + 3])
     console.print(key)
     for ranges, counts in text.counted(picture, grouped):
-        apart = ": " if len(ranges) + 2 + len(counts) <= console.width else ":\n  "
-        click.echo(f"{ranges}{apart}{counts}")
+        for line in _counted(ranges, counts, console.width):
+            click.echo(line)
+
+
+def _counted(ranges: str, counts: str, width: int | None) -> list[str]:
+    """Return the lines that say how many addresses of a range set are in which state."""
+    whole = f"{ranges}: {counts}"
+    if width is None or len(whole) <= width:
+        return [whole]
+    return [
+        *layout.wrapped(f"{ranges}:", width),
+        *layout.wrapped(counts, width, before="  "),
+    ]
 
 
 def _heading(picture: Picture, panel: Panel) -> str:

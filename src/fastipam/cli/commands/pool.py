@@ -48,8 +48,9 @@ def command() -> None:
     ),
 )
 @options.data_dir
+@options.whole
 @options.as_json
-def list_(data_dir: str, as_json: bool) -> None:
+def list_(data_dir: str, wide: bool, as_json: bool) -> None:
     """Print the networks of each pool, and how many addresses are in which state.
 
     SIZE counts the addresses of all its networks' ranges, each once, without gateways, exclusions,
@@ -60,14 +61,16 @@ def list_(data_dir: str, as_json: bool) -> None:
     """
     with open_with(data_dir, create=False, count_boot=False) as ipam:
         found = _pools(ipam)
-        output.rows(_COLUMNS, found if as_json else rows.pool_table(found), as_json=as_json)
+        shown = found if as_json else rows.pool_table(found)
+        output.rows(_COLUMNS, shown, as_json=as_json, wide=wide)
 
 
 @_command("show", examples=(("fastipam pool show blue", "which networks share it, and how much"),))
 @click.argument("name")
 @options.data_dir
+@options.whole
 @options.as_json
-def show(name: str, data_dir: str, as_json: bool) -> None:
+def show(name: str, data_dir: str, wide: bool, as_json: bool) -> None:
     """Print the networks of the pool NAME, each with its ranges and what it has assigned.
 
     O(addresses in use).
@@ -80,9 +83,9 @@ def show(name: str, data_dir: str, as_json: bool) -> None:
     if as_json:
         output.json_array([found | {"shares": shares}])
         return
-    output.table(_COLUMNS, list(rows.pool_table([found])))
+    output.table(_COLUMNS, list(rows.pool_table([found])), wide=wide)
     output.say("")
-    output.table(_SHARES, shares)
+    output.table(_SHARES, shares, wide=wide)
 
 
 @_command(

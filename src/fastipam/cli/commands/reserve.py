@@ -109,7 +109,9 @@ def _configured(data_dir: str, name: str | None, conf_dir: Path) -> Config | Non
     return usable[0] if len(usable) == 1 else None
 
 
-def _print(ipam: fastipam.Ipam, name: str, changed: Iterable[AnyIP], *, as_json: bool) -> None:
+def _print(
+    ipam: fastipam.Ipam, name: str, changed: Iterable[AnyIP], *, wide: bool, as_json: bool
+) -> None:
     """Print the status of each address after the change."""
     from fastipam.cli.explain import statuses
 
@@ -118,7 +120,7 @@ def _print(ipam: fastipam.Ipam, name: str, changed: Iterable[AnyIP], *, as_json:
         {"network": name, "address": format_ip(*one), "status": status}
         for one, status in zip(found, statuses(ipam, name, found), strict=True)
     )
-    output.rows(_COLUMNS, shown, as_json=as_json)
+    output.rows(_COLUMNS, shown, as_json=as_json, wide=wide)
 
 
 @_command(
@@ -140,6 +142,7 @@ def _print(ipam: fastipam.Ipam, name: str, changed: Iterable[AnyIP], *, as_json:
     help="The pod (namespace/name) or container id that may have it. Without: nobody.",
 )
 @click.option("--reason", metavar="TEXT", default="", help="What it is for; `show` prints it.")
+@options.whole
 @options.as_json
 def command(
     target: str,
@@ -148,6 +151,7 @@ def command(
     conf_dir: Path,
     owner: str,
     reason: str,
+    wide: bool,
     as_json: bool,
 ) -> None:
     """Keep addresses from every allocation, or for one owner. Who has one now keeps it.
@@ -156,7 +160,7 @@ def command(
     """
     with _opened(data_dir, network, conf_dir) as (ipam, where):
         found = where.reserve(target, owner=owner, reason=reason)
-        _print(ipam, where.name, found, as_json=as_json)
+        _print(ipam, where.name, found, wide=wide, as_json=as_json)
 
 
 @_command(
@@ -170,8 +174,9 @@ def command(
 @click.argument("target", metavar="IP|CIDR|A-B")
 @options.data_dir
 @options.network("In this network; not needed where there is one.")
+@options.whole
 @options.as_json
-def unreserve(target: str, data_dir: str, network: str | None, as_json: bool) -> None:
+def unreserve(target: str, data_dir: str, network: str | None, wide: bool, as_json: bool) -> None:
     """End reservations. Who has such an address keeps it.
 
     Those that keep an address for a sticky pod end, too: such an address cools down.
@@ -185,4 +190,4 @@ def unreserve(target: str, data_dir: str, network: str | None, as_json: bool) ->
                 f"nothing is reserved in {target}",
                 "`fastipam list --state RESERVED` lists what is reserved",
             )
-        _print(ipam, where.name, found, as_json=as_json)
+        _print(ipam, where.name, found, wide=wide, as_json=as_json)

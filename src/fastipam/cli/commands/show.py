@@ -45,8 +45,9 @@ _FIELDS = (
 @click.argument("address")
 @options.data_dir
 @options.network("Only in this network.")
+@options.whole
 @options.as_json
-def command(address: str, data_dir: str, network: str | None, as_json: bool) -> None:
+def command(address: str, data_dir: str, network: str | None, wide: bool, as_json: bool) -> None:
     """Print the lease of ADDRESS, or why it is reserved, cooling or free; and its history."""
     wanted = parse_wanted(address)
     with open_with(data_dir, create=False, count_boot=False) as ipam:
@@ -67,7 +68,7 @@ def command(address: str, data_dir: str, network: str | None, as_json: bool) -> 
     for number, one in enumerate(found):
         if number:
             output.say("")
-        _print(one)
+        _print(one, wide=wide)
 
 
 def _hint(known: list[dict[str, Any]]) -> str:
@@ -83,13 +84,14 @@ def _hint(known: list[dict[str, Any]]) -> str:
     return f"there is {', '.join(named)}{rest}"
 
 
-def _print(explained: dict[str, Any]) -> None:
+def _print(explained: dict[str, Any], *, wide: bool) -> None:
     pairs = [("address", explained.get("cidr", explained["address"]))]
     pairs += [(title, str(explained[key])) for key, title in _FIELDS if explained.get(key)]
     width = max(len(title) for title, _ in pairs)
-    for title, text in pairs:
-        output.say(f"{title:>{width}}  {layout.printable(text)}")
+    pairs = [(title, layout.printable(text)) for title, text in pairs]
     for event in explained["history"]:
         whose = event["pod"] or event["container_id"] or "-"
         line = f"{event['time']}  {event['event']:<10}  {whose} {event['ifname']}"
-        output.say(f"{'history':>{width}}  {layout.printable(line).rstrip()}")
+        pairs.append(("history", layout.printable(line).rstrip()))
+    for title, text in pairs:
+        output.prose(text, before=f"{title:>{width}}  ", indent=width + 2, wide=wide)

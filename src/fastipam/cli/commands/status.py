@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from fastipam.agent import protocol
-from fastipam.cli import agent_client, options, output
+from fastipam.cli import agent_client, layout, options, output
 from fastipam.cli.click_base import Failure, reason_of
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.commands.doctor import surroundings
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 _VERSION = "1.1.0"  # the first version with STATUS; it suits any network
 _COLUMNS = (
-    Column("NETWORK", "network"),
+    Column("NETWORK", "network", least=10, middle=True),
     Column("READY", "ready"),
     Column("CODE", "code"),
-    Column("ANSWERED BY", "answered_by"),
-    Column("FILE", "file"),
-    Column("MESSAGE", "message"),
+    Column("ANSWERED BY", "answered_by", drop=1),
+    Column("FILE", "file", least=12, middle=True),
 )
+_MESSAGE = Column("MESSAGE", "message")
 
 
 class Readiness(NamedTuple):
@@ -62,8 +62,9 @@ class Readiness(NamedTuple):
 @options.conf_dir
 @options.socket
 @click.option("--agent", "by_agent", is_flag=True, help="Fail when the agent does not answer.")
+@options.whole
 @options.as_json
-def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) -> None:
+def command(conf_dir: Path, socket_path: Path, by_agent: bool, wide: bool, as_json: bool) -> None:
     """Can an ADD be served now? Asks STATUS for each network of the runtime's configurations.
 
     It is asked as a runtime's call would be: of the agent, and directly where none answers.
@@ -87,8 +88,10 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) ->
             ) from error
     if not found:
         output.note(f'no file in {conf_dir} has "type": "fastipam" in an ipam section')
-    if found or as_json:
-        output.rows(_COLUMNS, _shown(found, as_json=as_json), as_json=as_json)
+    if as_json:
+        output.json_array(one._asdict() for one in found)
+    elif found:
+        _print(found, wide=wide)
     if by_agent:
         for one in found:
             if not one.ready:
@@ -177,10 +180,16 @@ def _ask(path: Path, plugin: dict[str, Any], agent: socket.socket | None) -> Rea
     )
 
 
-def _shown(found: list[Readiness], *, as_json: bool) -> Iterator[dict[str, Any]]:
+def _print(found: list[Readiness], *, wide: bool) -> None:
+    """Print a row a network; on a terminal the messages stand below the table, and are whole."""
+    rows = [
+        {**one._asdict(), "ready": "yes" if one.ready else "no", "code": one.code or ""}
+        for one in found
+    ]
+    if not output.is_narrow(wide=wide):
+        output.table((*_COLUMNS, _MESSAGE), rows, wide=wide)
+        return
+    output.table(_COLUMNS, rows)
     for one in found:
-        row = one._asdict()
-        if not as_json:
-            row["ready"] = "yes" if one.ready else "no"
-            row["code"] = one.code or ""
-        yield row
+        if one.message:
+            output.prose(layout.printable(f"{one.network or one.file}: {one.message}"))

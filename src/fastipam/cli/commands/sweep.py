@@ -43,8 +43,11 @@ _COLUMNS = (
     help="Seconds between the first look that misses a namespace and the one that releases.",
 )
 @options.dry_run("Say what would be released; change and note nothing.")
+@options.whole
 @options.as_json
-def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_json: bool) -> None:
+def command(
+    data_dir: str, network: str | None, grace: float, dry_run: bool, wide: bool, as_json: bool
+) -> None:
     """Give back leases whose network namespace is gone, and those from before the last reboot.
 
     Addresses whose cool-down is over, or whose time of being kept for a pod, become free.
@@ -80,8 +83,9 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
         output.json_array(found)
         return
     if found:
-        narrow = output.is_narrow(wide=False)
-        output.table(columns.fitting(_COLUMNS, narrow=narrow, several=len(names) > 1), found)
+        narrow = output.is_narrow(wide=wide)
+        shown = columns.fitting(_COLUMNS, narrow=narrow, several=len(names) > 1)
+        output.table(shown, found, wide=wide)
     verb = "would be released" if dry_run else "released"
     output.note(
         f"{output.counted(report.looked, 'lease')} looked at, {len(report.released)} {verb}, "

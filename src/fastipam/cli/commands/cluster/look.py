@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastipam.addressing.sizes import power
 from fastipam.cli import options, output, streams
 from fastipam.cli.click_base import command
 from fastipam.cli.commands.cluster.options import Where, where
-from fastipam.cli.layout import Column
+from fastipam.cli.layout import EXTRA, Column
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _WATCH_S = 30.0
 
 _NODE_COLUMNS = (
-    Column("NODE", "node", 16),
+    Column("NODE", "node", 16, least=16, middle=True),
     Column("STATE", "state", 7),
-    Column("EPOCH", "epoch", 5, number=True),
+    Column("EPOCH", "epoch", 5, number=True, drop=2),
     Column("BLOCKS", "blocks", 6, number=True),
-    Column("WANTED", "wanted", 6),
-    Column("ADDRESSES", "addresses_text", 15),
+    Column("WANTED", "wanted", 6, drop=1),
+    Column("ADDRESSES", "addresses_text", 15, least=15, drop=EXTRA),
 )
 
 
@@ -29,8 +33,9 @@ _NODE_COLUMNS = (
     examples=(("fastipam cluster nodes -c cluster.json", "who takes part, and who is alive"),),
 )
 @where
+@options.whole
 @options.as_json
-def nodes(cluster: Where, as_json: bool) -> None:
+def nodes(cluster: Where, wide: bool, as_json: bool) -> None:
     """Print every node that has taken part, whether its agent is alive, and what it owns."""
     from fastipam.cluster.admin import admin
 
@@ -49,24 +54,26 @@ def nodes(cluster: Where, as_json: bool) -> None:
                 }
                 for row in rows
             ],
+            wide=wide,
         )
 
 
 _BLOCK_COLUMNS = (
-    Column("BLOCK", "block", 18),
-    Column("NODE", "node", 16),
-    Column("EPOCH", "epoch", 5, number=True),
-    Column("AGE", "age", 6, number=True),
-    Column("USED", "used_text", 9, number=True),
-    Column("STATE", "state", 9),
+    Column("BLOCK", "block", 18),  # never cut, as an address
+    Column("NODE", "node", 16, least=16, middle=True),
+    Column("EPOCH", "epoch", 5, number=True, drop=4),
+    Column("AGE", "age", 6, number=True, drop=3),
+    Column("USED", "used_text", 9, number=True, drop=1),
+    Column("STATE", "state", 9, drop=2),
 )
 
 
 @command("blocks", examples=(("fastipam cluster blocks -c cluster.json", "who owns what"),))
 @click.option("--node", "only", metavar="NODE", help="Only this node's.")
 @where
+@options.whole
 @options.as_json
-def blocks_(cluster: Where, only: str | None, as_json: bool) -> None:
+def blocks_(cluster: Where, only: str | None, wide: bool, as_json: bool) -> None:
     """Print every owned block; how full it is only for this node's own.
 
     How full the others' are, their nodes know: no address is written into the cluster's store.
@@ -88,17 +95,23 @@ def blocks_(cluster: Where, only: str | None, as_json: bool) -> None:
             output.json_array(rows)
             return
         now_ns = time.time_ns()
+        written = power if output.is_narrow(wide=wide) else str
         output.table(
             _BLOCK_COLUMNS,
             [
                 row
                 | {
                     "age": _age((now_ns - row["claimed_ns"]) / 1e9),
-                    "used_text": "" if row["used"] is None else f"{row['used']}/{row['size']}",
+                    "used_text": _used(row, written),
                 }
                 for row in rows
             ],
+            wide=wide,
         )
+
+
+def _used(row: dict[str, Any], written: Callable[[int], str]) -> str:
+    return "" if row["used"] is None else f"{written(row['used'])}/{written(row['size'])}"
 
 
 def _age(seconds: float) -> str:
@@ -112,8 +125,9 @@ def _age(seconds: float) -> str:
     "status", examples=(("fastipam cluster status -c cluster.json", "is all well, in one screen"),)
 )
 @where
+@options.whole
 @options.as_json
-def status(cluster: Where, as_json: bool) -> None:
+def status(cluster: Where, wide: bool, as_json: bool) -> None:
     """Print how this node and its cluster fare; exit 1 when this node cannot take part."""
     from fastipam.cluster.admin import report
     from fastipam.cluster.engine import EngineError
@@ -133,7 +147,8 @@ def status(cluster: Where, as_json: bool) -> None:
             for key, value in document.items():
                 if key in ("problem", "not_seen") and not value:
                     continue
-                output.say(f"{key.replace('_', ' '):<16} {_words(value)}")
+                title = f"{key.replace('_', ' '):<16} "
+                output.prose(_words(value), before=title, indent=len(title), wide=wide)
     if not well:
         raise SystemExit(1)
 
@@ -166,7 +181,7 @@ def check(cluster: Where, as_json: bool) -> None:
             output.json_array(found)
         else:
             for one in found:
-                output.say(f"{one['block'] or one['node']}: {one['text']}")
+                output.prose(f"{one['block'] or one['node']}: {one['text']}")
             if not found:
                 output.note("the cluster's store and this node's agree")
     if found:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -77,7 +76,7 @@ def command(
                 output.say("")  # problems and warnings stand apart
             _print(diagnosis)
         if found:
-            output.say(_summary(counts, quiet=quiet))
+            output.prose(_summary(counts, quiet=quiet))
     if counts[PROBLEM]:
         raise SystemExit(1)
 
@@ -133,18 +132,19 @@ _INDENT = 23  # columns before the text and the command of a diagnosis
 
 def _print(diagnosis: Diagnosis) -> None:
     """Print level, check and text, and the command below; long texts are wrapped on a terminal."""
-    lines = [layout.printable(diagnosis.text)]
+    text = layout.printable(diagnosis.text)
     typed = f"$ {layout.printable(diagnosis.command)}"
     before = _INDENT
     if output.is_terminal():
         # A command that wraps cannot be read at a glance: a long one begins further left.
         before = max(0, min(_INDENT, output.console().width - len(typed)))
-        width = max(output.console().width - _INDENT, 20)
-        lines = wrap(lines[0], width, break_long_words=False, break_on_hyphens=False)
     level = f"{diagnosis.level:<8}"
     if output.has_colours():
         level = click.style(level, fg=_COLOURS[diagnosis.level])
-    margin = "\n" + " " * _INDENT
-    output.say(f"{level} {diagnosis.check:<13} {margin.join(lines)}")
+    first, *rest = layout.wrapped(
+        text, output.width_of(wide=False), before=" " * _INDENT, indent=_INDENT
+    )
+    for line in (f"{level} {diagnosis.check:<13} {first[_INDENT:]}", *rest):
+        output.say(line)
     if diagnosis.command:
         output.say(" " * before + typed)
