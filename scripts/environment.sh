@@ -56,35 +56,31 @@ apt_install() {
 
 # waiting WHAT USUALLY COMMAND...: run it, and say what is being done, how long that usually takes, and how long it took.
 # On a terminal the seconds are counted. What it prints is shown only when it fails.
-waiting() {
-    local what=$1 usually=$2 ticker='' began=$SECONDS log status=0
+waiting() ( # a shell of its own: its trap leaves the caller's alone
+    what=$1 usually=$2 ticker='' began=$SECONDS status=0
     shift 2
     log=$(mktemp)
+    trap 'rm -f "$log"; [[ ! $ticker ]] || kill "$ticker" 2>/dev/null || true' EXIT
     if [[ -t 1 ]]; then
         while kill -0 $$ 2>/dev/null; do
             printf '\r  %s (usually %s): %d s ' "$what" "$usually" $((SECONDS - began))
             sleep 1
         done &
         ticker=$!
-        # shellcheck disable=SC2064  # this ticker
-        trap "kill $ticker 2>/dev/null || true; rm -f '$log'" EXIT
     else
         printf '  %s (usually %s) … ' "$what" "$usually"
-        # shellcheck disable=SC2064
-        trap "rm -f '$log'" EXIT
     fi
     "$@" >"$log" 2>&1 || status=$?
     if [[ $ticker ]]; then
         kill "$ticker" 2>/dev/null || true
         wait "$ticker" 2>/dev/null || true
+        ticker=
         printf '\r\033[K  %s: ' "$what"
     fi
     printf '%d s\n' $((SECONDS - began))
     ((status == 0)) || cat "$log" >&2
-    rm -f "$log"
-    trap - EXIT
-    return "$status"
-}
+    exit "$status"
+)
 
 # missing_requirements GROUP...: what the dependency groups ask for and the virtual environment lacks.
 missing_requirements() {
