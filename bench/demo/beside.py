@@ -64,12 +64,16 @@ def contenders(fastipam: Path, agent: Agent, host_local: Path | None) -> Iterato
 
 
 def measure(
-    listed: list[Contender], leases: tuple[int, ...], adds: int, scratch: Path
+    listed: list[Contender],
+    leases: tuple[int, ...],
+    adds: int,
+    scratch: Path,
+    advance: Callable[[int], object],
 ) -> list[Row]:
     """Measure ADDs, each a process, with so many leases in the store.
 
     The contenders take turns, so that other work on the machine affects all of them. Each ADD is
-    followed by its DEL, which is not timed. Raises Failed.
+    followed by its DEL, which is not timed; then ``advance`` is called with 1. Raises Failed.
     """
     rows = [Row(one, []) for one in listed]
     for held in leases:
@@ -82,6 +86,7 @@ def measure(
         for at in range(adds):
             for taken, plugin in zip(times, plugins, strict=True):
                 taken.append(pair(plugin, container(held + at)))
+                advance(1)
         for row, taken in zip(rows, times, strict=True):
             row.medians.append(median(taken))
     return rows

@@ -27,7 +27,8 @@ def setting(places: Places) -> list[str]:
     """Return the lines that make the commands find this installation and this store."""
     return [
         f"PATH={typed(Path(sys.executable).parent)}:$PATH",
-        f"export FASTIPAM_DATA_DIR={typed(places.store)} FASTIPAM_SOCKET={typed(places.socket)}",
+        f"export FASTIPAM_DATA_DIR={typed(places.store)}",
+        f"export FASTIPAM_SOCKET={typed(places.socket)}",
     ]
 
 

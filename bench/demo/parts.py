@@ -124,7 +124,8 @@ class Demo:
                 "apt-get install containernetworking-plugins"
             )
         listed = list(beside.contenders(self._plugin, self._agent, host_local))
-        rows = beside.measure(listed, effort.leases, effort.adds, self._places.scratch)
+        with self._progress("measuring", len(listed) * len(effort.leases) * effort.adds) as advance:
+            rows = beside.measure(listed, effort.leases, effort.adds, self._places.scratch, advance)
         table = Table("ADD, median", box=None, pad_edge=False, header_style="bold")
         for held in effort.leases:
             table.add_column(f"{held:,} leases" if held else "no lease", justify="right")
