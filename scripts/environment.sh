@@ -4,18 +4,24 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
+interpreter=python3
 wheel=
 install=1
 rest=()
 
 say() { printf '\n== %s\n' "$*"; }
 
-# take_options ARGUMENT...: take --venv DIR, --wheel FILE and --no-install; leave the others in rest.
+# take_options ARGUMENT...: take --venv DIR, --python PROGRAM, --wheel FILE and --no-install; leave the others in rest.
 take_options() {
     while (($#)); do
         case $1 in
         --no-install) install= ;;
         --venv) venv=$(realpath -m "${2:?--venv wants a directory}") && shift ;;
+        --python)
+            interpreter=${2:?--python wants an interpreter, as in --python python3.13} && shift
+            command -v "$interpreter" >/dev/null || { echo "$interpreter is not in PATH" >&2; exit 2; }
+            venv=$root/.venv-${interpreter##*/} # a --venv behind it is another one
+            ;;
         --wheel) wheel=$(realpath -e "${2:?--wheel wants a file}") && shift ;;
         *) rest+=("$1") ;;
         esac
@@ -26,9 +32,9 @@ take_options() {
 # python_needs: the Debian packages that are missing for a Python with headers, and for the compilers. (An
 # interpreter that was not installed by apt brings its own headers.)
 python_needs() {
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || echo python3
-    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
-    python3 -c 'import os, sysconfig
+    "$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || echo python3
+    "$interpreter" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    "$interpreter" -c 'import os, sysconfig
 raise SystemExit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null ||
         echo python3-dev
     command -v cc >/dev/null || printf '%s\n' gcc libc6-dev musl-tools
@@ -93,7 +99,7 @@ missing_requirements() {
 
 # new_environment: a virtual environment with a pip that knows dependency groups.
 new_environment() {
-    [[ -x $venv/bin/python ]] || python3 -m venv "$venv"
+    [[ -x $venv/bin/python ]] || "$interpreter" -m venv "$venv"
     "$venv/bin/python" -c 'import pip; exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))' ||
         pip_install 'pip>=25.1'
 }
@@ -109,9 +115,13 @@ install_groups() {
     pip_install "${options[@]}"
 }
 
+# commit_time: when the commit was made, in seconds: the time of all files in a wheel, so that two builds are the same.
+commit_time() { git -C "$root" log -1 --format=%ct 2>/dev/null || echo 1000000000; }
+
 # build_wheel: an sdist, and the wheel from it, both into dist/. Needs the group wheel.
 build_wheel() {
     rm -rf "$root/dist"
+    SOURCE_DATE_EPOCH=$(commit_time) \
     "$venv/bin/python" -m build --outdir "$root/dist" "$root" >"$root/build.log" 2>&1 ||
         { cat "$root/build.log"; return 1; }
 }

@@ -352,7 +352,7 @@ def test_notification(abstract: bool, start: Start, run_dir: Path) -> None:
     name = f"@{run_dir}/notify" if abstract else f"{run_dir}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + name[1:] if abstract else name)
-        manager.settimeout(10)
+        manager.settimeout(30)
         agent = start(env={"NOTIFY_SOCKET": name}, wait=False)
         assert manager.recv(100) == b"READY=1"
         assert agent.is_ready()
