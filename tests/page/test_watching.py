@@ -40,6 +40,16 @@ def _axe() -> str:
     return Path(found.origin).with_name("axe.min.js").read_text()
 
 
+def violations(browser: Browser) -> list[object]:
+    """What axe-core finds on the page that is open: rule, and the elements."""
+    browser.run(f"{_axe()};0")
+    found: list[object] = browser.run(
+        "axe.run(document).then(found => found.violations.map("
+        "one => [one.id, one.nodes.map(node => node.target.join(' '))]))"
+    )
+    return found
+
+
 def _text(browser: Browser, selector: str) -> str:
     return str(browser.run(f"document.querySelector({selector!r}).innerText")).strip()
 
@@ -223,7 +233,6 @@ def test_refusals_and_health(serve: Serve, browser: Browser, filled: Path) -> No
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_width(serve: Serve, browser: Browser, scheme: str) -> None:
     """Nothing scrolls sideways, axe-core finds no violation, and the light page is light."""
-    axe = _axe()
     served = serve()
     browser.prefer(scheme)
     for width in WIDTHS:
@@ -237,12 +246,7 @@ def test_every_width(serve: Serve, browser: Browser, scheme: str) -> None:
         )
         if width == WIDTHS[0]:
             assert max(browser.run(wide)) <= 0
-        browser.run(f"{axe};0")
-        violations = browser.run(
-            "axe.run(document).then(found => found.violations.map("
-            "one => [one.id, one.nodes.map(node => node.target.join(' '))]))"
-        )
-        assert violations == []
+        assert violations(browser) == []
         with Image.open(io.BytesIO(browser.screenshot())) as image:
             pixels = np.asarray(image.convert("L"))
         assert pixels.shape[1] == width

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fastipam.agent.web.readings import Reading
     from fastipam.agent.web.samples import Watch
     from fastipam.cluster.keeper.keeper import Keeper
+    from fastipam.configuration.cluster import Settings
     from fastipam.storage.records.event import Event
     from fastipam.storage.transaction import Snapshot
 
@@ -123,6 +124,8 @@ class Page:
         return {
             "data_dir": data_dir,
             "network": network,
+            "node": keeper.settings.node,
+            "pools": _pools(keeper.settings),
             "connected": status.connected,
             "reason": "" if self._private else status.reason,
             "refused": status.refused,
@@ -325,6 +328,17 @@ class Page:
             }
             for event in events
         ]
+
+
+def _pools(settings: Settings) -> list[dict[str, Any]]:
+    """Return the pools from which a node's blocks are: of etcd they have no names."""
+    if settings.pools:
+        return [
+            {"name": one.name, "cidr": one.cidr, "block_length": one.block_length}
+            for one in settings.pools
+        ]
+    pairs = (one.rpartition("=") for one in settings.text.split())
+    return [{"name": "", "cidr": cidr, "block_length": int(length)} for cidr, _, length in pairs]
 
 
 def _finite(seconds: float) -> float | None:

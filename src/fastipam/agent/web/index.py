@@ -21,7 +21,7 @@ _SETS = (
     "Network", "Ranges", "Size", "Assigned", "Cooling", "Reserved", "Free", "Used", "Full in",
     "Longest free run",
 )  # fmt: skip
-_CLUSTERS = ("Network", "Shared store", "Blocks", "Why")
+_CLUSTERS = ("Network", "Node", "Pools", "Shared store", "Blocks", "Why")
 _REFUSALS = ("Last", "Times", "Verb", "Code", "Network", "Pod", "Answer")
 _EVENTS = ("Time", "Event", "Network", "Address", "Pod", "Container")
 
@@ -166,9 +166,15 @@ def _card(card: tuple[str, str, str]) -> str:
 
 def _cluster(one: Mapping[str, Any]) -> Iterator[str]:
     yield one["network"]
+    yield one["node"]
+    yield ", ".join(map(_pool, one["pools"])) or "none yet"
     yield "reachable" if one["connected"] else "not reachable"
     yield ", ".join(f"{count} {state}" for state, count in one["blocks"].items() if count) or "none"
     yield one["reason"]
+
+
+def _pool(one: Mapping[str, Any]) -> str:
+    return f"{one['name']} {one['cidr']} in /{one['block_length']}".strip()
 
 
 def _percent(percent: float) -> str:

@@ -35,12 +35,24 @@ export function showClusters(clusters) {
     $("clusters").querySelector("table"),
     clusters.map((one) => [
       one.network,
+      one.node,
+      poolsOf(one),
       element("span", one.connected ? "reachable" : "not reachable", one.connected ? "" : "bad"),
       Object.entries(one.blocks).filter(([, n]) => n).map(([state, n]) => `${n} ${state}`).join(", ") || "none",
       one.reason || (one.refused ? "the cluster does not accept this node's configuration" : ""),
     ]),
     "none",
   );
+}
+
+// Return an element with a line for each pool.
+function poolsOf(one) {
+  const pools = element("span");
+  if (!one.pools.length) pools.textContent = "none yet";
+  for (const { name, cidr, block_length } of one.pools) {
+    pools.append(element("span", `${name} ${cidr} in /${block_length}`.trim(), "message"));
+  }
+  return pools;
 }
 
 export function showRefusals(status) {

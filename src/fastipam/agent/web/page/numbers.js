@@ -76,6 +76,11 @@ function showCounts() {
   const never = element("dt");
   never.append(element("span", "", "swatch excluded"), "never assigned");
   rows.push(never, element("dd", count(each.excluded)), element("dd", "", "dim"));
+  if (one.blocks.length) {
+    const elsewhere = element("dt");
+    elsewhere.append(element("span", "", "swatch elsewhere"), "not of this node's blocks");
+    rows.push(elsewhere, element("dd", ""), element("dd", "", "dim"));
+  }
   $("counts").replaceChildren(...rows);
   showFacts(one, each);
   $("blocks").hidden = !one.blocks.length;
