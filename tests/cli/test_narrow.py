@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,7 @@ from fastipam.cli.times import Ages
 from .terminal import Terminal, plain
 
 FASTIPAM = str(Path(sys.executable).with_name("fastipam"))
+ROOT = Path(__file__).parents[2]
 WIDTH = 80
 LONG_IPV6 = "2001:db8:1234:5678:9abc:def0:1234:5670/124"
 NETWORKS: dict[str, object] = {
@@ -276,6 +278,15 @@ def test_help_links_to_the_documents(monkeypatch: pytest.MonkeyPatch) -> None:
         text = CliRunner().invoke(cli, ["--help"]).stdout
         assert ("https://example.com/docs" in text) == shown
         assert "fastipam help TOPIC" in text
+
+
+def test_the_documents_of_the_installed_package() -> None:
+    """``fastipam --help`` prints the address that pyproject.toml has, from what is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    address = project["urls"]["Documentation"]
+    done = subprocess.run([FASTIPAM, "--help"], capture_output=True, text=True, check=True)
+    assert address.startswith("https://")
+    assert address in done.stdout.splitlines()[-2]
 
 
 class _Metadata:

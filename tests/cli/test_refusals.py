@@ -28,7 +28,8 @@ COMMANDS = (
     "map --json", "map -o {tmp}/x.png", "show 10.32.0.2", "history 10.32.0.2", "history --since 2h",
     "release 10.32.0.2 --yes", "reserve 10.32.0.9", "unreserve 10.32.0.9",
     "gc --network podnet --allow-empty -", "sweep", "sweep --dry-run", "check", "check --repair",
-    "backup {tmp}/copy", "export host-local {tmp}/tree",
+    "backup {tmp}/copy", "export host-local {tmp}/tree", "pool list", "pool show podnet",
+    "pool remove podnet", "network remove podnet", "release --container c --dry-run",
 )  # fmt: skip
 
 
@@ -95,6 +96,26 @@ def test_another_user(filled: Path, tmp_path: Path, command: str) -> None:
     assert "Permission denied" in done.stderr
     assert "hint: as root" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["status", "nodes", "blocks", "check", "routes", "leave"])
+def test_settings_of_a_cluster(tmp_path: Path, command: str) -> None:
+    """Without its file a command of a cluster says who names it; another user reads of root."""
+    tools.require_root()
+    tools.require_tools("setpriv")
+    missing = _run("cluster", command, "-c", str(tmp_path / "none.json"))
+    assert missing.returncode == 1
+    assert f"{tmp_path}/none.json cannot be read: No such file or directory" in missing.stderr
+    assert "hint: the file has the settings of a cluster" in missing.stderr
+    for path in tmp_path.parents[:3]:
+        path.chmod(0o755)
+    closed = tmp_path / "closed"
+    closed.mkdir(0o700)
+    (closed / "cluster.json").write_text("{}")
+    refused = _run("cluster", command, "-c", str(closed / "cluster.json"), by=NOBODY)
+    assert refused.returncode == 1
+    assert "Permission denied" in refused.stderr
+    assert f"hint: as root: sudo {FASTIPAM} cluster {command}" in refused.stderr
 
 
 def test_doctor_of_another_user(filled: Path, tmp_path: Path) -> None:

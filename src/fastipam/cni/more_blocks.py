@@ -40,8 +40,12 @@ def read_file(path: str) -> dict[str, Any]:
             raw = file.read(reader.LARGEST + 1)
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read: {error.strerror}", field="cluster", value=path
-        ) from None
+            f"{path} cannot be read: {error.strerror}",
+            field="cluster",
+            value=path,
+            hint='the file has the settings of a cluster; the key "cluster" of the ipam section '
+            "names it, and the option -c of `fastipam cluster`",
+        ) from error
     try:
         return reader.decode(raw, path)
     except DecodingError as error:
