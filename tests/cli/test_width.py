@@ -20,6 +20,7 @@ from fastipam.storage import tables
 
 from ..cluster import nodes
 from ..cluster.memory import MemoryEngine
+from .test_commands import ALL
 
 LONG = 63  # characters of a label: a pod, a namespace, a node
 POD = "checkout-backend-for-the-payments-team".ljust(LONG - 6, "x") + "-{:05}"
@@ -51,10 +52,18 @@ LINES = {
     "check": [],
     "check --data-dir damaged": [],
     "map": [],
+    "import host-local tree --dry-run": [],
     "cluster nodes": [NODE.format(1), "fd00:1234:5678:9abc:def0:1234:5678:9a01"],
     "cluster blocks": [NODE.format(1), "/4096"],
     "cluster status": [NODE.format(1)],
     "cluster check": [],
+}  # fmt: skip
+
+# Commands that print no table: a sentence, a document for a program, or a log.
+OTHERS = {
+    "pool remove", "network remove", "backup", "restore", "export host-local", "cluster init",
+    "cluster routes", "cluster rollout", "cluster claim", "cluster leave", "cluster release-node",
+    "install", "conflist", "uninstall", "agent", "controller", "help", "completion",
 }  # fmt: skip
 
 
@@ -82,6 +91,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "listed").write_text(LISTED)
     for name in ("bin", "tree", "configurations"):
         (here / name).mkdir()
+    (here / "tree" / NETWORK).mkdir()
+    for address in (
+        f"{IN_V6}9",
+        "10.99.0.1",
+        "no-address-and-a-name-that-is-long".ljust(LONG, "x"),
+    ):
+        (here / "tree" / NETWORK / address).write_text(f"{9:064x}\r\neth0")
     full = {"type": "fastipam", "dataDir": str(here / "full"), "statusWhenFull": "unavailable"}
     full["ranges"] = [[{"subnet": "10.60.0.0/30"}]]  # type: ignore[assignment]
     with fastipam.open(here / "full", "relaxed") as ipam:
@@ -193,6 +209,20 @@ def test_wide_has_all(
     assert "…" not in "".join(lines)
     for text in LINES[line]:
         assert any(text in one for one in lines), (text, lines)
+
+
+def test_every_command_is_here() -> None:
+    """A new command is in one of both lists, and has --wide when something of it is cut."""
+    names = {" ".join(path): command for path, command in ALL}
+    shown = {next(name for name in names if f"{line} ".startswith(f"{name} ")) for line in LINES}
+    assert shown | OTHERS == set(names)
+    assert not shown & OTHERS
+    whole = {name for name, one in names.items() if "wide" in {each.name for each in one.params}}
+    assert whole == {
+        name
+        for name in shown
+        if any(LINES[line] for line in LINES if f"{line} ".startswith(f"{name} "))
+    }
 
 
 def test_last_columns_to_leave() -> None:

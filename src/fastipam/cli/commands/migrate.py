@@ -107,7 +107,7 @@ def _report(items: list[migration.Item], as_json: bool) -> None:
     else:
         for item in items:
             name = "/".join(filter(None, (item.network, item.name)))
-            output.say(f"{item.outcome:<8} {name}: {item.text}")
+            output.prose(f"{name}: {item.text}", before=f"{item.outcome:<8} ", indent=9)
         counts = Counter(item.outcome for item in items)
         summary = [f"{counts[outcome]} {text}" for outcome, text in _COUNTED if counts[outcome]]
         output.say(", ".join(summary) or "there is nothing")

@@ -91,7 +91,7 @@ def wait(client: Client, namespace: str, name: str, timeout_s: float) -> None:
                 raise
             if str(error) != said:
                 said = str(error)
-                output.say(f"{name}: {said}")
+                output.prose(f"{name}: {said}")
             time.sleep(_PAUSE_S)
             continue
         if found is None:
@@ -101,7 +101,7 @@ def wait(client: Client, namespace: str, name: str, timeout_s: float) -> None:
             )
         if str(found) != said:
             said = str(found)
-            output.say(f"{name}: {said}")
+            output.prose(f"{name}: {said}")
         if found.is_done:
             return
         if time.monotonic() >= end:

@@ -209,10 +209,10 @@ def _print(done: Sequence[Outcome], store: str, *, dry_run: bool) -> None:
         if each.became == removal.FAILED:
             output.complain(f"{each.path}: {each.reason}", None)
         elif each.became == removal.KEPT:
-            output.say(f"kept {each.path}: {each.reason}")
+            output.prose(f"kept {each.path}: {each.reason}")
         elif each.became == removal.REMOVED:
             would = "would remove" if dry_run else "removed"
-            output.say(f"{would} {each.path} ({each.what})")
+            output.prose(f"{would} {each.path} ({each.what})")
     if all(each.became == removal.ABSENT for each in done):
         output.say("nothing of fastipam is installed here")
     if store:
