@@ -31,6 +31,20 @@ def plain(text: str) -> str:
     return _ESCAPES.sub("", text)
 
 
+def assert_unwritten(command: Sequence[str]) -> None:
+    """A full output is one line and status 1; a reader that went away is no failure."""
+    full = "fastipam: cannot write to standard output: No space left on device\n"
+    for where, status, said in ((">/dev/full", 1, full), ("| true", 0, "")):
+        done = subprocess.run(
+            ["/bin/bash", "-c", f'set -o pipefail; "$0" "$@" {where}', *command],
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_S,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (status, said), (command, where)
+
+
 class Terminal:
     """A process whose standard streams are a terminal of ``rows`` and ``columns``."""
 

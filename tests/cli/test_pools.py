@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,9 +26,10 @@ from fastipam.ipam import open_with
 from fastipam.testing import Clock
 from fastipam.verify import verify
 
+from .terminal import assert_unwritten
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 NARROW, WIDE = "10.1.0.0/29", "10.1.0.0/28"
 
@@ -55,6 +58,13 @@ def _json(node: Path, *words: str) -> Any:
     done = _run(node, *words, "--json")
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("words", ["list", "list --json", "show blue"])
+def test_outputs_that_take_nothing(node: Path, words: str) -> None:
+    """An output that is full, or that nobody reads, makes no traceback."""
+    program = str(Path(sys.executable).with_name("fastipam"))
+    assert_unwritten([program, "pool", *words.split(), "--data-dir", str(node)])
 
 
 def _empty(node: Path, *names: str) -> None:
