@@ -216,8 +216,9 @@ class Plugin(Contender):
 
     def fail(self, step: Step, status: int) -> None:
         """Make the call again, and raise Failed with what the plugin says."""
-        code, (_, said) = os.waitstatus_to_exitcode(status), self._ask(step)
-        raise Failed(f"{self.name}: {step.verb} ended with status {code}: {said[:400]!r}")
+        code, (again, said) = os.waitstatus_to_exitcode(status), self._ask(step, quiet=True)
+        why = f": {said[:400]!r}" if again else "; the same call, made again, succeeded"
+        raise Failed(f"{self.name}: {step.verb} ended with status {code}{why}")
 
     def _ask(self, step: Step, *, quiet: bool = False) -> tuple[int, str]:
         command, source = [str(self.binary)], str(self._input)

@@ -34,7 +34,7 @@ th, td { padding: .3rem .6rem; text-align: right; vertical-align: top;
   border-bottom: 1px solid #eee; }
 th { background: #f5f5f5; font-weight: 600; } tbody tr:last-child td { border-bottom: 0; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td:first-child { white-space: nowrap; } td.text { min-width: 11rem; }
+td:not(.text), td:first-child { white-space: nowrap; } td.text { min-width: 9rem; }
 .chip { display: inline-block; width: .75em; height: .75em; border-radius: .15em;
   margin-right: .4em; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
