@@ -51,7 +51,10 @@ def overview(suite: Suite) -> Rows:
         cells = [_cell(suite.growth[one], name) for one in leases]
         cells += [_rate(suite.works[one], name) for one in widths]
         rows.append((name, *cells, _leak(suite, name), _left(suite, name), entrant["durability"]))
-    text = "Medians of whole processes, from the spawn to the end."
+    text = (
+        "Medians of whole processes, from the spawn to the end; “of 3”: of three calls, too few "
+        "for an interval."
+    )
     return Rows("At a glance", head, rows, text)
 
 
@@ -61,7 +64,11 @@ def _of(found: list[Summary], name: str) -> Summary | None:
 
 def _cell(found: list[Summary], name: str) -> str:
     one = _of(found, name)
-    return duration(cost(one, ADD)) if one else _DASH
+    verb = one["verbs"].get(ADD) if one else None
+    if verb is None:
+        return _DASH
+    few = "" if verb["interval"] else f" of {verb['calls']}"
+    return duration(verb["percentiles"]["p50"]) + few
 
 
 def _rate(found: list[Summary], name: str) -> str:
@@ -106,7 +113,7 @@ def median_of(summary: Summary | None, verb: str) -> str:
         return _DASH
     text = duration(found["percentiles"]["p50"])
     if found["interval"] is None:
-        return text
+        return f"{text} of {found['calls']}"
     return f"{text} ({' … '.join(map(duration, found['interval']))})"
 
 
