@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from bench.tables import digits, duration, table
 from bench.workloads.losses import by_pair
-from bench.workloads.summary import SHARES, cost, rate
+from bench.workloads.summary import SHARES, cost, of_adds, rate
 from bench.workloads.traces import ADD, DEL
 
 if TYPE_CHECKING:
+    from bench.workloads.crashes import Killed
     from bench.workloads.suite import Suite
     from bench.workloads.summary import Summary
 
@@ -164,7 +164,7 @@ def kills(suite: Suite) -> Rows:
             f"{one['lost']} of {one['held']}",
             str(one["leaked"]),
             str(one["leaked_after_del"]),
-            duration(median(one["next_ns"]) if one["next_ns"] else None),
+            _after(one),
         )
         for one in suite.kills
     ]
@@ -174,6 +174,12 @@ def kills(suite: Suite) -> Rows:
         "pod has and no new pod gets, found by filling a small pool up; then the runtime's DEL of "
         "each killed pod. A call that had answered before is none of those killed.",
     )  # fmt: skip
+
+
+def _after(killed: Killed) -> str:
+    if not killed["next_ns"]:
+        return _DASH
+    return median_of(of_adds(killed["contender"], killed["next_ns"], own=False), ADD)
 
 
 def reboots(suite: Suite) -> Rows:
