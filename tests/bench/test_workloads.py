@@ -172,6 +172,25 @@ def test_time_that_is_up() -> None:
     assert outcome.calls == 0  # and there is no pod to replace
 
 
+class _Slow(Library):
+    """A library whose calls claim to take so many nanoseconds."""
+
+    def __init__(self, taken: float) -> None:
+        super().__init__("slow", lambda _: None, lambda _: None)
+        self._taken = taken
+
+    def call(self, step: Step) -> float:
+        super().call(step)
+        return self._taken
+
+
+@pytest.mark.parametrize(("taken_s", "calls"), [(0.01, 20), (0.1, 12), (0.5, 12), (5.0, 2)])
+def test_slow_contender(taken_s: float, calls: int) -> None:
+    """A slow one makes twelve calls, enough for intervals, unless they take ten times as long."""
+    (outcome,) = drive(SMALL, [lambda: _Slow(taken_s * 1e9)], 1, 60)
+    assert outcome.calls == calls
+
+
 def test_steps_are_made_in_order() -> None:
     """What a contender gets is the workload, in its order, in whatever order the contenders run."""
     calls: list[str] = []
