@@ -169,7 +169,7 @@ cdef bytes main_key(char letter, uint32_t number):
 
 cdef object not_an_address(int family, object value):
     return errors.StoreCorrupt(
-        f"{value:#x} is named as an address, and is none of IPv{family}", hint=errors.CHECK_HINT
+        f"{value:#x} is not an IPv{family} address", hint=errors.CHECK_HINT
     )
 
 
@@ -493,7 +493,7 @@ def encode(str field, text):
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        message = f"{field} {text!r} is no text: {error}"
+        message = f"{field} {text!r} cannot be encoded as UTF-8: {error}"
         raise errors.ConfigError(message, field=field, value=text) from None
 
 
@@ -515,7 +515,7 @@ def check_owner(container_id, ifname):
     for field, text in (("container_id", container_id), ("ifname", ifname)):
         if not isinstance(text, str):
             raise errors.ConfigError(
-                f"{field} has to be a text, not {errors.shown(text)}", field=field, value=text
+                f"{field} must be a string, not {errors.shown(text)}", field=field, value=text
             )
         if "\0" in text:
             raise errors.ConfigError(f"{field} {text!r} contains NUL", field=field, value=text)
@@ -750,7 +750,7 @@ cdef class PoolState:
         if (numbers.generation | numbers.clock | numbers.assigned | numbers.cooling
                 | numbers.reserved | numbers.outside | numbers.kept) >> MOST_BITS:
             raise errors.StoreCorrupt(
-                f"a pool has a number that cannot be: {raw.hex()}", hint=errors.CHECK_HINT
+                f"a pool has an impossible number: {raw.hex()}", hint=errors.CHECK_HINT
             )
         self.generation = numbers.generation
         self.assigned = numbers.assigned
@@ -1441,7 +1441,7 @@ cdef class Transaction(WriteBlock):
             del self._notes[begun:]
             try:
                 if self._lost_track:
-                    raise errors.StoreCorrupt("a call has failed that cannot be taken back")
+                    raise errors.StoreCorrupt("a call failed and cannot be undone")
                 while undone:
                     self._take_back(undone.pop())
             except BaseException as error:

@@ -31,7 +31,7 @@ LEFT_OUT = {
     "fastipam/agent/web/page/dom.js", "fastipam/agent/web/page/picture.js",
     "fastipam/cli/commands/completion.py", "fastipam/cli/commands/install/bundle.py",
     "fastipam/cli/commands/install/executables.py", "fastipam/cli/reference.py",
-    "fastipam/cluster/masquerading/ruleset.py", "writer_lock.c",
+    "fastipam/cluster/masquerading/ruleset.py", "fastipam/testing/namespaces.py", "writer_lock.c",
 }  # fmt: skip
 # Representations, markup, headers of HTTP and programs.
 _NOT_PROSE = re.compile(

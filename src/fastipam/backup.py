@@ -85,20 +85,20 @@ def _refuse_target(target: str, *, force: bool) -> None:
     directory = os.path.dirname(target)
     if is_store_directory(directory):
         raise ConfigError(
-            f"the backup {target} would be a file in the data directory of a store",
+            f"the backup {target} would lie in the data directory of a store",
             field="FILE",
             value=target,
-            hint="name the file to be written, in another directory",
+            hint="type a file in another directory",
         )
     if os.path.islink(target) or not os.path.exists(target):
         return
     files.refuse_other_kinds(target)
     if not force and os.path.getsize(target) and not is_store_file(target):
         raise ConfigError(
-            f"{target} is there and is no backup of fastipam",
+            f"{target} exists and is not a fastipam backup",
             field="FILE",
             value=target,
-            hint="choose another file; or --force replaces this one",
+            hint="choose another file, or type --force to replace this one",
         )
 
 
@@ -129,7 +129,7 @@ def restore(
             found = verify(source)
             if found:
                 raise StoreCorrupt(
-                    f"the backup {path} contradicts itself, {len(found)} times: {found[0]}",
+                    f"the backup {path} is not consistent: {found[0]} (the first of {len(found)})",
                     path=os.fspath(path),
                     hint="nothing was changed; use another backup",
                 )
@@ -140,8 +140,7 @@ def restore(
                         f"the store {store.path} has leases or reservations",
                         field="replace",
                         value=False,
-                        hint="what was assigned since the backup would be forgotten: if that is "
-                        "what you want, say so (--replace)",
+                        hint="type --replace to forget what was assigned since the backup",
                     )
                 return _Copy(snapshot, txn, progress).run()
         finally:

@@ -83,8 +83,9 @@ def refuse_unimported(network: str, data_dir: str, since_ns: int | None = None) 
             address, container_id = found
             whose = f" of container {container_id}" if container_id else ""
             raise _unimported(
-                f"host-local has leases of this network in {directory} ({format_ip(*address)}"
-                f"{whose}, say) that this store does not know, and could assign a second time",
+                f"host-local has leases of this network in {directory} (for example "
+                f"{format_ip(*address)}{whose}) that this store does not know and could "
+                "assign a second time",
                 network,
                 tree,
                 data_dir,
@@ -102,7 +103,7 @@ def _unimported(message: str, network: str, tree: str, data_dir: str) -> ConfigE
         field="name",
         value=network,
         hint=f"`{command}` imports them; if their containers are gone, remove the directory, or "
-        'say "ignoreHostLocal": true in the ipam section',
+        'set "ignoreHostLocal": true in the ipam section',
     )
 
 
@@ -114,7 +115,7 @@ def address_of(name: str) -> tuple[int, int]:
 def read(path: str | os.PathLike[str]) -> str:
     """Return the content of a file of the tree. Raises ValueError when it is none, OSError."""
     if os.path.islink(path) or not os.path.isfile(path):
-        raise ValueError("this is no file")
+        raise ValueError("this is not a file")
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read().strip()
 
@@ -126,7 +127,7 @@ def owner_of(content: str) -> tuple[str, str]:
     """
     container_id, _, ifname = content.partition("\n")
     if not container_id.strip():
-        raise ValueError("the file is empty: whose address this is, nobody can know")
+        raise ValueError("the file is empty: the owner of the address is unknown")
     return container_id.strip(), ifname.strip()
 
 
@@ -172,5 +173,5 @@ def set_of_cursor(name: str) -> int | None:
         return None
     number = name.removeprefix(CURSOR)
     if not number.isascii() or not number.isdigit() or int(number) > _LAST_SET:
-        raise ValueError(f"{number!r} is no number of a range set")
+        raise ValueError(f"{number!r} is not the number of a range set")
     return int(number)

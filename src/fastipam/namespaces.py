@@ -38,7 +38,7 @@ class Netns:
     def __init__(self, path: str = "", inode: int = 0, mount_ns: int = 0, born_ns: int = 0) -> None:
         if type(path) is not str:
             raise errors.ConfigError(
-                f"path has to be a text, not {path!r}", field="path", value=path
+                f"path must be a string, not {path!r}", field="path", value=path
             )
         if type(inode) is not int or not 0 <= inode < 1 << 64:
             raise _no_number("inode", inode, 64)
@@ -73,7 +73,7 @@ class Netns:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         except (OSError, TypeError, ValueError) as error:
             raise errors.ConfigError(
-                f"{path!r} is no network namespace that this process can see: {error}",
+                f"{path!r} is not a network namespace that this process can see: {error}",
                 field="path",
                 value=path,
                 hint="give the path of its file, such as /run/netns/NAME or /proc/PID/ns/net",
@@ -98,7 +98,7 @@ class Netns:
 
 def _no_number(field: str, given: object, bits: int) -> errors.ConfigError:
     return errors.ConfigError(
-        f"{field} {given!r} is no whole number of {bits} bits", field=field, value=given
+        f"{field} {given!r} is not a whole number of {bits} bits", field=field, value=given
     )
 
 

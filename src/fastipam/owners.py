@@ -57,7 +57,7 @@ class Pod(tuple[str, str, str]):
         for field, text in (("namespace", namespace), ("name", name), ("uid", uid)):
             if not is_text(text) or "\0" in text or not (text or field == "uid"):
                 raise ConfigError(
-                    f"the pod's {field} is a text without NUL, and not {shown(text)}",
+                    f"the pod's {field} must be a string without NUL, not {shown(text)}",
                     field=f"pod.{field}",
                     value=text,
                     hint='write fastipam.Pod("namespace", "name", "uid")',
@@ -92,7 +92,7 @@ def known(container_id: str, ifname: str) -> Owner:
 
 
 def is_text(value: object) -> bool:
-    """Return whether this is a text, perhaps of a class derived from str."""
+    """Return whether this is a string, perhaps of a class derived from str."""
     return isinstance(value, str)
 
 
@@ -100,7 +100,7 @@ def check_names(container_id: object, ifname: object) -> None:
     """Raise ConfigError unless these are a container id and an interface's name. O(1)."""
     if not isinstance(container_id, str):
         raise ConfigError(
-            f"container_id has to be a text, not {shown(container_id)}",
+            f"container_id must be a string, not {shown(container_id)}",
             field="container_id",
             value=container_id,
         )
@@ -127,7 +127,7 @@ def check_ifname(ifname: object) -> None:
 def fault_of(ifname: object) -> str:
     """Return why this is no name of an interface, or an empty text."""
     if not isinstance(ifname, str):
-        return f"{shown(ifname)} is no text"
+        return f"{shown(ifname)} is not a string"
     if ifname.isalnum() and ifname.isascii() and len(ifname) <= LONGEST_IFNAME:
         return ""  # nearly all of them
     return f"{ifname!r} has NUL" if "\0" in ifname else fault_of_ifname(ifname)

@@ -83,8 +83,8 @@ async def run(
 
 def _coroutine(function: object) -> ConfigError:
     return ConfigError(
-        f"function is {function!r}, which makes a coroutine, and no coroutine may wait in a "
-        "transaction",
+        f"function is {function!r}, which is a coroutine function, and a transaction cannot wait "
+        "for a coroutine",
         field="function",
         value=function,
         hint="give a plain function: it is called in a thread of its own",

@@ -230,11 +230,11 @@ def test_a_store_that_is_moved_away(free_port: int, store: Path) -> None:
     ("path", "message"),
     [
         ("/api/address", "data_dir: is missing"),
-        ("/api/address?data_dir=/etc&network=n&address=10.0.0.1", "'/etc' is not known here"),
-        ("/api/picture?data_dir={}&network=nothing", "'nothing' is not known here"),
+        ("/api/address?data_dir=/etc&network=n&address=10.0.0.1", "'/etc' does not exist"),
+        ("/api/picture?data_dir={}&network=nothing", "'nothing' does not exist"),
         ("/api/address?data_dir={}&network=n&address=nonsense", "nonsense"),
         ("/api/address?data_dir={}&network=n", "address: is missing"),
-        ("/api/events?data_dir={}&network=x", "'x' is not known here"),
+        ("/api/events?data_dir={}&network=x", "'x' does not exist"),
     ],
 )
 def test_bad_questions(shown: Agent, free_port: int, store: Path, path: str, message: str) -> None:

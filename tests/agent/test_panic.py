@@ -106,7 +106,7 @@ def test_a_disk_that_refuses_for_a_while(
     assert ask(frail.path, "STATUS", made).document["code"] == 51
     status, text = command("status", "--agent")
     assert status == 1
-    assert "the agent is alive, and cannot serve network mynet" in text
+    assert "the agent runs, but cannot serve network mynet" in text
     status, text = command("doctor")
     assert status == 1
     assert "it cannot serve network 'mynet' now" in text

@@ -117,7 +117,7 @@ def _said(path: Path) -> str:
 def _assert_refused(answer: Reply, path: Path) -> None:
     assert answer.status == 1
     assert answer.document["msg"] == _said(path)
-    assert "nothing converts a store" in answer.document["details"]
+    assert "use the fastipam version that wrote it" in answer.document["details"]
 
 
 def test_an_agent_that_starts_on_it(

@@ -93,7 +93,7 @@ def test_entry_point_is_another(tmp_path: Path) -> None:
     script = tmp_path / DIRECT
     text = script.read_text()
     script.write_text(text.replace(sys.executable, "/nowhere/python"))
-    has(list(plugin.look(tmp_path)), PROBLEM, "/nowhere/python, which is not there")
+    has(list(plugin.look(tmp_path)), PROBLEM, "/nowhere/python, which does not exist")
     script.write_text(f"#!/bin/sh\n'''exec' \"{sys.executable}\" -IS \"$0\" \"$@\"\n' '''\n")
     has(list(plugin.look(tmp_path)), PROBLEM, "cannot serve a call", "no answer")
     script.write_text(text + "# of another version\n")
@@ -144,7 +144,7 @@ def test_agent_is_dead(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None: 
     path = run_dir / "s"
     with closing(socket.socket(socket.AF_UNIX)) as listener:
         listener.bind(str(path))
-    has(agent.look(path, needed=False)[0], PROBLEM, "nobody serves it")
+    has(agent.look(path, needed=False)[0], PROBLEM, "no agent answers")
     path.unlink()
 
     def hang_up(connection: socket.socket) -> None:
@@ -159,7 +159,7 @@ def test_agent_is_dead(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None: 
         connection.sendall(b"HTTP/1.1 400 no\r\n\r\n")
 
     with FakeAgent(path, speak_http):
-        has(agent.look(path, needed=False)[0], PROBLEM, "no fastipam agent")
+        has(agent.look(path, needed=False)[0], PROBLEM, "not a fastipam agent")
     path.unlink()
     monkeypatch.setattr(agent, "TIMEOUT_S", 0.05)
     looked = threading.Event()
@@ -322,12 +322,12 @@ def test_store_is_damaged(living: Path) -> None:
     assert "check --repair" in found.command
     assert str(living) in found.command
     (living / "data.mdb").write_bytes(b"nonsense" * 2048)
-    has(list(store.look(str(living))), PROBLEM, "no usable LMDB file", "restore a backup")
+    has(list(store.look(str(living))), PROBLEM, "usable LMDB file", "restore a backup")
 
 
 def test_large_stores_are_not_compared(living: Path) -> None:
     """More addresses than a look may take: the command is named instead."""
-    found = has(list(store.look(str(living), most=0)), OK, "too many to compare")
+    found = has(list(store.look(str(living), most=0)), OK, "too many to verify")
     assert found.command == f"fastipam check --data-dir {living}"
 
 
@@ -341,7 +341,11 @@ def test_old_readers(living: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             writer = threading.Thread(target=lambda: ipam.network("podnet").allocate("c2"))
             writer.start()
             writer.join()
-            late = has(list(store.readers(ipam, 0)), WARNING, "reads what was 1 commits ago")
+            late = has(
+                list(store.readers(ipam, 0)),
+                WARNING,
+                "holds a read transaction that is 1 commit old",
+            )
             assert late.command == f"ps -fp {os.getpid()}"
             monkeypatch.setattr(store, "MAX_READERS", 1)
             has(list(store.readers(ipam)), WARNING, "1 of 1 reader slots")
@@ -370,7 +374,7 @@ def test_bridge_in_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     write(conf_dir, "10-net.conf", whole)
     (found,) = configuration.look(conf_dir)[0]
     assert found.level == WARNING
-    assert "for neighbours on cni0, and nobody answers for them there" in found.text
+    assert "pods of other nodes on cni0" in found.text
     assert found.command == "sysctl -w net/ipv4/conf/cni0/proxy_arp=1"
     switch = tmp_path / "sys" / "net" / "ipv4" / "conf" / "cni0" / "proxy_arp"
     ports = tmp_path / "net" / "cni0" / "brif"
@@ -440,7 +444,7 @@ def test_leases_of_another_boot(living: Path) -> None:
         for number in range(100):  # more than one call releases
             ipam.network("podnet").allocate(f"n{number}")
     Store(living, boot_id=lambda: "another boot").close()
-    has(list(store.look(str(living))), WARNING, "101 leases of before the last reboot")
+    has(list(store.look(str(living))), WARNING, "101 leases from before the last reboot")
 
 
 def test_clock_was_set_back(living: Path) -> None:
@@ -489,7 +493,7 @@ def test_leases_of_host_local(living: Path, tmp_path: Path) -> None:
         WARNING,
         f"fastipam import host-local --dry-run {tree}",
     )
-    assert "1 of 1 leases are in no store" in found.text
+    assert "1 of 1 leases are not in any store" in found.text
     words = ["import", "host-local", str(tree), "--data-dir", str(living)]
     assert CliRunner().invoke(cli, words).exit_code == 0
     assert levels(list(store.leftovers(tree, [str(living)]))) == [OK]
@@ -563,7 +567,7 @@ def test_container_with_mounts(tmp_path: Path, living: Path) -> None:
         PROBLEM,
         "kubectl -n fastipam-system rollout restart daemonset/fastipam-agent",
     )
-    has(list(store.look(str(living))), OK, "all of it agrees")
+    has(list(store.look(str(living))), OK, "; consistent")
     assert agent.restart() == found.command
 
 
@@ -617,6 +621,6 @@ def test_interpreter_that_this_user_may_not_see(tmp_path: Path) -> None:
     assert len(found) == 1, done
     at = found[0]
     assert lines[at].split()[:2] == ["warning", "plugin"]
-    assert "may not be seen by this user" in lines[at]
+    assert "cannot be read by this user" in lines[at]
     assert lines[at + 1].split()[:3] == ["$", "sudo", program]
-    assert "is not there" not in lines[at]
+    assert "does not exist" not in lines[at]

@@ -64,7 +64,7 @@ def test_namespace(ipam: Ipam, tmp_path: Path) -> None:
     states = [_told(ipam, value & 0xFF)["netns_state"] for value in (here, other, gone)]
     assert states == [
         "there",
-        "another one has its name now",
+        "another namespace has its path now",
         "not there: No such file or directory",
     ]
 
@@ -92,7 +92,7 @@ def test_cooling(policy: Literal["prefer", "strict"], when: str, ipam: Ipam) -> 
     network.release("c2")
     told = _told(ipam, 3)
     assert told["status"] == "COOLING"
-    assert "given back " in told["why"]
+    assert "released " in told["why"]
     assert told["why"].endswith(f", {when}")
 
 
@@ -105,7 +105,7 @@ def test_cooled(data_dir: Path) -> None:
         network.release("c1")
         now_ns[0] += 61 * 10**9
         told = _told(ipam, 2)
-    assert told["why"] == "given back 1m 1s ago; its cool-down of 60 s is over"
+    assert told["why"] == "released 1m 1s ago; its cool-down of 60 s is over"
 
 
 def test_reserved(ipam: Ipam) -> None:
@@ -114,9 +114,9 @@ def test_reserved(ipam: Ipam) -> None:
     network.reserve("10.1.0.5", owner="web/db-0", reason="moved")
     network.reserve("10.1.0.6")
     assert _told(ipam, 5)["why"] == "reserved for web/db-0 until `fastipam unreserve 10.1.0.5`"
-    assert _told(ipam, 6)["why"].startswith("reserved for nobody until ")
+    assert _told(ipam, 6)["why"].startswith("reserved for no owner until ")
     network.reserve("10.1.0.2")
-    assert _told(ipam, 2)["why"].endswith("; reserved for nobody from then on")
+    assert _told(ipam, 2)["why"].endswith("; reserved for no owner from then on")
     sticky = ipam.network("podnet", "10.1.0.0/29", sticky_s=3600)
     sticky.allocate("c9", pod=("web", "web-9"))
     sticky.release("c9")
@@ -127,7 +127,7 @@ def test_reserved(ipam: Ipam) -> None:
 
 def test_nobodys(ipam: Ipam) -> None:
     """Free, the gateway, an end of the subnet; not in this network at all."""
-    assert _told(ipam, 4)["why"] == "nobody has it; any allocation may get it"
+    assert _told(ipam, 4)["why"] == "free; any allocation may get it"
     assert _told(ipam, 1)["why"].startswith("it is the gateway")
     assert _told(ipam, 7)["why"] == "it is in the subnet of a range, and not between its ends"
     ipam.network("podnet", "10.1.0.0/29", exclude=["10.1.0.6"]).allocate("c2")

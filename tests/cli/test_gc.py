@@ -86,7 +86,7 @@ def test_empty_list(filled: Path) -> None:
     done = gc(filled, text="\n")
     assert done.exit_code == 1
     assert "--allow-empty" in done.stderr
-    assert "no JSON" in gc(filled, text="[" * 100_000).stderr
+    assert "not valid JSON" in gc(filled, text="[" * 100_000).stderr
     assert left(filled) == IDS
     assert gc(filled, "--allow-empty", text="").exit_code == 0
     assert left(filled) == []
@@ -113,7 +113,7 @@ def test_closed_standard_input(filled: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("fastipam: there is no list on standard input")
+    assert done.stderr.startswith("fastipam: standard input cannot be read")
     assert "crictl pods -q | fastipam gc" in done.stderr
     assert left(filled) == IDS
 
@@ -162,7 +162,10 @@ def test_list_of_the_future(filled: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "it is no JSON"), ("c1 eth0 x", "'c1 eth0 x' is not a container id and an interface")],
+    [
+        ("{", "it is not valid JSON"),
+        ("c1 eth0 x", "'c1 eth0 x' is not a container id and an interface"),
+    ],
 )
 def test_unreadable_list(filled: Path, tmp_path: Path, content: str, message: str) -> None:
     """The error names the file that was given."""
@@ -218,7 +221,7 @@ def test_shortened_ids(filled: Path, part: slice) -> None:
     for text in (IDS[0][part], f"{IDS[1]}\n{IDS[0][part]}", f"{IDS[0][part]} eth0"):
         done = gc(filled, text=text)
         assert done.exit_code == 1
-        assert "the ids in the list are shortened, and nothing was released" in done.stderr
+        assert "the list has shortened ids, and nothing was released" in done.stderr
         assert IDS[0] in done.stderr
         assert left(filled) == IDS
     assert gc(filled, "--allow-unknown", text=f"{IDS[1]}\n{IDS[0][part]}").exit_code == 0
@@ -237,7 +240,7 @@ def test_a_word_that_is_no_interface(filled: Path, text: str) -> None:
     """A name behind an id is no interface: containers that run would lose their leases."""
     done = gc(filled, text=text)
     assert done.exit_code == 1
-    assert "is no interface of a lease here; 'eth0' is one: nothing was released" in done.stderr
+    assert "but its interface here is 'eth0': nothing was released" in done.stderr
     assert left(filled) == IDS
     assert gc(filled, "--allow-unknown", text=text).exit_code == 0
     assert len(left(filled)) < len(IDS)

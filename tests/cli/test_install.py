@@ -56,12 +56,12 @@ def test_mistyped_directory(tmp_path: Path) -> None:
     bin_dir = tmp_path / "ocni" / "bin"
     done = CliRunner().invoke(cli, ["install", "--bin-dir", str(bin_dir)])
     assert done.exit_code == 1
-    assert f"{bin_dir.parent}: there is no such directory" in done.stderr
-    assert f"hint: mkdir -p {bin_dir}" in done.stderr
+    assert f"{bin_dir.parent}: this directory does not exist" in done.stderr
+    assert f"mkdir -p {bin_dir}" in done.stderr
     assert os.listdir(tmp_path) == []
     bin_dir.parent.mkdir()
     done = CliRunner().invoke(cli, ["install", "--bin-dir", str(bin_dir)])
-    assert done.stderr == f"made the directory {bin_dir}\n"
+    assert done.stderr == f"created the directory {bin_dir}\n"
     assert done.stdout.splitlines() == [
         f"installed {bin_dir / 'fastipam'}",
         f"installed {bin_dir / DIRECT}, which serves calls when no agent does",
@@ -263,7 +263,7 @@ def test_a_missing_interpreter_that_a_shell_starts(
     done = _direct(bin_dir, command)
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["code"], done.stderr) == (1, code, "")
-    assert answer["msg"] == f"fastipam-direct cannot be started: {python} is not there"
+    assert answer["msg"] == f"fastipam-direct cannot be started: {python} does not exist"
     assert "fastipam install" in answer["details"]
 
 

@@ -83,7 +83,7 @@ def test_text_file(filled: Path, tmp_path: Path) -> None:
     assert (done.exit_code, done.output) == (0, f"wrote {file}: {len(lines)} lines\n")
     assert file.read_text() == _run(filled).output
     assert {"podnet: 10.1.0.0/24", "second: 10.2.0.0/28"} <= set(lines)
-    assert "characters show the states" in _run(filled, "-o", str(file), "--by", "age").stderr
+    assert "characters show states only" in _run(filled, "-o", str(file), "--by", "age").stderr
     assert _run(filled, "-o", str(file), "--bare").exit_code == 2
 
 
@@ -148,11 +148,11 @@ def test_json(filled: Path) -> None:
     ("arguments", "message"),
     [
         (("--network", "x"), "no network 'x'"),
-        (("-o", "x.svg"), r"x\.svg: the name ends in \.svg, and map writes \.png and \.txt"),
+        (("-o", "x.svg"), r"x\.svg: the name ends in \.svg, but map writes \.png or \.txt"),
         (("-o", "x"), "x: the name has no ending"),
         (("--by", "block", "-o", "x.png"), "no blocks of a cluster"),
-        (("--json", "--prefix", "23"), "/23 does not cut 10.1.0.0/24"),
-        (("--json", "--prefix", "33"), "/33 does not cut 10.1.0.0/24"),
+        (("--json", "--prefix", "23"), "/23 does not divide 10.1.0.0/24"),
+        (("--json", "--prefix", "33"), "/33 does not divide 10.1.0.0/24"),
     ],
 )
 def test_errors(filled: Path, arguments: tuple[str, ...], message: str) -> None:

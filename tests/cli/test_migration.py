@@ -254,14 +254,14 @@ def test_names_that_cannot_be(tree: Path, store: Path) -> None:
             "network": "odd name",
             "name": "",
             "outcome": "skipped",
-            "text": "this is no valid network name",
+            "text": "this is not a valid network name",
         }
     ]
     with fastipam.open(store) as ipam:
         ipam.network("odd/name", "10.1.2.0/24").allocate("c")
     done = command("export", "host-local", tree, "--data-dir", store, "--json")
     assert [(one["network"], one["outcome"], one["text"]) for one in json.loads(done.stdout)] == [
-        ("odd/name", "skipped", "this name cannot be a directory's")
+        ("odd/name", "skipped", "this is not a valid name of a directory")
     ]
     assert sorted(path.name for path in tree.iterdir()) == ["odd name"]
 
@@ -281,7 +281,7 @@ def test_links_in_the_way_of_an_export(tree: Path, store: Path, tmp_path: Path) 
     assert done.exit_code == 1
     found = {(one["network"], one["name"]): one for one in json.loads(done.stdout)}
     assert found["linked", ""]["text"] == f"{tree / 'linked'} is a symbolic link"
-    assert found["mynet", "10.1.2.2"]["text"] == "a symbolic link is there"
+    assert found["mynet", "10.1.2.2"]["text"] == "a symbolic link has this name"
     assert {one["outcome"] for key, one in found.items() if key[1] != "last_reserved_ip.0"} == {
         "conflict"
     }
@@ -305,8 +305,8 @@ def test_mistyped_directories(tree: Path, store: Path, tmp_path: Path) -> None:
         done = command(*words)
         assert done.exit_code == 1
         assert done.stderr.splitlines() == [
-            f"fastipam: {wrong.parent}: there is no such directory",
-            f"  hint: mkdir -p {wrong}, if {named} is spelled as it should be",
+            f"fastipam: {wrong.parent}: this directory does not exist",
+            f"  hint: type `mkdir -p {wrong}`, or check the spelling of {named}",
         ]
         assert not wrong.parent.exists()
 
@@ -353,7 +353,7 @@ def test_leases_from_before_the_boot(tree: Path, store: Path) -> None:
     ("make", "message", "hint"),
     [
         ("none", "{tree} does not exist", "it is the dataDir of host-local's configuration"),
-        ("other", "{tree} is no directory of host-local", "by default /var/lib/cni/networks"),
+        ("other", "{tree} is not a directory of host-local", "/var/lib/cni/networks by default"),
         ("network", "{tree} is the directory of one network", "fastipam import host-local {up}"),
     ],
 )

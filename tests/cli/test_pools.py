@@ -195,9 +195,7 @@ def test_show_says_what_another_network_makes_of_an_address(data_dir: Path) -> N
         ranges = {"subnet": "10.1.0.0/24", "gateway": "10.1.0.254"}
         ipam.network("green", [[ranges]], pool="p").allocate("y")
     static = {one["network"]: one["why"] for one in _json(data_dir, "show", "10.1.0.105")}
-    assert static == dict.fromkeys(
-        ("blue", "green"), "nobody has it; it is assigned only to those who request it (static)"
-    )
+    assert static == dict.fromkeys(("blue", "green"), "free; assigned only on request (static)")
     gateway = {one["network"]: one for one in _json(data_dir, "show", "10.1.0.254")}
     assert {one["status"] for one in gateway.values()} == {"EXCLUDED"}
     assert gateway["blue"]["why"] == (

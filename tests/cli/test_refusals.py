@@ -62,7 +62,7 @@ def test_no_store(tmp_path: Path, command: str) -> None:
     done = _run(*words, "--data-dir", str(tmp_path / "none"))
     assert done.returncode == 1
     assert "there is no store" in done.stderr
-    assert "hint: the first ADD makes it" in done.stderr
+    assert "hint: the first ADD creates it" in done.stderr
     assert done.stdout == ""
     assert os.listdir(tmp_path) == []
 
@@ -132,11 +132,11 @@ def test_doctor_of_another_user(filled: Path, tmp_path: Path) -> None:
         words = ["--socket", str(closed / "agent.sock"), "--conf-dir", str(closed)]
         done = _run("doctor", *words, "--data-dir", str(filled), by=NOBODY)
     lines = done.stdout.splitlines()
-    assert any("only root sees all of a node" in line for line in lines)
+    assert any("run as root to examine everything" in line for line in lines)
     for check, text in (
-        ("agent", "cannot be asked from here"),
+        ("agent", "cannot be asked by this user"),
         ("configuration", "cannot be read: Permission denied"),
-        ("store", f"{filled} is closed to this user"),
+        ("store", f"{filled} cannot be read by this user"),
     ):
         (at,) = (
             number
@@ -162,7 +162,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
 def test_nothing_is_explained(filled: Path) -> None:
     """An answer without a row says why, on standard error; JSON is an empty array."""
     for words, reason in (
-        (["list", "--pod", "web-0"], "a pod is NAMESPACE/NAME: default/web-0"),
+        (["list", "--pod", "web-0"], "a pod is NAMESPACE/NAME, such as default/web-0"),
         (["list", "--container", "x"], "no address matches the filter"),
         (["history", "10.32.0.77"], "the history begins at"),
         (["history", "--pod", "web-0"], "default/web-0"),
@@ -174,13 +174,13 @@ def test_nothing_is_explained(filled: Path) -> None:
 
 
 USAGE = [
-    ("history --since 1h --until 2h", "--since is later than --until: nothing lies between them"),
-    ("history --at 14:05", "--at wants an ADDRESS, and nothing else"),
-    ("history 10.32.0.2 --at 14:05 --pod web/web-0", "--at wants an ADDRESS, and nothing else"),
-    ("history 10.32.0.2 --at 14:05 --until 2h", "--at wants an ADDRESS, and nothing else"),
+    ("history --since 1h --until 2h", "--since is later than --until"),
+    ("history --at 14:05", "--at needs an ADDRESS and no other filter"),
+    ("history 10.32.0.2 --at 14:05 --pod web/web-0", "--at needs an ADDRESS and no other filter"),
+    ("history 10.32.0.2 --at 14:05 --until 2h", "--at needs an ADDRESS and no other filter"),
     ("release", "name addresses, or a --container"),
     ("release 10.32.0.2 --container c", "name addresses, or a --container"),
-    ("release 10.32.0.2 --ifname eth0", "--ifname goes with --container"),
+    ("release 10.32.0.2 --ifname eth0", "--ifname needs --container"),
 ]
 
 
@@ -196,9 +196,9 @@ def test_wrong_usage(data_dir: Path, command: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("history", "at", "reason"),
     [
-        (100, "2099-01-01", "nobody had 10.32.0.77 at 2099-01-01"),
-        (100, "2001-01-01", "nobody is known to have had 10.32.0.77 at 2001-01-01"),
-        (0, "2099-01-01", "nobody knows who had 10.32.0.77 at 2099-01-01"),
+        (100, "2099-01-01", "10.32.0.77 had no owner at 2099-01-01"),
+        (100, "2001-01-01", "no owner of 10.32.0.77 at 2001-01-01"),
+        (0, "2099-01-01", "no owner of 10.32.0.77 at 2099-01-01"),
     ],
 )
 def test_nobody_had_it(data_dir: Path, history: int, at: str, reason: str) -> None:
@@ -210,7 +210,7 @@ def test_nobody_had_it(data_dir: Path, history: int, at: str, reason: str) -> No
     assert done.exit_code == 1
     assert reason in done.stderr
     assert ("the history begins at" in done.stderr) == (at == "2001-01-01")
-    assert ("there is no history" in done.stderr) == (not history)
+    assert ("the history is empty" in done.stderr) == (not history)
     done = CliRunner().invoke(cli, [*words, "--json"])
     assert (done.exit_code, done.stdout, done.stderr) == (1, "[]\n", "")
 

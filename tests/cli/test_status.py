@@ -88,7 +88,7 @@ def test_missing_directory(status: Callable[..., Result], tmp_path: Path, words:
     """A probe whose container lacks the mount is not ready, and the directory is named."""
     done = status("--conf-dir", str(tmp_path / "missing"), *words)
     assert done.exit_code == 1
-    assert f"{tmp_path / 'missing'}: there is no such directory" in done.stderr
+    assert f"{tmp_path / 'missing'}: this directory does not exist" in done.stderr
     (tmp_path / "missing").mkdir()
     assert status("--conf-dir", str(tmp_path / "missing"), *words).exit_code == 0
 
@@ -207,7 +207,7 @@ def test_agent_that_ends_half_way(
         done = status("--socket", str(run_dir / "s"), "--agent")
     assert done.exit_code == 1
     assert "without an answer" in done.stderr
-    assert "is alive, and does not answer STATUS" in done.stderr
+    assert "runs, but does not answer STATUS" in done.stderr
     assert "no agent answers" not in done.stderr
 
 
@@ -220,6 +220,6 @@ def test_agent_that_cannot_serve(
     write("10.conf", subnet="10.1.0.0/24", gateway="nowhere")
     done = status("--socket", str(start().path), "--agent")
     assert done.exit_code == 1
-    assert "the agent is alive, and cannot serve network podnet: " in done.stderr
+    assert "the agent runs, but cannot serve network podnet: " in done.stderr
     assert "nowhere" in done.stderr
     assert "Traceback" not in done.output

@@ -100,10 +100,10 @@ def test_tls_under_another_name(tls: Etcd, certificates: Certificates) -> None:
 def test_wrong_scheme(tls: Etcd, etcd: Etcd, certificates: Certificates) -> None:
     """http to a member with TLS, and https to one without, both say what to write."""
     plain = tls.endpoints[0].replace("https", "http")
-    with pytest.raises(EngineTimeout, match="it may want https://"):
+    with pytest.raises(EngineTimeout, match="it may need https://"):
         open_engine([plain]).transact([], [Put(KEY, b"1")], deadline_s=S)
     secure = etcd.endpoints[0].replace("http", "https")
-    with pytest.raises(EngineUnavailable, match="it may want http://"):
+    with pytest.raises(EngineUnavailable, match="it may need http://"):
         open_engine([secure], ca=certificates.ca).get(KEY, deadline_s=S)
 
 

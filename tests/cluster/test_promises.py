@@ -95,7 +95,9 @@ def test_proof_ends_during_the_commit_of_a_block(machine: Machine, clock: Clock)
 def test_proof_ends_during_the_commit(machine: Machine, clock: Clock) -> None:
     """The library raises, and gives the lease back; with a new proof the same call succeeds."""
     clock.reads = 1
-    with pytest.raises(TryLater, match=r"10\.32\.\S+ of network podnet cannot be given: fencing"):
+    with pytest.raises(
+        TryLater, match=r"10\.32\.\S+ of network podnet cannot be assigned: fencing"
+    ):
         machine.network.allocate("c1")
     assert not assigned(machine)
     machine.share.prove_until(2 * PROVEN_NS)
@@ -233,7 +235,7 @@ def test_direct_call(closed: Machine, clock: Clock) -> None:
     status, output = handle(_environ(1), _configuration(closed))
     answer: dict[str, Any] = json.loads(output)
     assert (status, answer["code"], answer["cniVersion"]) == (1, 11, "1.1.0")
-    assert "cannot be given: fencing" in answer["msg"]
+    assert "cannot be assigned: fencing" in answer["msg"]
     open_stores.close_all()
     closed.open()
     assert not assigned(closed)

@@ -133,7 +133,7 @@ def test_disagreements_inside_the_shared_store(engine: MemoryEngine, tmp_path: P
     told = _texts(one, has_store=False)
     assert "b: node b lists it, and it is a's" in told
     assert "ghost: its owner ghost never registered" in told
-    assert "ghost: it lies in no pool" in told
+    assert "ghost: it is in no pool" in told
     assert "ghost: node ghost owns it and does not list it" in told
 
 
@@ -159,9 +159,9 @@ def test_disagreements_with_this_node(engine: MemoryEngine, tmp_path: Path) -> N
     told = "\n".join(_texts(machine))
     assert "active here, and in etcd it is nobody's" in told
     assert "its revision here is not etcd's" in told
-    assert "in etcd it is ours, and it is not known here" in told
-    assert "another node has it, and addresses of it are in use here" in told
-    assert "releasing: begun and not finished" in told
+    assert "in etcd it is ours, but this node's store does not have it" in told
+    assert "another node owns it, but addresses of it are in use here" in told
+    assert "releasing: started and not finished" in told
 
 
 def test_a_removed_owner(engine: MemoryEngine, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_nothing_is_claimed_before_all_have_compared(pair: Pair) -> None:
     for _ in range(10):
         pair.poor.keeper.step()
     assert len(pair.poor.active()) == 1
-    assert "put back to an older state" in pair.poor.keeper.status.reason
+    assert "restored to an older state" in pair.poor.keeper.status.reason
     pair.time.now += TTL_S / 3
     pair.rich.keeper.step()
     pair.rich.keeper.step()
@@ -130,7 +130,7 @@ def test_noticed_by_the_answer_to_a_claim(pair: Pair) -> None:
     """A block whose claim's answer shows the loss is not assigned from, and released."""
     pair.backup.put_back()
     node = pair.poor.keeper.node
-    with pytest.raises(HistoryLost, match="put back to an older state: its revision was"):
+    with pytest.raises(HistoryLost, match="restored to an older state: its revision was"):
         claim(node, 4)
     assert len(pair.poor.active()) == 1
     with pytest.raises(HistoryLost):  # every later call says so, until it is settled
@@ -158,7 +158,7 @@ def test_directly_run_claim(pair: Pair) -> None:
     """An ADD that runs directly compares and claims nothing new; then the next one does."""
     pair.backup.put_back()
     pair.poor.add(1000)
-    with pytest.raises(NoBlock, match="put back to an older state"):
+    with pytest.raises(NoBlock, match="restored to an older state"):
         on_demand.claim_now(pair.poor.share, opened=over(Client(pair.engine)))
     pair.both(1)
     pair.time.now += HELD_BACK_S
@@ -220,7 +220,7 @@ def test_last_claim_is_not_known(pair: Pair) -> None:
     pair.backup.put_back()
     while pair.engine.revision < 1000:
         surely(pair.engine, [], [Put(b"/noise", b"")])
-    with pytest.raises(HistoryLost, match="does not know this node's last claim"):
+    with pytest.raises(HistoryLost, match="does not have this node's last claim"):
         claim(pair.rich.keeper.node)
     pair.both(1)
     assert used_by(pair.rich) <= pair.rich.active()
@@ -237,7 +237,7 @@ def test_new_node_meanwhile(pair: Pair) -> None:
     new = Agent(pair.path, "new", Client(pair.engine), pair.time)
     new.keeper.step()
     assert not new.active()
-    assert "every node claims again" in new.keeper.status.reason
+    assert "every node claims its blocks again" in new.keeper.status.reason
     pair.time.now += HELD_BACK_S
     new.turns(15)
     assert len(new.active()) == 1

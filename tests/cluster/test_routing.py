@@ -291,7 +291,7 @@ def test_blocks_without_a_usable_address(caplog: pytest.LogCaptureFixture) -> No
         "10.32.4.0/23 via 192.0.2.7",
     }
     assert world.setting.status.left_out == {"NodeWithoutAddress": 5}
-    assert "node c has blocks and no IPv6 address" in caplog.text
+    assert "node c has blocks, but no IPv6 address" in caplog.text
     world.blocks.see_node("b", ["2001:db8::3", "192.0.2.3"])  # as etcd tells it
     assert "10.32.1.0/24 via 192.0.2.3" in world.step()
 
@@ -399,7 +399,7 @@ def test_somebody_else_deletes_routes(world: World, caplog: pytest.LogCaptureFix
         world.now += 0.1
         world.setting.step()
     assert world.kernel.steps.count("list") <= 3
-    assert caplog.text.count("process=4711 has changed routes") == 1
+    assert caplog.text.count("process=4711 changed routes") == 1
     world.now += 31
     world.setting.step()
     assert world.kernel.routes() == FIRST

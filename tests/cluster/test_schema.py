@@ -14,7 +14,7 @@ from fastipam.cluster.schema import BlockEntry, Keys, Mark, NodeEntry
 
 KEYS = Keys("/fastipam/", "podnet")
 NUMBER = st.integers(0, (1 << 63) - 1)
-HINT = "something else writes below the cluster's prefix: see what, before you remove its key"
+HINT = "another program writes below the cluster's prefix: find it before you remove its key"
 
 
 def _fields(entry: Any) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def test_key_of_no_block(name: str) -> None:
     """What is not to the letter what fastipam writes is no block, and is shown."""
     with pytest.raises(ClusterCorrupt) as caught:
         schema.read_block_key(KEYS.blocks + name.encode())
-    assert caught.value.message == f"the key /fastipam/podnet/blocks/{name} names no block"
+    assert caught.value.message == f"the key /fastipam/podnet/blocks/{name} does not name a block"
     assert caught.value.hint == HINT
 
 

@@ -98,7 +98,7 @@ def test_container_id_accepted(value: str, call: Call, config: Make, held: Held)
         ("a b", "white space"),
         ("a\tb", "white space"),
         ("eth0\n", "white space"),
-        ("\ud800", "no text"),
+        ("\ud800", "not valid UTF-8"),
     ],
 )
 def test_interface_name(command: str, value: str, why: str) -> None:
@@ -211,7 +211,7 @@ def test_commands_by_version(
 def test_too_new_or_no_version(
     command: str, version: str, code: int, call: Call, config: Make
 ) -> None:
-    """CHECK, GC and STATUS of a newer version are code 1, and of what is no version code 6."""
+    """CHECK, GC and STATUS of a newer version are code 1, and of an invalid version code 6."""
     assert call(command, config(version=version)).code == code
 
 

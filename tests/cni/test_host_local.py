@@ -54,7 +54,7 @@ def test_refused_until_imported(
     for command, code in (("ADD", 7), ("STATUS", 50), ("ADD", 7)):
         answer = call(command, config(ipam=SUBNET))
         assert answer.code == code
-        assert f"{tree}/mynet (10.1.2.9 of container old-1, say)" in answer.message
+        assert f"{tree}/mynet (for example 10.1.2.9 of container old-1)" in answer.message
         assert "fastipam import host-local" in answer.document["details"]
         assert '"ignoreHostLocal": true' in answer.document["details"]
     assert held() == {}

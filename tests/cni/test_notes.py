@@ -145,7 +145,7 @@ def test_keys_inside_a_range(
 @pytest.mark.parametrize(
     ("range_", "start"),
     [
-        ({"exclude": "10.1.2.3"}, ".exclude: this is a text"),
+        ({"exclude": "10.1.2.3"}, ".exclude: this is a string"),
         ({"exclude": ["x"]}, ".exclude[0]: 'x' is not"),
         ({"exclude": [5]}, ".exclude[0]: this is a number"),
         ({"range_start": 5}, ".range_start: this is a number"),
@@ -153,7 +153,7 @@ def test_keys_inside_a_range(
         ({"range_end": "x"}, ".range_end: 'x' is not"),
         (
             {"range_end": "10.1.2.9", "rangeEnd": "10.1.2.8"},
-            ".range_end: it says '10.1.2.9' and ipam.ranges[0][0].rangeEnd says '10.1.2.8'",
+            ".range_end: it says '10.1.2.9', but ipam.ranges[0][0].rangeEnd says '10.1.2.8'",
         ),
     ],
 )

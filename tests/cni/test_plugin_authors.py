@@ -160,7 +160,7 @@ def test_serving(tmp_path: Path) -> None:
     assert serve("ADD", b"{")[1]["cniVersion"] == "1.1.0"
     stdin = json.dumps(conf).encode()
     status, output = Mine.serve(environment("ADD"), stdin, {"Add": add})
-    assert (status, json.loads(output)["msg"]) == (1, "commands: 'Add' is no command")
+    assert (status, json.loads(output)["msg"]) == (1, "commands: 'Add' is not a valid command")
 
 
 def test_notes(tmp_path: Path) -> None:

@@ -83,6 +83,6 @@ def test_a_full_pool_that_is_shared(call: Call, config: Make) -> None:
         refused = call("ADD", config(name=name, ipam=ipam), "full")
         assert refused.document["code"] == 100
         assert (
-            f"of network {name}: 1 assigned, 3 never assigned (excluded, a gateway, no host's), "
-            "4 static, for those who request them"
+            f"of network {name}: 1 assigned, 3 never assigned (excluded, or a gateway), "
+            "4 static (assigned on request only)"
         ) in refused.message

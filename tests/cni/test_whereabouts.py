@@ -141,7 +141,7 @@ def test_runtime_ranges_come_first(call: Call, config: Make) -> None:
         ({"range": "10.0.0.3-x/24", "range_end": "10.0.0.9"}, "ipam.range:"),
         ({"range_start": "192.168.1.5"}, "ipam.range_start:"),
         ({"range_end": "192.168.1.5"}, "ipam.range_end:"),
-        ({"ipRanges": ["10.0.0.0/8"]}, "ipam.ipRanges[0]: this is a text"),
+        ({"ipRanges": ["10.0.0.0/8"]}, "ipam.ipRanges[0]: this is a string"),
         ({"ipRanges": [{}]}, "ipam.ipRanges[0].range:"),
         ({"ipRanges": [{"range": "x"}]}, "ipam.ipRanges[0].range:"),
         ({"ipRanges": [{"range": "10.0.0.0/8", "exclude": 5}]}, "ipam.ipRanges[0].exclude:"),

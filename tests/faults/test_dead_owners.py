@@ -146,7 +146,7 @@ def test_living_without_a_path(
         assert answer.code == 100
         again = way("ADD", made, "a", netns=namespaces.path("new"))
         assert again.code == 102
-        assert "that lives" in again.message
+        assert "which still exists" in again.message
         assert stored(tmp_path / "store") == before
 
 
@@ -210,7 +210,7 @@ def test_what_cannot_be_proven(
     monkeypatch.setattr(processes, "_searches", processes.Searches())
     answer = call("ADD", made, "c", netns=namespaces.path("new"))
     assert answer.code == 102
-    assert "it may live elsewhere: /proc/7/ns/net cannot be read" in answer.message
+    assert "which may exist elsewhere: /proc/7/ns/net cannot be read" in answer.message
 
 
 def test_second_look(call: Call, made: dict[str, Any], namespaces: Namespaces) -> None:

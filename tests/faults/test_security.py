@@ -115,7 +115,7 @@ def test_writable_by_everybody(name: str, way: Plugin, config: Make, tmp_path: P
     path.chmod(mode | 0o002)
     answer = way("ADD", config(ipam=SUBNET))
     assert answer.code == 5
-    assert "may be written by everybody" in answer.message
+    assert "can be written by every user" in answer.message
     assert answer.document["details"].startswith("chmod o-w")
     path.chmod(mode)
     assert way("ADD", config(ipam=SUBNET)).status == 0

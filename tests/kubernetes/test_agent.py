@@ -165,7 +165,7 @@ def test_settings_of_etcd_for_this_store(site: Site, start: Start) -> None:  # n
     with fastipam.open(site.store) as ipam:
         network = Network(ipam.store, "podnet", settings.pool, remember=False)
         share = Share(ipam.store, network, settings)
-        with pytest.raises(ClusterRefused, match="from kubernetes, and the settings say etcd"):
+        with pytest.raises(ClusterRefused, match="from kubernetes, but the settings say etcd"):
             identify(share, "", lambda _: None)
 
 

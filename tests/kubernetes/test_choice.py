@@ -347,7 +347,7 @@ def test_a_namespace_is_read_once(node: Callable[..., Pods], fake_api: FakeServe
     try:
         assert pods.add(namespace="r").status == 0
         refused = told(pods.add(namespace="never-seen"))
-        assert "what namespace never-seen says of its pools is not known: " in refused
+        assert "the annotations of namespace never-seen are not known: " in refused
     finally:
         fake_api.up()
 

@@ -106,7 +106,7 @@ def test_status_with_an_agents_token(site: Site) -> None:
     assert lines["reachable"] == "yes"
     assert lines["owned"] == "5"
     assert "addressnodes" in status.stdout
-    assert "look at the roles of the user" in status.stdout
+    assert "check the roles of the user" in status.stdout
     assert "alive" not in lines
 
 
@@ -143,4 +143,4 @@ def test_release_node(site: Site) -> None:
     assert len(site.json("blocks")) == 1
     refused = site.run("init")
     assert refused.returncode == 1
-    assert "kubectl apply an AddressPool" in refused.stderr
+    assert "`kubectl apply` of an AddressPool" in refused.stderr

@@ -92,7 +92,7 @@ def test_written_with_the_first_block(node: Node, start: Start) -> None:  # noqa
     assert json.loads(node.target.read_text())["plugins"][1:] == given["plugins"][1:]
     # No interface has the address of documentation that this node is given.
     assert "mtu" not in node.first
-    until(lambda: "no MTU: 192.0.2.1" in agent.log, "it says why there is no MTU")
+    until(lambda: "the address 192.0.2.1" in agent.log, "it says why there is no MTU")
 
 
 def test_umask_and_interface(node: Node, start: Start) -> None:  # noqa: F811
@@ -139,7 +139,7 @@ def test_left_alone_and_replaced(node: Node, start: Start) -> None:  # noqa: F81
     left.write_text("what an agent that was killed had begun")
     assert left not in configs.files(node.directory)
     agent = start(*node.options("--mtu", "1450"), name="u")
-    until(lambda: "replaced: its template is another" in agent.log, "it is replaced")
+    until(lambda: "replaced: its template has changed" in agent.log, "it is replaced")
     assert (node.first["ipMasq"], node.first["mtu"]) == (False, 1280)
     assert node.identity() != before
     assert os.listdir(node.directory) == [node.target.name]
@@ -157,7 +157,7 @@ def test_removed_by_somebody(node: Node, start: Start) -> None:  # noqa: F811
     node.target.unlink()
     writer.step()
     assert writer.standing.state == conflists.REMOVED
-    assert "started again" in writer.standing.reason
+    assert "restarts" in writer.standing.reason
     assert not node.target.exists()
     node.write_template(mtu=1300)
     writer.step()
@@ -183,9 +183,9 @@ def _writer_of(node: Node) -> Writer:
 
 
 IN_THE_WAY = {
-    "symlink": "there is a symbolic link of this name",
-    "directory": "there is a directory of this name",
-    "fifo": "there is no file of this name",
+    "symlink": "a symbolic link of this name",
+    "directory": "a directory of this name",
+    "fifo": "a special file of this name",
 }
 
 
@@ -335,8 +335,11 @@ def test_others_that_sort_before(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--write-conflist", "/tmp/x.conflist"), "--write-conflist writes what --cluster names"),
-        (("--mtu", "1400"), "--mtu goes with --write-conflist"),
+        (
+            ("--write-conflist", "/tmp/x.conflist"),
+            "--write-conflist needs --cluster FILE, its template",
+        ),
+        (("--mtu", "1400"), "--mtu needs --write-conflist"),
         (("--cluster", "/no/such"), "/no/such cannot be read: No such file or directory"),
         (("--cluster", "T", "--write-conflist", "/tmp/x.txt"), "runtimes do not read x.txt"),
         (("--cluster", "T", "--write-conflist", "T"), "is the template itself"),

@@ -254,7 +254,7 @@ def test_health_tells_a_loop_that_stands_still(clients: Callable[[], Client]) ->
     process = Process(clients(), clients())
     assert process.problem() == ""
     process._came_round["controller"] -= 3600
-    assert process.problem() == "the controller does not come round"
+    assert process.problem() == "the controller is stuck"
 
 
 def test_the_documents_have_every_metric(fake_clients: Callable[[], Client]) -> None:
@@ -325,8 +325,8 @@ def test_the_command(fake_api: FakeServer, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ([], "KUBERNETES_SERVICE_HOST is not set"),
-        (["--context", "c"], "--context names a context of a kubeconfig"),
-        (["--kubeconfig", "FILE", "--server", "https://a"], "both say where the API is"),
+        (["--context", "c"], "--context needs a kubeconfig"),
+        (["--kubeconfig", "FILE", "--server", "https://a"], "exclude each other"),
         (["--server", "a:1"], "'a:1' is not the URL of a Kubernetes API server"),
     ],
 )

@@ -121,7 +121,7 @@ def test_an_address_that_a_pod_has(nodes: Nodes) -> None:
     assert of(one.ask("ADD", "c1", ips=POD)) == POD
     refused = two.ask("ADD", "c2", ips=POD, timeout=1)
     assert refused.document["code"] == 11, refused
-    assert "10.9.0.10 is node a's, which has not handed it over" in refused.document["msg"]
+    assert "10.9.0.10 is node a's, which has not released it" in refused.document["msg"]
     assert "kubectl delete node a" in refused.document["details"]
 
 

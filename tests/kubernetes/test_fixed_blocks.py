@@ -161,7 +161,9 @@ def test_a_living_lease_is_not_handed_over(cluster: Cluster) -> None:
     """The ADD waits, and says which node has it; when the pod has gone, it is served."""
     one, two = cluster.agents[:2]
     cluster.add(one, "web-0", POD)
-    with pytest.raises(AddressNotInRange, match=r"10\.9\.0\.10 is node a's, which has not handed"):
+    with pytest.raises(
+        AddressNotInRange, match=r"10\.9\.0\.10 is node a's, which has not released"
+    ):
         cluster.add(two, "other", POD)
     assert cluster.singles() == dict.fromkeys(POD, "a")
     assert one.network.lookup(POD[0]) is not None

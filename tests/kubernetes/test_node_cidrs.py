@@ -93,7 +93,7 @@ def test_every_node_gets_its_block(api: Api, leader: Leader) -> None:
         (
             {"b": "10.129.4.0/23"},
             "OtherLength",
-            "10.129.4.0/23, the podCIDR of Node b, is no block",
+            "10.129.4.0/23, the podCIDR of Node b, is not a block",
         ),
         (
             {"b": "10.129.5.0/24", "c": "10.129.5.0/24"},
@@ -152,7 +152,7 @@ def test_claims_by_anybody_wait_for_every_block(api: Api, leader: Leader) -> Non
     leader.settle()
     status, reason, message = condition(api, "default")
     assert (status, reason) == ("False", "NodeCIDRs")
-    assert "10.129.4.0/23, the podCIDR of Node b, is no block of /24" in message
+    assert "10.129.4.0/23, the podCIDR of Node b, is not a block of /24" in message
     found = api.admin.get(f"{POOLS}/default").done()
     assert found["status"]["accepted"]["spec"]["claims"] == "NodeCIDRs"
     api.admin.request("DELETE", f"{_MACHINES}/b").done()

@@ -236,7 +236,7 @@ def test_an_older_state_is_noticed_once(
     for _ in range(3):
         for agent in pair:
             agent.turn(300)
-            held.append("put back" in agent.keeper.status.reason)
+            held.append("restored" in agent.keeper.status.reason)
             assert agent.states()["lost"] == 0
     for agent in pair:
         agent.turn(601)
@@ -270,7 +270,7 @@ def test_a_history_that_was_cut_off(fake_api: FakeServer, pair: tuple[Agent, Age
     one.turn_alone(1)
     one.turn_alone(1)
     assert unsettled(fake_api, pair) == []
-    with pytest.raises(NoBlock, match="put back to an older state"):
+    with pytest.raises(NoBlock, match="restored to an older state"):
         claim(one.keeper.node)
 
 
@@ -300,7 +300,7 @@ def test_no_new_block_while_others_claim_again(
         with pytest.raises(HistoryLost):
             claim(one.keeper.node)
         one.turn(1)
-        with pytest.raises(NoBlock, match="put back to an older state"):
+        with pytest.raises(NoBlock, match="restored to an older state"):
             claim(one.keeper.node)
         time.now += 21
         assert claim(one.keeper.node)

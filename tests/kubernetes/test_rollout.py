@@ -92,7 +92,7 @@ def test_not_seen_yet(client: Client, made: Any) -> None:
     assert made["metadata"]["generation"] == 1
     found = _look(client)
     assert not found.is_done
-    assert str(found) == "the DaemonSet's controller has not seen it yet"
+    assert str(found) == "the DaemonSet controller has not processed it yet"
 
 
 def test_nodes_that_are_left(api: Api, client: Client, made: Any) -> None:
@@ -167,7 +167,7 @@ def test_command(api_server: ApiServer) -> None:
     """It says how far it is, ends when it is done, and fails with the nodes that are left."""
     missing = _run(api_server, NAME)
     assert missing.exit_code == 1
-    assert f"there is no DaemonSet {NAME} in the namespace {SYSTEM}" in missing.output
+    assert f"the namespace {SYSTEM} has no DaemonSet {NAME}" in missing.output
     as_kubectl_prints_it = _run(api_server, f"daemonset.apps/{NAME}")
     assert as_kubectl_prints_it.output == missing.output
     for odd in ("deployment/x", "a/b/c", "A", "a b", "../x", "x" * 254):

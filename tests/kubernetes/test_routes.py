@@ -278,7 +278,7 @@ def test_without_net_admin(link: Link) -> None:
         [*command, "--routes", "host-gw"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert "there is no network whose blocks could get routes" in done.stderr
+    assert "no --cluster file names a network to set routes for" in done.stderr
 
 
 def test_a_disabled_pool(link: Link) -> None:

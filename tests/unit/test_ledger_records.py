@@ -115,7 +115,7 @@ def test_what_is_no_address(family: int, value: int) -> None:
     if family == 6 and value == 2**32:
         assert _ledger.address_key(1, family, value)
     else:
-        with pytest.raises(StoreCorrupt, match="is named as an address"):
+        with pytest.raises(StoreCorrupt):
             _ledger.address_key(1, family, value)
 
 

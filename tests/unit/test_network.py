@@ -419,7 +419,7 @@ def test_release_of_an_address_that_has_another_owner(ipam: Ipam) -> None:
         tables.OWNERS.put(txn, owners[0][0], owners[1][1])
         tables.OWNERS.put(txn, owners[1][0], owners[0][1])
     for name in ("a", "b"):
-        with pytest.raises(StoreCorrupt, match="its lease says otherwise"):
+        with pytest.raises(StoreCorrupt, match="but its lease names another owner"):
             net.release(name)
     with store.write() as txn:
         for key, value in owners:
@@ -696,7 +696,7 @@ def test_pair_that_is_no_address(ipam: Ipam, address: tuple[int, int]) -> None:
     net = ipam.network("n", "10.0.0.0/24")
     net.allocate("a")
     for call in (net.lookup, net.release_address, net.reservation, net.history):
-        with pytest.raises(ConfigError, match="is no address"):
+        with pytest.raises(ConfigError, match="is not an address"):
             list(call(address))  # type: ignore[arg-type]
 
 
@@ -714,7 +714,7 @@ def test_pair_that_is_no_address(ipam: Ipam, address: tuple[int, int]) -> None:
             "owners",
             keys.owner_key(keys.id_prefix(NETWORK_ID), keys.owner_name("c4", "eth0")),
             keys.pack_held(POOL_ID, [(4, 0x0A0000FE)]),
-            "10.0.0.254 is entered for c4",
+            "10.0.0.254 is recorded for c4",
             ["c0", "c4"],
         ),
     ],

@@ -97,7 +97,7 @@ def test_what_to_do(tmp_path: Path, clock: Clock, cooling: bool) -> None:
             net.allocate("b")
         error = caught.value
         assert error.message == (
-            "10.0.0.2 is assigned to a eth0, and the store says elsewhere that it is free"
+            "10.0.0.2 is assigned to a eth0, but another record of the store says that it is free"
         )
         assert (error.path, error.hint) == (ipam.store.path, errors.CHECK_HINT)
         repair(ipam.store)
@@ -116,7 +116,7 @@ def test_entry_of_a_free_address(tmp_path: Path, clock: Clock) -> None:
         with pytest.raises(StoreCorrupt) as caught:
             net.allocate_many([("ghost", "eth0"), ("x", "eth0")])
         assert (caught.value.message, caught.value.path, caught.value.hint) == (
-            "an owner in network n is entered for an address that nobody had",
+            "an owner in network n is recorded for an address without a lease",
             store.path,
             errors.CHECK_HINT,
         )

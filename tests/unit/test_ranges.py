@@ -131,7 +131,7 @@ def test_link_local_gateway() -> None:
 )
 def test_addresses_that_no_interface_can_have(arguments: tuple[str, ...], field: str) -> None:
     """A range of multicast, loopback, unspecified or broadcast addresses is refused."""
-    with pytest.raises(ConfigError, match="can have") as caught:
+    with pytest.raises(ConfigError) as caught:
         Range.parse(*arguments, field="x")
     assert caught.value.field == field
 
@@ -433,8 +433,9 @@ def test_exclusions_replaced() -> None:
 
 def test_everything_excluded() -> None:
     """A set of which nothing is left is refused."""
-    with pytest.raises(ConfigError, match="no address left"):
+    with pytest.raises(ConfigError) as caught:
         pool_of("10.0.0.0/24", exclude=("10.0.0.0/8",))
+    assert "10.0.0.0/24" in caught.value.message
 
 
 def test_gateway_of_another_range_or_family_is_no_hole() -> None:

@@ -115,8 +115,8 @@ def test_while_it_is_open(opened: Ipam, path: Path, way: str, call: str) -> None
             said = f"the store {path} has schema {schema}, this fastipam knows {tables.SCHEMA}"
             assert caught.value.message == said
             hint = caught.value.hint or ""
-            assert hint.startswith("nothing converts a store: use the fastipam that wrote it; or ")
-            assert hint.endswith(" has an address, remove the directory")
+            assert hint.startswith("use the fastipam version that wrote it; or ")
+            assert hint.endswith("remove the directory when none of its pods has an address")
         assert content(path) == before
         schemas.put_back(path, kept, tables.SCHEMA)
         opened.network("m", POOL).allocate(f"m{schema}")

@@ -19,9 +19,7 @@ INODE, OTHER, BORN = 70, 71, 900
 ELSE = "was recorded in another mount namespace"
 NOBODY = "was recorded in an unknown mount namespace"
 UNPROVEN = "and no other lease shows that /run/netns is the same directory here"
-NO_NAMESPACE = (
-    "and is no network namespace here: what is mounted there does not come here (mount propagation)"
-)
+NO_NAMESPACE = "and is not a network namespace here: mounts made there do not propagate here"
 
 
 def _record(netns: str, *, inode: int = INODE, mount_ns: int = HERE) -> Record:
@@ -58,7 +56,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int, int] | O
         ("netns/x", INODE, HERE, "netns/x is not an absolute path"),
         (
             "/run/netns/shut", INODE, HERE,
-            "/run/netns/shut cannot be looked at: [Errno 13] Permission denied",
+            "/run/netns/shut cannot be examined: [Errno 13] Permission denied",
         ),
         ("/run/netns/alive", INODE, HERE, (INODE, BORN)),
         ("/run/netns/alive", INODE, ELSEWHERE, (INODE, BORN)),

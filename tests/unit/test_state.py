@@ -87,7 +87,7 @@ def test_number_that_cannot_be(name: str, number: int) -> None:
     raw = state.pack()
     with pytest.raises(StoreCorrupt) as caught:
         PoolState(7, raw)
-    assert caught.value.message == f"a pool has a number that cannot be: {raw.hex()}"
+    assert raw.hex() in caught.value.message
     assert caught.value.hint == errors.CHECK_HINT
 
 

@@ -167,7 +167,7 @@ def test_not_an_lmdb_file(data_dir: Path, raw: bytes) -> None:
     """A file of something else is refused, with what to do, and kept."""
     data_dir.mkdir()
     (data_dir / "data.mdb").write_bytes(raw)
-    with pytest.raises(StoreCorrupt, match="no usable LMDB file") as caught:
+    with pytest.raises(StoreCorrupt, match="usable LMDB file") as caught:
         fastipam.open(data_dir)
     assert caught.value.hint == lmdb_errors.REPLACE_HINT
     assert content(data_dir)["data.mdb"] == raw

@@ -275,7 +275,7 @@ def test_mounts_that_do_not_come_here(
     for _ in range(3):
         report = sweep(ipam)
         assert numbers(report) == (2, 0, 0, 1)
-        assert "mount propagation" in report.unknown[0][1]
+        assert "do not propagate here" in report.unknown[0][1]
         clock.advance(100)
     (run / "later").unlink()
     sweep(ipam)

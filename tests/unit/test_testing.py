@@ -249,9 +249,9 @@ def test_an_error_is_no_result(fastipam_requests: testing.Requests) -> None:
     """An error object is not taken for an empty result."""
     status, answer = cni.handle(*fastipam_requests.add("_"))
     assert status == 1
-    with pytest.raises(AssertionError, match="no result"):
+    with pytest.raises(AssertionError, match="not the result"):
         testing.contents(answer)
-    with pytest.raises(AssertionError, match="no result"):
+    with pytest.raises(AssertionError, match="not the result"):
         fastipam_requests.check(result=answer)
 
 

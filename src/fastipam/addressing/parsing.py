@@ -85,8 +85,8 @@ def build_pool(
         whole = RangeSet(ranges, sorted(inside), static=on_request)
         if not whole.size and not whole.static and not may_be_empty:
             raise errors.ConfigError(
-                f"range set {which} ({whole}) has no address left to serve: "
-                "the gateway and the exclusions cover all of it",
+                f"range set {which} ({whole}) has no address to assign: the gateway and the "
+                "exclusions cover all of it",
                 field=places[which],
                 value=str(whole),
             )
@@ -131,7 +131,7 @@ def parse_exclusion(text: str, *, field: str = "exclude") -> tuple[int, int, int
         raise errors.ConfigError(str(error), field=field, value=text) from None
     if high_family != family or high < low:
         raise errors.ConfigError(
-            f"{text!r} is no range of addresses: its end is behind its start or of another family",
+            f"{text!r} is not a valid range: the end comes before the start, or has another family",
             field=field,
             value=text,
         )
@@ -155,7 +155,7 @@ def parse_ranges(
     given: object = ranges
     if not isinstance(given, (str, list, tuple)):
         raise errors.ConfigError(
-            f"{field} is {errors.shown(ranges)}, and neither a CIDR nor a list of range sets",
+            f"{field} is {errors.shown(ranges)}, which is neither a CIDR nor a list of range sets",
             field=field,
             value=ranges,
             hint="write '10.1.0.0/16', or ['10.1.0.0/16', 'fd00::/64'] for two families",
@@ -202,11 +202,13 @@ def _parse_entry(entry: object, field: str) -> Range:
     texts: list[str | None] = []
     for key in mapping:
         if key not in _RANGE_KEYS:
-            raise errors.ConfigError(f"{key!r} is no key of a range", field=field, value=key)
+            raise errors.ConfigError(
+                f"{key!r} is not a valid key of a range", field=field, value=key
+            )
     for key in _RANGE_KEYS:
         text = mapping.get(key)
         if text is not None and not isinstance(text, str):
-            raise errors.ConfigError(f"{key} has to be a text", field=f"{field}.{key}", value=text)
+            raise errors.ConfigError(f"{key} must be a string", field=f"{field}.{key}", value=text)
         texts.append(text)
     if texts[0] is None:
         raise errors.ConfigError("subnet is missing", field=f"{field}.subnet", value=None)

@@ -173,7 +173,7 @@ def _parse_gateway(text: str, family: int, field: str) -> tuple[int, int]:
     if unusable(*router):
         from fastipam.addressing import refusals
 
-        raise refusals.unusable_address(text, router, field, "gateway")
+        raise refusals.unusable_address(text, router, field, "a gateway")
     return router
 
 

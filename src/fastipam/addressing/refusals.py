@@ -29,11 +29,11 @@ def check_bounds(
         raise _reversed(written, bounds, subnet, dot)
     for text, value, key in zip(written, (low, high), ("rangeStart", "rangeEnd"), strict=True):
         if text and unusable(family, value):
-            raise unusable_address(text, (family, value), f"{dot}{key}", "interface")
+            raise unusable_address(text, (family, value), f"{dot}{key}", "an interface")
     kind = unusable(family, network)
     if kind in (LOOPBACK, MULTICAST) or not is_left:
         raise ConfigError(
-            f"{subnet} has {kind} addresses, which no interface can have",
+            f"{subnet} has {kind} addresses, which an interface cannot have",
             field=f"{dot}subnet",
             value=subnet,
         )
@@ -49,21 +49,21 @@ def _reversed(
     start, end = written
     first, last = format_ip(bounds[0], bounds[2]), format_ip(bounds[0], bounds[3])
     if start and end:
-        message = f"rangeStart {first} is behind rangeEnd {last}"
+        message = f"rangeStart {first} comes after rangeEnd {last}"
     elif start:
-        message = f"{first} is behind {last}, the default rangeEnd of {subnet}"
+        message = f"{first} comes after {last}, the default rangeEnd of {subnet}"
     else:
-        message = f"{last} is before {first}, the default rangeStart of {subnet}"
+        message = f"{last} comes before {first}, the default rangeStart of {subnet}"
     field = f"{dot}rangeStart" if start else f"{dot}rangeEnd"
     return ConfigError(message, field=field, value=start or end)
 
 
 def unusable_address(text: str, address: tuple[int, int], field: str, who: str) -> ConfigError:
-    """Return the error for an address that ``who``, an interface or a gateway, cannot have."""
+    """Return the error for an address that ``who`` ("an interface", "a gateway") cannot have."""
     kind = unusable(*address)
     article = "a" if kind in (LOOPBACK, MULTICAST) else "the"
     return ConfigError(
-        f"{text} is {article} {kind} address, which no {who} can have", field=field, value=text
+        f"{text} is {article} {kind} address, which {who} cannot have", field=field, value=text
     )
 
 
@@ -81,10 +81,12 @@ def unserved(
         for each, served in zip(sets, requests, strict=True):
             if served is not None and each.family == family and each.range_of(value):
                 other = format_ip(family, served)
-                reasons.append(f"{text} range set {each}, which serves one, and {other} was first")
+                reasons.append(
+                    f"{text} range set {each}, which serves one address, and {other} comes first"
+                )
                 break
         else:
-            reasons.append(f"{text} no range")
+            reasons.append(f"{text} no range of the network")
     return AddressNotInRange(
         "; ".join(reasons),
         addresses=tuple(format_ip(*one) for one in left),

@@ -112,11 +112,13 @@ class Clusters(Services):
 
         if not self.pending:
             raise ConfigError(
-                "there is no network whose blocks could get routes",
+                "no --cluster file names a network to set routes for",
                 field="--routes",
                 value=routes,
-                hint="--cluster names a file with the settings of a cluster, or a conflist; "
-                "routes are set for the networks of these files",
+                hint=(
+                    "type --cluster FILE, a file with the settings of a cluster or a conflist; "
+                    "routes are set for the networks of these files"
+                ),
             )
         nodes = [settings.node for settings in self.pending.values()]
         self.router = Router(nodes, gateways=routes == HOST_GW)
@@ -133,10 +135,10 @@ class Clusters(Services):
 
         if not self.pending:
             raise ConfigError(
-                "there is no network whose pools could be spared",
+                "no --cluster file names a network to masquerade for",
                 field="--masquerade",
                 value=True,
-                hint="--cluster names a file with the settings of a cluster, or a conflist",
+                hint="type --cluster FILE, a file with the settings of a cluster or a conflist",
             )
         self.masquerader = Masquerader()
         self._masqueraded = set(self.pending)
@@ -202,7 +204,7 @@ class Clusters(Services):
 
         self.waiting = not found and self._may_wait(settings.timeout_s)
         why = found or "the agent is reading it"
-        raise NoBlock(f"what namespace {name} says of its pools is not known: {why}")
+        raise NoBlock(f"the annotations of namespace {name} are not known: {why}")
 
     def release_dead(
         self, network: Network, only: tuple[tuple[int, int], ...] | None
@@ -249,7 +251,9 @@ class Clusters(Services):
             except FileNotFoundError:
                 continue  # the first assignment makes the store; then it starts
             except FastipamError as error:
-                log.warning("network=%s no keeper: %s", key[1], error)
+                log.warning(
+                    "network=%s the cluster's keeper could not be started: %s", key[1], error
+                )
             self.pending.pop(key, None)
 
     def get(self, path: str, network: str, settings: Settings) -> Keeper:

@@ -132,9 +132,9 @@ class Writer:
         addresses = keeper.registry.addresses()
         found = next((mtu for one in addresses if (mtu := rtnetlink.mtu(*parse_ip(one)))), None)
         if found is None and not self._mtu_told:
-            shown = ", ".join(addresses) or "no address of this node is known"
+            shown = ", ".join(addresses) or "of this node (none is known)"
             log.warning(
-                "conflist=%s no MTU: %s, and no interface has it; --mtu gives one",
+                "conflist=%s no MTU: no interface has the address %s; set one with --mtu",
                 self.target,
                 shown,
             )
@@ -147,13 +147,12 @@ class Writer:
         if there is None and content == self._done:
             self._set(
                 REMOVED,
-                "was removed, and is written again when the agent is started again "
-                "or its template changes",
+                "was removed; it is written again when the agent restarts or its template changes",
             )
             return
         if there != content:
             self._write(content)
-            self._set(WRITTEN, "written" if there is None else "replaced: its template is another")
+            self._set(WRITTEN, "written" if there is None else "replaced: its template has changed")
         else:
             if stat.S_IMODE(os.lstat(self.target).st_mode) != _MODE:
                 os.chmod(self.target, _MODE)
@@ -214,10 +213,10 @@ def check(request: Request) -> None:
         )
     if os.path.realpath(request.template) == os.path.realpath(target):
         raise ConfigError(
-            f"{target} is the template itself",
+            f"{target} is the template itself: it would be overwritten",
             field="--write-conflist",
             value=str(target),
-            hint="--cluster names a file elsewhere",
+            hint="type --cluster with a file in another directory",
         )
     try:
         if target.parent.is_dir():
@@ -227,7 +226,7 @@ def check(request: Request) -> None:
             f"{target} cannot be written: {error.strerror}",
             field="--write-conflist",
             value=str(target),
-            hint=f"look with `ls -ld {target}`",
+            hint=f"type `ls -ld {target}`",
         ) from None
     conflist_rules.require_list(request.template, "--cluster")
     conflist_rules.completed(request.template, (), request.mtu)
@@ -273,6 +272,8 @@ def _read(path: Path) -> bytes | None:
             raise OSError(0, f"{path.parent} is not there") from None
         return None
     if kind != stat.S_IFREG:
-        what = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory"}.get(kind, "no file")
-        raise OSError(0, f"there is {what} of this name, which stays as it is: remove it")
+        what = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory"}.get(
+            kind, "a special file"
+        )
+        raise OSError(0, f"{what} of this name exists and is not replaced: remove it")
     return path.read_bytes()

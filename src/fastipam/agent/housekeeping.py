@@ -99,7 +99,7 @@ class Housekeeping:
 
     def _give_up(self, what: str, error: Exception) -> None:
         log.warning(
-            "housekeeping of %s was given up, the next is in %gs: %s", what, self._interval_s, error
+            "housekeeping of %s failed, next attempt in %gs: %s", what, self._interval_s, error
         )
 
     def _end(self) -> None:
@@ -124,7 +124,7 @@ class Housekeeping:
             try:
                 yield from self._look_after(store, name)
                 if removal.remove_if_idle(store, name, store.clock() - FORGOTTEN_NS):
-                    log.info("network=%s removed: nothing has happened in it for a month", name)
+                    log.info("network=%s removed: it was not used for a month", name)
             except (FastipamError, OSError) as error:
                 self._give_up(f"network {name} in {store.path}", error)
 

@@ -39,7 +39,7 @@ _TOO_MANY = Answer(
             "cniVersion": "1.1.0",
             "code": 11,
             "msg": "too many calls wait for this store already",
-            "details": "try again; `fastipam doctor` says who has the lock of the store",
+            "details": "try again; `fastipam doctor` shows which process holds the store's lock",
         }
     ).encode(),
     b"",
@@ -187,7 +187,7 @@ class Lanes:
             try:
                 lane.thread.start()
             except RuntimeError as error:  # the loop then serves the request itself
-                log.warning("store=%s has no thread: %s", path, error)
+                log.warning("store=%s its thread could not be started: %s", path, error)
                 return None
             self._lanes[path] = lane
         return lane

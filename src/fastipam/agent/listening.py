@@ -64,7 +64,7 @@ def only_agent(path: Path) -> Iterator[None]:
         f"another agent serves {path}",
         field="--socket",
         value=str(path),
-        hint="stop it first, or give this one another socket",
+        hint="stop it first, or type --socket with another path",
     )
     with _held(f"{path}.lock", taken):
         yield
@@ -145,20 +145,22 @@ def remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        kind = "a symbolic link" if stat.S_ISLNK(mode) else "no socket"
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a socket"
         raise ConfigError(
-            f"{path} is {kind}, and stays as it is",
+            f"{path} is {kind}: it was not replaced",
             field="--socket",
             value=str(path),
-            hint="remove it if nobody needs it, or give the agent another socket",
+            hint="remove it if it is not needed, or type --socket with another path",
         )
     if is_served(path):
         raise ConfigError(
-            f"somebody listens on {path} already",
+            f"another process already listens on {path}",
             field="--socket",
             value=str(path),
-            hint="systemd, for an agent that it starts when it is asked: "
-            "systemctl stop fastipam-agent.socket; or give this one another socket",
+            hint=(
+                "if it is systemd's socket unit, type `systemctl stop fastipam-agent.socket`; or "
+                "type --socket with another path"
+            ),
         )
     path.unlink()
 

@@ -162,7 +162,7 @@ class Server:
             try:
                 front.start()
             except RuntimeError as error:  # then no request is served in front
-                log.warning("the loop has no thread: %s", error)
+                log.warning("the loop's thread could not be started: %s", error)
                 self._go_round(lambda: False)
             else:
                 self._stand_behind()

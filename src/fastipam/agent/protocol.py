@@ -73,7 +73,7 @@ def ask(
 ) -> tuple[int, bytes]:
     """Send a request and return (exit status, output) of its answer.
 
-    Raises OSError, also when what answers is no fastipam agent.
+    Raises OSError, also when the program that answers is not a fastipam agent.
     """
     return converse(connection, variables, stdin)[:2]
 
@@ -86,9 +86,9 @@ def converse(
     try:
         status, output, messages = read_answer(_receive(connection, ANSWER.size))
     except ProtocolError as error:
-        raise OSError(f"what answers is no fastipam agent: {error}") from error
+        raise OSError(f"the program that answers is not a fastipam agent: {error}") from error
     if output + messages > _LARGEST_ANSWER:
-        raise OSError("what answers is no fastipam agent")
+        raise OSError("the program that answers is not a fastipam agent")
     answer = _receive(connection, output + messages)
     return status, answer[:output], answer[output:]
 

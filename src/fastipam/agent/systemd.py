@@ -29,7 +29,7 @@ def inherited_socket() -> socket.socket | None:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
     if os.environ.get("LISTEN_FDS") != "1":
-        raise OSError("socket activation: exactly one socket is wanted")
+        raise OSError("socket activation: exactly one socket must be passed")
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
     os.set_inheritable(_FIRST_DESCRIPTOR, False)

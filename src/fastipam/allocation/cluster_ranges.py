@@ -39,12 +39,12 @@ def require_blocks(
     if all(each.block_length and _is_cut_alike(each, stored, owned) for each in pool.sets):
         return
     raise ConfigError(
-        f"the store has network {name} as a cluster's, with {_words(stored)}, and the "
-        f"configuration gives it {_words(pool)}: only blocks that this node owns may serve it",
+        f"in the store, network {name} is a cluster's, with {_words(stored)}; the configuration "
+        f"gives it {_words(pool)}, and other nodes may assign those addresses",
         field="ipam.ranges",
         value=[str(each) for each in pool.sets],
-        hint="use the configuration with the cluster; or, to use this network without it on this "
-        "node, stop the agent and run `fastipam cluster leave`",
+        hint="use the configuration with the key cluster; or, to take this node out of the "
+        "cluster, stop the agent and run `fastipam cluster leave`",
     )
 
 

@@ -116,8 +116,8 @@ def take_place(accounts: Accounts, key: bytes, raw: bytes, family: int, value: i
     )
     if record.state != lease_record.COOLING or tables.COOLDOWN.get(txn, queued) is not None:
         raise StoreCorrupt(
-            f"{format_ip(family, value)} is assigned to {record.container_id} {record.ifname}, "
-            "and the store says elsewhere that it is free",
+            f"{format_ip(family, value)} is assigned to {record.container_id} {record.ifname}, but "
+            "another record of the store says that it is free",
             path=store.path,
             hint=errors.CHECK_HINT,
         )

@@ -294,7 +294,7 @@ class Ledger(Accounts):
         """Return the error for a lease that does not name the owner that is entered for it."""
         owner = name.decode(keys.ENCODING, keys.ERRORS).replace("\0", " ")
         return errors.StoreCorrupt(
-            f"{format_ip(*address)} is entered for {owner}, but its lease says otherwise",
+            f"{format_ip(*address)} is recorded for {owner}, but its lease names another owner",
             path=self.store.path,
             hint=errors.CHECK_HINT,
         )

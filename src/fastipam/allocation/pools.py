@@ -191,8 +191,8 @@ def whole(accounts: Accounts, pool: Pool) -> Pool | None:
     joined = union([*(Pool.read(text) for text in texts), pool])
     if CUT in joined.text and joined.text != pool.text:
         raise ConfigError(
-            f"network {accounts.name} shares its pool with {text_of(others[0][0])}, and names other"
-            " blocks of a cluster",
+            f"network {accounts.name} shares its pool with {text_of(others[0][0])}, but names "
+            "the blocks of another cluster",
             field="ipam.pool",
             value=[str(each) for each in pool.sets],
             hint="networks that share a cluster's pool name the same cluster",

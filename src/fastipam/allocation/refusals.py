@@ -32,7 +32,10 @@ def exhausted(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) 
         ranges=str(range_set),
         wanted=wanted,
         retry_after_s=wait_s,
-        hint="look for leases that nobody uses, or give the network more ranges",
+        hint=(
+            "type `fastipam sweep` to release the leases of dead containers, or add a range to the "
+            "network"
+        ),
     )
 
 
@@ -61,11 +64,11 @@ def _why_full(accounts: Accounts, index: int, range_set: RangeSet) -> str:
     if reserved > kept:
         parts.append(f"{reserved - kept} reserved")
     if found.excluded:
-        parts.append(f"{found.excluded} never assigned (excluded, a gateway, no host's)")
+        parts.append(f"{found.excluded} never assigned (excluded, or a gateway)")
     if found.static is not None:
-        parts.append(f"{found.static['size']} static, for those who request them")
+        parts.append(f"{found.static['size']} static (assigned on request only)")
     if found.blocks is not None:
-        parts.append(f"the others in blocks that this node does not have (it has {found.blocks})")
+        parts.append(f"the others in blocks that this node does not own (it owns {found.blocks})")
     return f": {', '.join(parts)}"
 
 
@@ -92,7 +95,7 @@ _MOST_NAMED = 3  # pods in a message
 def doubtful(accounts: Accounts, range_set: RangeSet, wanted: int, doubt: str) -> PoolExhausted:
     """Return the error for a store whose word on its blocks is in doubt."""
     return PoolExhausted(
-        f"no address of network {accounts.name} may be assigned: {doubt}",
+        f"no address of network {accounts.name} can be assigned now: {doubt}",
         network=accounts.name,
         ranges=str(range_set),
         wanted=wanted,
@@ -111,7 +114,7 @@ def of_another_node(range_set: RangeSet, value: int) -> AddressNotInRange:
         f"{format_cidr(family, base, blocks.length_of(range_set, base))} of the cluster's pool, "
         "which this node does not own",
         addresses=(text,),
-        hint="the node whose it is can assign it: see `fastipam cluster blocks`",
+        hint="only the owning node can assign it: `fastipam cluster blocks` shows which",
     )
 
 
@@ -156,7 +159,7 @@ def duplicate(
         f"in network {name} already{asked}",
         addresses=texts,
         owner=(owner.container_id, owner.ifname),
-        hint="DEL comes before an ADD with another address"
+        hint="call DEL before an ADD with another address"
         if others
-        else 'DEL comes before a second ADD; or set "repeatAdd": "return"',
+        else 'call DEL before a second ADD, or set "repeatAdd": "return"',
     )

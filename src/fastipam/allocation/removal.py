@@ -63,7 +63,7 @@ def require_move(txn: Transaction | Snapshot, name: str, found: Found, to: bytes
     old, new = pools.text_of(pool_key), pools.text_of(to)
     if tables.OWNERS.first(txn, keys.id_prefix(network_id)) is not None:
         raise ConfigError(
-            f"network {name} has addresses in pool {old}, and its configuration names pool {new}",
+            f"network {name} has addresses in pool {old}, but its configuration names pool {new}",
             field="ipam.pool",
             value=new,
             hint=f'leave "pool": "{old}" until they are released: `fastipam list --network {name}`',
@@ -71,7 +71,7 @@ def require_move(txn: Transaction | Snapshot, name: str, found: Found, to: bytes
     what = "" if len(pools.members(txn, pool_id)) > 1 else _uses(txn, pool_id)
     if what:
         raise ConfigError(
-            f"network {name} is alone in pool {old}, which has {what}, and its configuration names "
+            f"network {name} is alone in pool {old}, which has {what}, but its configuration names "
             f"pool {new}",
             field="ipam.pool",
             value=new,

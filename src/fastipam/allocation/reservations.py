@@ -202,7 +202,7 @@ def _end(accounts: Accounts, family: int, value: int, lists: _Lists) -> None:
     reservation = find(accounts, family, value)
     if reservation is None:
         raise StoreCorrupt(
-            f"{format_ip(family, value)} is kept for an owner, and has no reservation",
+            f"{format_ip(family, value)} is kept for an owner, but has no reservation",
             path=accounts.store.path,
             hint=errors.CHECK_HINT,
         )
@@ -272,10 +272,10 @@ def assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
         )
     if count > _MOST_AT_ONCE:
         raise ConfigError(
-            f"{target} has {count} addresses, more than {_MOST_AT_ONCE}",
+            f"{target} has {count} addresses; {_MOST_AT_ONCE} can be reserved at once",
             field="target",
             value=target,
-            hint="exclude them in the configuration instead",
+            hint="add them to ipam.exclude in the configuration instead",
         )
     return [(family, value) for first, last in inside for value in range(first, last + 1)]
 
@@ -289,7 +289,7 @@ def _why_not(pool: Pool, family: int, low: int, high: int) -> str:
             if one.gateway == (family, max(low, one.start)) == (family, min(high, one.end)):
                 return "it is the gateway" if low == high else "only the gateway is in a range"
             return "it is excluded by the configuration"
-    return "it is outside of them"
+    return "it is outside the ranges"
 
 
 def reserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:
@@ -319,7 +319,7 @@ def _set_aside(accounts: Accounts, reservation: Reservation) -> None:
     record = read_record(accounts.txn, accounts.pool_id, family, value)
     if record is None:
         raise AddressInUse(
-            f"{reservation.address} is taken, and the store does not say by whom",
+            f"{reservation.address} is in use, but the store has no lease of it",
             address=reservation.address,
             hint=errors.CHECK_HINT,
         )

@@ -47,7 +47,7 @@ def access_of(kubeconfig: str | None, context: str, servers: tuple[str, ...]) ->
     if kubeconfig is None:
         if context:
             raise ConfigError(
-                "--context names a context of a kubeconfig, and none is given",
+                "--context needs a kubeconfig, and none is given",
                 field="--context",
                 value=context,
                 hint="add --kubeconfig FILE",
@@ -55,7 +55,7 @@ def access_of(kubeconfig: str | None, context: str, servers: tuple[str, ...]) ->
         return access.in_cluster(servers, field="--server")
     if servers:
         raise ConfigError(
-            "--server and --kubeconfig both say where the API is",
+            "--server and --kubeconfig exclude each other: both name the API server",
             field="--server",
             value=servers[0],
             hint="leave one of them out",

@@ -48,7 +48,7 @@ def read(path: str, now_ns: int | None = None) -> Listed:
             content, changed_ns = sys.stdin.buffer.read(), _changed_ns(sys.stdin)
         except OSError as error:
             raise Failure(
-                f"there is no list on standard input: {error.strerror or error}",
+                f"standard input cannot be read: {error.strerror or error}",
                 "pipe one into it: crictl pods -q | fastipam gc --network NAME -",
             ) from error
     text = content.decode("utf-8", "surrogateescape")
@@ -98,5 +98,5 @@ def _parse_json(text: str, name: str) -> set[tuple[str, str]]:
     try:
         document: Any = json.loads(text, object_pairs_hook=fold)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"it is no JSON: {error}", field=name, value=text[:32]) from error
+        raise ConfigError(f"it is not valid JSON: {error}", field=name, value=text[:32]) from error
     return valid_attachments({_KEY: document} if isinstance(document, list) else document)

@@ -242,7 +242,7 @@ def is_refusal(error: BaseException | None) -> bool:
 def _missing(error: FileNotFoundError) -> Failure:
     hint = None
     if error.strerror == "there is no store":
-        hint = "the first ADD makes it; another one is named by --data-dir or FASTIPAM_DATA_DIR"
+        hint = "the first ADD creates it; --data-dir or FASTIPAM_DATA_DIR names another one"
     return Failure(f"{error.filename}: {error.strerror}", hint)
 
 

@@ -180,14 +180,14 @@ def netns_state(record: Record, store: Store) -> str:
     else:
         if record.inode in (0, inode):
             return "there"
-        state = "another one has its name now"
+        state = "another namespace has its path now"
     if not namespaces.is_inode(record.inode):
         return state
     found = processes.look({record.inode}, record.allocated_ns, store.runtime_pid_ns())
     if found.where(record.inode) and not found.is_another(record.inode, record.born_ns):
         return f"there, but not at its path: {found.where(record.inode)}"
     if found.blind:
-        return f"not at its path, and it may live elsewhere: {found.blind}"
+        return f"not at its path; it may exist elsewhere: {found.blind}"
     return state
 
 
@@ -204,7 +204,7 @@ def _reservation(known: _Known) -> dict[str, Any]:
 
 
 def _whom(reservation: Reservation) -> str:
-    return f"for {reservation.owner}" if reservation.owner else "for nobody"
+    return f"for {reservation.owner}" if reservation.owner else "for no owner"
 
 
 def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> str:
@@ -213,7 +213,7 @@ def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> st
     if answer["status"] == filters.ASSIGNED and record is not None:
         whose = answer["pod"] or f"container {record.container_id}"
         if record.boot != boot:
-            return f"{whose} had it before the last reboot; `fastipam sweep` gives it back"
+            return f"{whose} had it before the last reboot; `fastipam sweep` releases it"
         then = f"; reserved {_whom(reservation)} from then on" if reservation else ""
         return f"{whose} has had it for {duration(answer['age_s'])}{then}"
     if answer["status"] == filters.COOLING:
@@ -221,9 +221,9 @@ def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> st
         cooldown_s = policy.cooldown_ns / 1e9
         left = cooldown_s - answer["released_ago_s"]
         if left <= 0:
-            return f"given back {ago} ago; its cool-down of {cooldown_s:g} s is over"
+            return f"released {ago} ago; its cool-down of {cooldown_s:g} s is over"
         when = "not earlier" if policy.strict else "earlier when nothing else is free"
-        return f"given back {ago} ago; assigned again in {duration(left)}, {when}"
+        return f"released {ago} ago; can be assigned again in {duration(left)}, {when}"
     if reservation is not None:
         whom = _whom(reservation)
         if reservation.sticky:
@@ -232,8 +232,8 @@ def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> st
         return f"reserved {whom} until `fastipam unreserve {answer['address']}`"
     if answer["status"] == filters.FREE:
         if not known.pool.holds(known.family, known.value):
-            return "nobody has it; it is assigned only to those who request it (static)"
-        return "nobody has it; any allocation may get it"
+            return "free; assigned only on request (static)"
+        return "free; any allocation may get it"
     ranges = [one for each in known.pool.sets for one in each.ranges]
     if (known.family, known.value) in [one.gateway for one in ranges]:
         return "it is the gateway of its range, which is never assigned"

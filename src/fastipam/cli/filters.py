@@ -31,7 +31,7 @@ def pod_of(record: Record | Event) -> str:
 
 def pod_hint(pod: str) -> str:
     """Return a hint for a search that found nothing because the namespace was left out."""
-    return "" if not pod or "/" in pod else f"; a pod is NAMESPACE/NAME: default/{pod}, say"
+    return "" if not pod or "/" in pod else f"; a pod is NAMESPACE/NAME, such as default/{pod}"
 
 
 @dataclass(frozen=True, slots=True)

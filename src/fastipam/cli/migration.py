@@ -52,10 +52,10 @@ class _DryRun(Exception):
 
 def require_tree(tree: Path) -> None:
     """Raise ConfigError unless the tree is host-local's: a directory for each network."""
-    default = f"by default {host_local.DEFAULT_TREE}: a directory for each network"
+    default = f"{host_local.DEFAULT_TREE} by default, with a directory for each network"
     hint = f"it is the dataDir of host-local's configuration, {default}"
     if not tree.is_dir():
-        what = "is no directory" if tree.exists() else "does not exist"
+        what = "is not a directory" if tree.exists() else "does not exist"
         raise ConfigError(f"{tree} {what}", field="DIR", value=str(tree), hint=hint)
     if host_local.is_tree(tree):
         return
@@ -63,7 +63,7 @@ def require_tree(tree: Path) -> None:
         message = f"{tree} is the directory of one network, not the one above"
         hint = f"fastipam import host-local {tree.resolve().parent}"
     else:
-        message = f"{tree} is no directory of host-local: no directory in it has addresses"
+        message = f"{tree} is not a directory of host-local: no directory in it has addresses"
     raise ConfigError(message, field="DIR", value=str(tree), hint=hint)
 
 
@@ -115,7 +115,7 @@ def _import_network(
 ) -> Iterator[Item]:
     name = directory.name
     if not is_id(name):
-        yield Item(name, "", SKIPPED, "this is no valid network name")
+        yield Item(name, "", SKIPPED, "this is not a valid network name")
         return
     if not host_local.is_network(directory):
         yield Item(name, "", SKIPPED, "no file in it has the name of an address")
@@ -156,7 +156,7 @@ def export_host_local(ipam: Ipam, tree: Path) -> list[Item]:
     items: list[Item] = []
     for name in ipam.networks():
         if not is_id(name):
-            items.append(Item(name, "", SKIPPED, "this name cannot be a directory's"))
+            items.append(Item(name, "", SKIPPED, "this is not a valid name of a directory"))
             continue
         directory = tree / name
         if directory.is_symlink():
@@ -187,11 +187,11 @@ def _write(network: str, path: Path, content: str) -> Item:
     """Write a new file under its name only when it is complete: an empty one is no lease."""
     data = content.encode("utf-8", "surrogateescape")
     if path.is_symlink():
-        return Item(network, path.name, CONFLICT, "a symbolic link is there")
+        return Item(network, path.name, CONFLICT, "a symbolic link has this name")
     if path.exists():
         if path.read_bytes().split() == data.split():
             return Item(network, path.name, PRESENT, content.replace(host_local.LINE_BREAK, " "))
-        return Item(network, path.name, CONFLICT, "the file is there with another content")
+        return Item(network, path.name, CONFLICT, "the file exists with another content")
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)  # left by an export that was killed
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

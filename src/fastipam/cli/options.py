@@ -64,7 +64,7 @@ class Mtu(click.ParamType[int | None]):
             word = ", and not the word auto" if self._auto else ""
             self.fail(
                 f"{text!r} is not a number of bytes from {SMALLEST_MTU} to {LARGEST_MTU}{word}: "
-                "type 1450, say",
+                "type 1450, for example",
                 param,
                 ctx,
             )
@@ -132,8 +132,8 @@ def require_parent(directory: Path, named_by: str, default: str | Path) -> None:
     """
     if not directory.parent.is_dir() and directory != Path(default):
         raise Failure(
-            f"{directory.parent}: there is no such directory",
-            f"mkdir -p {directory}, if {named_by} is spelled as it should be",
+            f"{directory.parent}: this directory does not exist",
+            f"type `mkdir -p {directory}`, or check the spelling of {named_by}",
         )
 
 

@@ -321,7 +321,7 @@ class _Listing:
                 f"network {self._name} has {count} addresses: too many to list the free ones",
                 field="--all",
                 value=self._name,
-                hint="name a part of it: --address 10.32.0.0/24, say",
+                hint="type a part of it, for example --address 10.32.0.0/24",
             )
         taken = next(used, None)
         for family, low, high in intervals:

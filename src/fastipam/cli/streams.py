@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _LARGEST_QUEUE = 256 << 10  # bytes: some thousand lines of a log
 _END_S = 1.0  # for which a process that ends waits until its last lines are written
-_DROPPED = "fastipam: {} lines were dropped, because nobody read them\n"
+_DROPPED = "fastipam: {} lines were dropped, because no program read them\n"
 
 
 class _Output(FileIO):

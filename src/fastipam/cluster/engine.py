@@ -95,7 +95,7 @@ class HistoryLost(EngineError):
     def __init__(self, message: str) -> None:
         super().__init__(
             message,
-            hint="all blocks are compared before any is claimed: see docs/operations.md",
+            hint="every node compares its blocks before any is claimed: see docs/operations.md",
         )
 
 
@@ -141,12 +141,12 @@ class History:
             raise HistoryLost(self._lost)
         if self.identity and identity != self.identity:
             self.lose(
-                f"the cluster's store is another one: its id was {self.identity:x}, "
+                f"the cluster's store was replaced: its id was {self.identity:x}, "
                 f"and is {identity:x}"
             )
         if revision and revision - changed < floor:
             self.lose(
-                f"the cluster's store was put back to an older state: its revision was {floor}, "
+                f"the cluster's store was restored to an older state: its revision was {floor}, "
                 f"and is {revision}"
             )
         self.identity = identity

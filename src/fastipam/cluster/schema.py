@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     BlockId = tuple[int, int]  # family, first address
 
 SETTINGS = b"settings"
-_HINT = "something else writes below the cluster's prefix: see what, before you remove its key"
+_HINT = "another program writes below the cluster's prefix: find it before you remove its key"
 
 
 class Keys:
@@ -102,7 +102,7 @@ def read_block_key(key: bytes) -> BlockId:
         or base >> BITS[family]
         or not key.endswith(b"/" + _block_name(family, base))
     ):
-        raise ClusterCorrupt(f"the key {_text(key)} names no block", hint=_HINT)
+        raise ClusterCorrupt(f"the key {_text(key)} does not name a block", hint=_HINT)
     return family, base
 
 

@@ -145,6 +145,6 @@ def _checked(dns: Mapping[str, object] | None) -> dict[str, Any]:
         elif key != "domain" and isinstance(value, (list, tuple)):
             checked[key] = [str(one) for one in value]
         else:
-            wanted = "a text" if key == "domain" else "a list of texts"
+            wanted = "a string" if key == "domain" else "a list of strings"
             raise reader.refused(f"dns.{key}", value, wanted)
     return checked

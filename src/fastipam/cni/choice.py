@@ -236,7 +236,7 @@ class Chooser:
             which = " and ".join(f"IPv{one}" for one in sorted({one.family for one in lacking}))
             message = f"no pool may serve this pod with an {which} address: {why}"
             if not candidates:
-                message = "every pool has to be named, and nothing names one for this pod"
+                message = "every pool must be named, and nothing names one for this pod"
             hint = f"annotate the pod: {pod_annotations.POOL}: NAME; {_SEE}"
             if source:
                 raise ConfigError(message, field=source, value=None, hint=_SEE)

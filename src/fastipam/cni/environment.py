@@ -67,7 +67,7 @@ def _check_container_id(value: str) -> None:
         raise errors.CniError(
             f"CNI_CONTAINERID: {value!r} has characters that a container id may not have",
             BAD_ENVIRONMENT,
-            hint="a letter or digit, then letters, digits, '_', '.' and '-'",
+            hint="begin with a letter or digit, then use letters, digits, '_', '.' and '-'",
         )
 
 
@@ -86,7 +86,7 @@ def pairs(text: str) -> dict[str, str]:
     for pair in text.split(";") if text else ():
         key, equals, value = pair.partition("=")
         if not equals or "=" in value:
-            raise errors.CniError(f"CNI_ARGS: {pair!r} is no pair KEY=VALUE", BAD_ENVIRONMENT)
+            raise errors.CniError(f"CNI_ARGS: {pair!r} is not a pair KEY=VALUE", BAD_ENVIRONMENT)
         values[key] = value
     return values
 
@@ -109,7 +109,7 @@ class Arguments:
             raise errors.CniError(
                 f"CNI_ARGS: unknown arguments {', '.join(sorted(values))}",
                 BAD_ENVIRONMENT,
-                hint="IgnoreUnknown=1 lets them pass",
+                hint="IgnoreUnknown=1 ignores them",
             )
         self.pod_namespace = values.get("K8S_POD_NAMESPACE", "")
         self.pod_name = values.get("K8S_POD_NAME", "")

@@ -81,7 +81,7 @@ def missing(network: str, reason: str = "") -> NoBlock:
     return NoBlock(
         f"the pools of network {network} are not known on this node yet: its agent has not reached "
         "the Kubernetes API since it was installed, or no AddressPool is accepted",
-        hint="is the agent running? kubectl get addresspools shows what is accepted",
+        hint="check that the agent runs; kubectl get addresspools shows what is accepted",
     )
 
 

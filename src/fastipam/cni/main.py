@@ -124,7 +124,7 @@ def main(installed_for: str = "") -> NoReturn:
     wall_ns, monotonic_ns = time.time_ns() - age, time.monotonic_ns() - age
     try:
         if 1 in fill_gaps() and os.environ.get("CNI_COMMAND") == "ADD":
-            log("standard output is closed: nothing is assigned that nobody would hear of")
+            log("standard output is closed: nothing was assigned, because the answer would be lost")
             os._exit(1)
         refuse_forced()
         from fastipam.cni.handler import handle

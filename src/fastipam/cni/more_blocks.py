@@ -79,7 +79,7 @@ def _node_addresses(told: str) -> tuple[str, ...]:
             parse_ip(one)
         except ValueError:
             raise ConfigError(
-                f"{one!r} is no address",
+                f"{one!r} is not an address",
                 field="NODE_IPS",
                 value=told,
                 hint="this variable is status.hostIPs of the agent's pod: addresses with commas "

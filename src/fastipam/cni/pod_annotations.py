@@ -188,7 +188,7 @@ def _words(found: dict[str, Any], key: str, whose: str, most: int) -> list[str]:
     if text is None:
         return []
     if not isinstance(text, str):
-        raise reader.wrong(field, text, "a text")
+        raise reader.wrong(field, text, "a string")
     words = [one.strip() for one in text.split(",")]
     if len(words) > most:
         raise errors.ConfigError(

@@ -128,7 +128,7 @@ def _explained(network: Network, refusal: Refusal, report: Report, of_one: bool)
     if known:
         whose = "its network namespace" if len(known) == 1 else f"{len(known)} network namespaces"
         texts.append(
-            f"{whose} cannot be proven to be gone; if a second look finds nothing again, in "
+            f"{whose} may be gone; if a second check, in "
             f"{min(known)} s at the earliest, the lease is released"
         )
     for why, _ in report.reasons():

@@ -256,7 +256,9 @@ def _check_commands(commands: object) -> None:
         raise reader.refused("commands", commands, "an object")
     for command, function in commands.items():
         if command not in (*environment.NEEDED, environment.VERSION):
-            raise ConfigError(f"{command!r} is no command", field="commands", value=command)
+            raise ConfigError(
+                f"{command!r} is not a valid command", field="commands", value=command
+            )
         if not callable(function):
             raise reader.refused(f"commands.{command}", function, "a function")
 

@@ -47,7 +47,7 @@ def refuse(
     if told is None:
         raise NoBlock(
             f"this node does not own {', '.join(texts)}, and only its agent asks for addresses",
-            hint="start the agent of this node: a plugin without one asks nobody",
+            hint="start the agent of this node",
         )
     if told.is_final:
         raise AddressNotInRange(told.text, addresses=texts, hint=told.hint or None)

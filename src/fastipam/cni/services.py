@@ -102,10 +102,12 @@ class Services:
         from fastipam.cluster.errors import NoBlock
 
         raise NoBlock(
-            f"what namespace {name} says of its pools is not known: only the agent asks the "
+            f"the annotations of namespace {name} are not known: only the agent asks the "
             "Kubernetes API",
-            hint="is the agent running? a pool with a namespaceSelector, and the annotations of "
-            "namespaces, need it",
+            hint=(
+                "start the agent: a pool with a namespaceSelector, and the annotations of "
+                "namespaces, need it"
+            ),
         )
 
     def ask_for_addresses(

@@ -48,14 +48,16 @@ def agree(config: dict[str, Any], command: str) -> Version:
     """Return the configuration's version. Raises CniError 1, or DecodingError."""
     text = config.get("cniversion", "")
     if not isinstance(text, str):
-        raise errors.DecodingError(f"{text!r} is not a text", field="cniVersion", value=text)
+        raise errors.DecodingError(f"{text!r} is not a string", field="cniVersion", value=text)
     assumed = "" if text else ", which a missing one means,"
     text = text or _OLDEST
     version = parse(text)
     since = _SINCE.get(command)
     if since is not None:
         if version is None:
-            raise errors.DecodingError(f"{text!r} is no version", field="cniVersion", value=text)
+            raise errors.DecodingError(
+                f"{text!r} is not a valid version", field="cniVersion", value=text
+            )
         if version < since:
             raise errors.CniError(
                 f"cniVersion: version {text}{assumed} does not allow {command}",

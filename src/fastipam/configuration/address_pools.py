@@ -196,5 +196,5 @@ def beside(
 def _text(spec: dict[str, Any], key: str, path: str) -> str | None:
     value = spec.get(key)
     if value is not None and not isinstance(value, str):
-        raise ConfigError(f"{value!r:.80} is not a text", field=f"{path}.{key}", value=value)
+        raise ConfigError(f"{value!r:.80} is not a string", field=f"{path}.{key}", value=value)
     return value

@@ -26,7 +26,7 @@ def valid_attachments(document: dict[str, Any]) -> set[tuple[str, str]]:
             f"the list of valid attachments is missing: {_UNTOUCHED}",
             field=key,
             value=None,
-            hint=f'"{key}": [{{"containerID": "…", "ifname": "eth0"}}, …]; [] says that none is',
+            hint=f'"{key}": [{{"containerID": "…", "ifname": "eth0"}}, …]; [] means none',
         )
     value = document[key]
     if value is None:

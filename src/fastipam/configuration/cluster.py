@@ -165,7 +165,7 @@ class Settings:
         for key, value in holder.items():
             if key not in known:
                 raise ConfigError(
-                    f"{key!r} is no key of a cluster",
+                    f"{key!r} is not a valid key of a cluster",
                     field=f"{path}.{key}",
                     value=value,
                     hint=f"the keys are {', '.join(_KEYS)}",
@@ -365,7 +365,7 @@ class Settings:
             if theirs and theirs != ours:
                 default = " (the default)" if ours == DEFAULT_DATA_DIR else ""
                 raise ConfigError(
-                    f"it says {theirs!r}, and the configuration around it {ours!r}{default}",
+                    f"it says {theirs!r}, but the configuration around it says {ours!r}{default}",
                     field=field_in(path, key),
                     value=theirs,
                 )
@@ -442,7 +442,7 @@ def _watermarks(holder: dict[str, Any], path: str) -> Watermarks:
             field=f"{path}.{'highWater' if 'highwater' in holder else 'lowWater'}",
             value=high,
             hint="both are counted in blocks' worth of free addresses; "
-            "closer together a block would go to and fro",
+            "closer together, blocks would oscillate between nodes",
         )
     return Watermarks(low_water=low, high_water=high, minimum_age_s=age_s)
 
@@ -528,7 +528,7 @@ def _pool(one: object, field: str) -> Range:
     for key, text in one.items():
         if key not in names or not isinstance(text, str):
             raise ConfigError(
-                f"{key!r} is no key of a pool, or {reader.show(text)} is no text",
+                f"{key!r} is not a valid key of a pool, or {reader.show(text)} is not a string",
                 field=f"{field}.{names.get(key, key)}",
                 value=text,
             )

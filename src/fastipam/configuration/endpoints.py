@@ -35,7 +35,7 @@ def read_servers(holder: dict[str, Any], path: str) -> tuple[str, ...]:
             raise reader.refused(field, shown, "a URL such as https://10.0.0.1:6443")
         if scheme == "http" and not is_this_machine(host):
             raise ConfigError(
-                f"{one!r} is http, and everybody on the way could read the token",
+                f"{one!r} uses http, which would send the token unencrypted",
                 field=field,
                 value=one,
                 hint="write https://",
@@ -74,7 +74,7 @@ def read(holder: dict[str, Any], path: str) -> tuple[str, ...]:
                 f"{shown!r:.80} has a user or a password",
                 field=field,
                 value=shown,
-                hint='write user:password into a file, and name the file under "credentials"',
+                hint='write user:password into a file, and give its path as "credentials"',
             )
         scheme, slashes, rest = one.partition("://")
         host, _, port = rest.rstrip("/").rpartition(":")

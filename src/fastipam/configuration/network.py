@@ -71,7 +71,9 @@ def network_name(document: dict[str, Any]) -> str:
     """Return the network's name, checked as libcni does. Raises ConfigError."""
     name = document.get("name", "")
     if not isinstance(name, str):
-        raise errors.DecodingError(f"this is {kind_of(name)}, not a text", field="name", value=name)
+        raise errors.DecodingError(
+            f"this is {kind_of(name)}, not a string", field="name", value=name
+        )
     if not name:
         raise errors.ConfigError("the network name is missing", field="name", value=name)
     if not reader.is_id(name):
@@ -79,7 +81,7 @@ def network_name(document: dict[str, Any]) -> str:
             f"the network name {name!r} has characters that it may not have",
             field="name",
             value=name,
-            hint="a letter or digit, then letters, digits, '_', '.' and '-'",
+            hint="begin with a letter or digit, then use letters, digits, '_', '.' and '-'",
         )
     return name
 
@@ -175,8 +177,10 @@ class Config:
                 f"{data_dir!r} is not an absolute path",
                 field="ipam.dataDir",
                 value=data_dir,
-                hint="the agent and a plugin that is started directly work in other directories, "
-                "and would each have a store of its own",
+                hint=(
+                    "a relative path would give the agent and a directly started plugin a store "
+                    "each"
+                ),
             )
         self.data_dir = data_dir
         self.resolv_conf = resolv_conf
@@ -185,7 +189,7 @@ class Config:
                 f"{resolv_conf!r} is not an absolute path",
                 field="ipam.resolvConf",
                 value=resolv_conf,
-                hint="a runtime starts the plugin in a directory of its own choice",
+                hint="a runtime may start the plugin in any directory",
             )
         self.policy = policy.read(ipam)
         if not self.policy.cooldown_ns and "cooldownpolicy" in ipam:
@@ -215,7 +219,7 @@ class Config:
             mine = next(key for key in ("subnet", "ranges") if key in ipam)
             theirs = "range" if "range" in ipam else "ipRanges"
             raise errors.ConfigError(
-                f"ipam.{mine} and ipam.{theirs} both say what to assign",
+                f"ipam.{mine} and ipam.{theirs} exclude each other: both say what to assign",
                 field=f"ipam.{theirs}",
                 value=ipam[theirs.casefold()],
                 hint="use one of the two",
@@ -241,7 +245,7 @@ class Config:
                 raise _two_pools(ipam)
             if "static" in ipam:
                 raise errors.ConfigError(
-                    "a cluster's pool has no static areas",
+                    "a cluster's pool cannot have static addresses",
                     field="ipam.static",
                     value=reader.brief(ipam["static"]),
                     hint="reserve the addresses on the node that owns their block",
@@ -391,10 +395,10 @@ class Config:
 
 def _two_pools(ipam: dict[str, Any]) -> errors.ConfigError:
     return errors.ConfigError(
-        "ranges of its own and a cluster's pool cannot both say what to assign",
+        '"ranges" and "cluster" exclude each other: both say what to assign',
         field="ipam.cluster",
         value=reader.brief(ipam["cluster"]),
-        hint='the pool stands inside: "cluster": {"pool": "10.32.0.0/12", …}',
+        hint='write the pool inside: "cluster": {"pool": "10.32.0.0/12", …}',
     )
 
 
@@ -412,7 +416,7 @@ def requested(
         for at, text in enumerate(reader.listed(holder, "ips", path, MOST_ADDRESSES)):
             field = f"{path}.ips[{at}]"
             if not isinstance(text, str):
-                raise reader.wrong(field, text, "an address, as text")
+                raise reader.wrong(field, text, "an address, as a string")
             address = reader.address(text, field)
             if address is None:
                 raise errors.ConfigError("the address is empty", field=field, value=text)

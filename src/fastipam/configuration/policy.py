@@ -124,7 +124,7 @@ def read(ipam: dict[str, Any]) -> Policy:
         asked.setdefault("sticky_s", DEFAULT_STICKY_S)
     elif "sticky_s" in asked:
         raise errors.ConfigError(
-            "this is how long an address is kept for its pod, and ipam.sticky is missing",
+            "no effect without ipam.sticky",
             field="ipam.stickyTTL",
             value=asked["sticky_s"],
             hint='"sticky": "pod"',
@@ -155,7 +155,7 @@ def _read_key(key: str, value: Any, asked: dict[str, Any]) -> None:
     field = f"ipam.{key}"
     if key in _CHOICES:
         if not isinstance(value, str):
-            raise reader.wrong(field, value, "a text")
+            raise reader.wrong(field, value, "a string")
         if value not in _CHOICES[key]:
             allowed = ", ".join(_CHOICES[key])
             raise errors.ConfigError(f"{value!r} is none of {allowed}", field=field, value=value)

@@ -43,7 +43,7 @@ def read(
                 f"{name!r} has characters that a name may not have",
                 field=f"ipam.{key}",
                 value=name,
-                hint="a letter or digit, then letters, digits, '_', '.' and '-'",
+                hint="begin with a letter or digit, then use letters, digits, '_', '.' and '-'",
             )
     if pool or not theirs:
         why = (
@@ -91,7 +91,7 @@ def of_cluster(value: object, settings: Settings | None) -> tuple[str, ...]:
     for at, one in enumerate(listed):
         field = "ipam.pool" if listed is not value else f"ipam.pool[{at}]"
         if not isinstance(one, str):
-            raise reader.wrong(field, one, "the name of an AddressPool, as text")
+            raise reader.wrong(field, one, "the name of an AddressPool, as a string")
         check_name(one, field)
     if not 0 < len(listed) <= _MOST_POOLS:
         raise ConfigError(

@@ -189,7 +189,7 @@ def kind_of(value: Any) -> str:
     """Return what kind a JSON value is, for an error's text."""
     if isinstance(value, bool):
         return "a boolean"
-    for kind, name in ((dict, "an object"), (list, "a list"), (str, "a text")):
+    for kind, name in ((dict, "an object"), (list, "a list"), (str, "a string")):
         if isinstance(value, kind):
             return name
     return "null" if value is None else "a number"
@@ -228,7 +228,7 @@ def text(holder: dict[str, Any], key: str, path: str) -> str:
     """Return the text under a key, "" when it is absent."""
     value = holder.get(key.casefold(), "")
     if not isinstance(value, str):
-        raise wrong(f"{path}.{key}", value, "a text")
+        raise wrong(f"{path}.{key}", value, "a string")
     return value
 
 
@@ -270,14 +270,14 @@ def integer(value: Any, field: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong(field, value, "an integer")
     if not -(1 << 63) <= value < 1 << 63:
-        raise errors.ConfigError(f"{value} has more than 64 bits", field=field, value=value)
+        raise errors.ConfigError(f"{value} does not fit in 64 bits", field=field, value=value)
     return value
 
 
 def exclusion(value: Any, field: str) -> tuple[int, int, int]:
     """Return (family, first, last) of a CIDR, a range "a-b" or an address."""
     if not isinstance(value, str):
-        raise wrong(field, value, "a CIDR, an address or a range, as text")
+        raise wrong(field, value, "a CIDR, an address or a range, as a string")
     return parse_exclusion(value, field=field)
 
 
@@ -340,7 +340,7 @@ def number(
 def file(holder: dict[str, Any], key: str, path: str) -> str:
     """Return the absolute path under a key, "" when it is absent.
 
-    It has to be absolute because a runtime starts the plugin in a directory of its own choice.
+    It has to be absolute because a runtime may start the plugin in any directory.
     """
     value = text(holder, key, path)
     if value and not (value.startswith("/") and is_path(value)):
@@ -365,7 +365,7 @@ def fault_of_ifname(value: str) -> str:
     try:
         size = len(value.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:  # half a surrogate pair, which JSON and a caller in process can have
-        return f"{value!r} is no text"
+        return f"{value!r} is not valid UTF-8"
     if not size:
         return "it is empty"
     if size > LONGEST_IFNAME:

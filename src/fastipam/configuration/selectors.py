@@ -142,4 +142,4 @@ def _require_label(key: object, values: Iterable[object], its: str, theirs: str)
 
 
 def _odd(value: object, field: str) -> ConfigError:
-    return ConfigError(f"{value!r:.80} is no label selector", field=field, value=value)
+    return ConfigError(f"{value!r:.80} is not a valid label selector", field=field, value=value)

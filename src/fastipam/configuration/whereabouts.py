@@ -47,7 +47,7 @@ def range_sets(
         for key in ("range_start", "range_end"):
             if key in ipam:
                 raise ConfigError(
-                    "this bounds ipam.range, which is missing", field=f"ipam.{key}", value=ipam[key]
+                    "no effect without ipam.range", field=f"ipam.{key}", value=ipam[key]
                 )
     for at, one in enumerate(reader.listed(ipam, "ipRanges", "ipam", reader.MOST_SETS)):
         here = f"ipam.ipRanges[{at}]"
@@ -128,7 +128,7 @@ def _either(holder: dict[str, Any], theirs: str, ours: str, path: str) -> str:
     text, other = reader.text(holder, theirs, path), reader.text(holder, ours, path)
     if text and other and text != other:
         raise ConfigError(
-            f"it says {text!r} and {path}.{ours} says {other!r}",
+            f"it says {text!r}, but {path}.{ours} says {other!r}",
             field=f"{path}.{theirs}",
             value=text,
             hint="use one of the two",
@@ -147,7 +147,7 @@ def _range(holder: dict[str, Any], path: str) -> Range:
         high, _, length = rest.partition("/")
         text = f"{low.strip()}/{length}"
         if reader.ip(high.strip(), f"{path}.range") is None:
-            raise ConfigError("the end behind '-' is missing", field=f"{path}.range", value=high)
+            raise ConfigError("the end after '-' is missing", field=f"{path}.range", value=high)
         start, end = start or low.strip(), end or high.strip()
     try:
         family, value, bits = parse_cidr(text)

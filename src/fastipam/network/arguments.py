@@ -37,7 +37,7 @@ def read_owners(owners: Iterable[Owner | tuple[str, str]], argument: str) -> lis
     given: object = owners
     if isinstance(given, (str, bytes, dict, type, Owner)) or not hasattr(given, "__iter__"):
         raise ConfigError(
-            f"{argument} has to list owners, and is {shown(owners)}",
+            f"{argument} must list owners, not {shown(owners)}",
             field=argument,
             value=owners,
             hint=f"write {argument}=[fastipam.Owner(container_id, ifname)]",
@@ -48,16 +48,18 @@ def read_owners(owners: Iterable[Owner | tuple[str, str]], argument: str) -> lis
             found.append(one)
             continue
         if type(one) is not tuple or len(one) != 2:
-            _refuse(one, argument, len(found), "is no owner")
+            _refuse(one, argument, len(found), "is not an owner")
         container_id, ifname = one
         if not is_text(container_id) or not container_id or "\0" in container_id:
-            _refuse(one, argument, len(found), "has no container id in front")
+            _refuse(one, argument, len(found), "has no container id as its first item")
         if type(ifname) is not str or not ifname.isalnum() or len(ifname) > LONGEST_IFNAME:
             fault = fault_of(ifname)
             if fault:
-                _refuse(one, argument, len(found), f"has no interface behind ({fault})")
+                _refuse(one, argument, len(found), f"has no interface as its second item ({fault})")
         if container_id.rstrip(_DIGITS) in _INTERFACES:
-            _refuse(one, argument, len(found), f"has an interface, {container_id!r}, in front")
+            _refuse(
+                one, argument, len(found), f"has an interface, {container_id!r}, as its first item"
+            )
         found.append(tuple.__new__(Owner, one))
     return found
 
@@ -78,7 +80,7 @@ def read_pod(
     if type(pod) is tuple and len(pod) == 2:
         return Pod(*pod)
     raise ConfigError(
-        f"{argument} is no pod: {shown(pod)}", field=argument, value=pod, hint=_POD_HINT
+        f"{argument} is not a pod: {shown(pod)}", field=argument, value=pod, hint=_POD_HINT
     )
 
 
@@ -87,7 +89,7 @@ def read_netns(netns: Netns | None) -> Netns | None:
     if netns is None or type(netns) is Netns:
         return netns
     raise ConfigError(
-        f"netns is no Netns: {shown(netns)}",
+        f"netns is not a Netns: {shown(netns)}",
         field="netns",
         value=netns,
         hint="write netns=fastipam.Netns.of(path)",
@@ -105,7 +107,7 @@ def read_requesters(
         return [Requester(*owner, place) for owner in listed]
     if not isinstance(pods, (list, tuple)) or len(pods) != len(listed):
         raise ConfigError(
-            f"pods has to list one entry for each of {len(listed)} owners, not {shown(pods):.200}",
+            f"pods must list one entry for each of {len(listed)} owners, not {shown(pods):.200}",
             field="pods",
             value=pods,
             hint="an entry is a fastipam.Pod, or None",
@@ -121,7 +123,7 @@ def read_addresses(addresses: Iterable[Address]) -> list[tuple[int, int]]:
         hasattr(given, "__iter__") and hasattr(given, "__len__")  # a network of ipaddress has none
     ):
         raise ConfigError(
-            f"addresses has to list addresses, and is {shown(addresses)}",
+            f"addresses must list addresses, not {shown(addresses)}",
             field="addresses",
             value=addresses,
             hint=f"give a list: addresses=[{shown(addresses)}]",
@@ -163,7 +165,7 @@ def read_name(name: object, field: str = "name") -> str:
     if isinstance(name, str) and name and "\0" not in name:
         return str.__str__(name)  # exactly a str, whatever class of text it is
     raise ConfigError(
-        f"{field} has to be a text that is not empty and has no NUL, not {shown(name)}",
+        f"{field} must be a string that is not empty and has no NUL, not {shown(name)}",
         field=field,
         value=name,
         hint="write network(name, ranges)",
@@ -191,7 +193,7 @@ def read_texts(given: Iterable[str], field: str) -> tuple[str, ...]:
     if isinstance(given, (str, bytes, dict, type)) or not hasattr(given, "__iter__"):
         remedy = f"{field}=[{given!r}]" if isinstance(given, str) else f"{field}=[]"
         raise ConfigError(
-            f"{field} is {shown(given)}, and not a list of texts",
+            f"{field} is {shown(given)}, not a list of strings",
             field=field,
             value=given,
             hint=f"write {remedy}",
@@ -200,7 +202,7 @@ def read_texts(given: Iterable[str], field: str) -> tuple[str, ...]:
         text: object = one
         if not isinstance(text, str):
             place = f"{field}[{len(listed)}]"
-            raise ConfigError(f"{place} has to be a text, not {shown(one)}", field=place, value=one)
+            raise ConfigError(f"{place} must be a string, not {shown(one)}", field=place, value=one)
         listed.append(one)
     return tuple(listed)
 
@@ -210,7 +212,7 @@ def read_seconds(given: float, field: str) -> float:
     number: object = given
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 1e9:
         raise ConfigError(
-            f"{field} is {shown(given)}, and not a number of seconds", field=field, value=given
+            f"{field} is {shown(given)}, not a number of seconds", field=field, value=given
         )
     return float(number)
 
@@ -219,7 +221,7 @@ def check_generation(generation: object) -> None:
     """Raise ConfigError unless this is the number of an assignment."""
     if type(generation) is not int:
         raise ConfigError(
-            f"generation has to be a whole number, not {shown(generation)}",
+            f"generation must be a whole number, not {shown(generation)}",
             field="generation",
             value=generation,
             hint="Lease.generation is one",
@@ -229,7 +231,7 @@ def check_generation(generation: object) -> None:
 def read_text(text: object, field: str) -> str:
     """Return a text that a record can hold."""
     if not isinstance(text, str):
-        raise ConfigError(f"{field} has to be a text, not {shown(text)}", field=field, value=text)
+        raise ConfigError(f"{field} must be a string, not {shown(text)}", field=field, value=text)
     if "\0" in text:
         raise ConfigError(f"{field} contains NUL", field=field, value=text)
     return str.__str__(text)

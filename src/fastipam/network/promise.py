@@ -59,9 +59,11 @@ class Promise:
             except FastipamError as error:
                 fault += f"; {error.message}"  # the runtime's DEL releases it
         return TryLater(
-            f"{shown} of network {self._network.name} cannot be given: {fault}",
-            hint="the address was given back, the same call gets another one as soon as this node "
-            "reaches the cluster's store",
+            f"{shown} of network {self._network.name} cannot be assigned: {fault}",
+            hint=(
+                "the address was released; the same call gets another one when this node reaches "
+                "the cluster's store"
+            ),
         )
 
     def _give_back(self) -> None:

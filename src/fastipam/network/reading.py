@@ -228,7 +228,7 @@ class Reading(Books):
 
     def _without_lease(self, address: tuple[int, int]) -> errors.StoreCorrupt:
         return errors.StoreCorrupt(
-            f"{format_ip(*address)} has an owner and no lease",
+            f"{format_ip(*address)} has an owner, but no lease",
             path=self._store.path,
             hint=errors.CHECK_HINT,
         )
@@ -355,7 +355,7 @@ class Reading(Books):
         given: object = pod
         if not isinstance(given, str) or (pod and not all(pod.partition("/"))):
             raise errors.ConfigError(
-                f"pod has to be a text, namespace/name, not {errors.shown(pod)}",
+                f"pod must be a string namespace/name, not {errors.shown(pod)}",
                 field="pod",
                 value=pod,
                 hint="write namespace/name",
@@ -466,7 +466,7 @@ def parse_wanted(address: Address, field: str = "address") -> tuple[int, int]:
         raise errors.ConfigError(str(error), field=field, value=text) from None
     if BITS[family] - length > 1 and value == prefix_bounds(family, value, length)[0]:
         raise errors.ConfigError(
-            f"{field} is no address, but a network: {text!r}",
+            f"{field} is not an address, but a network: {text!r}",
             field=field,
             value=text,
             hint=f"write {format_ip(family, value)!r} for its first address",
@@ -483,10 +483,10 @@ def text_of(address: object, field: str) -> str:
     if isinstance(address, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
         return str(address)
     raise errors.ConfigError(
-        f"{field} is no address: {errors.shown(address)}",
+        f"{field} is not an address: {errors.shown(address)}",
         field=field,
         value=address,
-        hint="give a text, or an object of ipaddress",
+        hint="give a string, or an object of ipaddress",
     )
 
 
@@ -494,7 +494,7 @@ def check_time(time_ns: object, field: str) -> None:
     """Raise ConfigError unless this is a time in nanoseconds."""
     if type(time_ns) is not int or not 0 <= time_ns <= _EVER_NS:
         raise errors.ConfigError(
-            f"{field} has to be a whole number of nanoseconds since the epoch, "
+            f"{field} must be a whole number of nanoseconds since the epoch, "
             f"not {errors.shown(time_ns)}",
             field=field,
             value=time_ns,

@@ -54,7 +54,7 @@ def repair(store: Store, progress: Progress | None = None) -> list[Action]:
         left = verify(inside, progress and (lambda done, total: progress(total + done, 2 * total)))
         if left:
             raise StoreCorrupt(
-                f"{len(left)} contradictions are left, the first: {left[0]}; nothing was changed",
+                f"{len(left)} findings are left, the first: {left[0]}; nothing was changed",
                 path=store.path,
                 hint="restore a backup",
             )
@@ -103,10 +103,10 @@ class _Repairer:
                 strays[pool_id] = key
             else:
                 tables.POOLS.delete(txn, key)
-                self._did("pool", key, key.hex(), "removed an entry that led nowhere")
+                self._did("pool", key, key.hex(), "removed an entry without a target")
         for key in odd:
             tables.NETWORKS.delete(txn, key)
-            self._did("network", key, key.hex(), "removed an entry that led nowhere")
+            self._did("network", key, key.hex(), "removed an entry without a target")
         nameless = sorted(used.keys() - homes - strays.keys())
         for pool_id in nameless:
             # If exactly one name lacks an id and exactly one id lacks a name, pair them.
@@ -221,7 +221,7 @@ class _Repairer:
                 Pool.read(text)
             except ValueError:
                 text = ""
-                self._did("ranges", name, name.hex(), "forgot ranges that could not be read")
+                self._did("ranges", name, name.hex(), "removed ranges that could not be read")
         mended = keys.pack_pool(pool_id, text)
         if mended == raw:
             return False
@@ -233,7 +233,7 @@ class _Repairer:
     def _delete_orphans(self, networks: dict[bytes, tuple[int, int, bool]]) -> None:
         for key in strangers(self._txn):
             tables.MAIN.delete(self._txn, key)
-            self._did("main", b"", key.hex(), "removed: it is no record of a store")
+            self._did("main", b"", key.hex(), "removed: it is not a record of a store")
         known = {one[0] for one in networks.values()}
         pools = {one[1] for one in networks.values()}
         main = tables.MAIN

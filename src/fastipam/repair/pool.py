@@ -128,7 +128,7 @@ class PoolRepair:
 
     def _read_state(self) -> PoolState:
         key = keys.state_key(self._pool_id)
-        self._remove_longer(key, "state", "removed: it is no key of a pool's numbers")
+        self._remove_longer(key, "state", "removed: it is not a key of a pool's numbers")
         raw = tables.MAIN.get(self._txn, key)
         try:
             if raw is not None:
@@ -136,16 +136,16 @@ class PoolRepair:
         except StoreCorrupt:
             pass
         self._anew = True
-        self._did("state", key.hex(), "began its counters, clock and cursors anew")
+        self._did("state", key.hex(), "reset its counters, clock and cursors")
         return PoolState(self._pool_id, None)
 
     def _read_log(self, network_id: int) -> EventLog:
         key = keys.log_key(network_id)
-        self._remove_longer(key, "history", "removed: it is no key of a history")
+        self._remove_longer(key, "history", "removed: it is not a key of a history")
         try:
             return EventLog(network_id, tables.MAIN.get(self._txn, key))
         except StoreCorrupt:
-            self._did("history", key.hex(), "forgot the last events: they could not be read")
+            self._did("history", key.hex(), "removed the last events: they could not be read")
             return EventLog(network_id, None)
 
     def _remove_longer(self, key: bytes, kind: str, text: str) -> None:
@@ -170,7 +170,7 @@ class PoolRepair:
         one = Reservation(*address, "", "", reason)
         self._reservations[address] = one
         self._put(tables.RESERVATIONS, self._key(address), one.pack())
-        self._did("reservation", address, f"reserved for nobody; {reason}")
+        self._did("reservation", address, f"reserved for no owner; {reason}")
 
     def _read_leases(self) -> None:
         table, state = tables.LEASES, self._state
@@ -219,7 +219,7 @@ class PoolRepair:
             record.generation = self._state.generation
         if record.pack() == tables.LEASES.get(self._txn, self._key(address)):
             return False
-        self._did("lease", address, "mended its numbers")
+        self._did("lease", address, "repaired its numbers")
         return True
 
     # Deriving the rest -----------------------------------------------------------------------
@@ -273,7 +273,7 @@ class PoolRepair:
                 self._remove(table, key, "cooldown", "removed from the queue: no lease cools there")
         for key, address in wanted.items():
             self._put(table, key, b"")
-            self._did("cooldown", address, "queued, as its lease says that it cools")
+            self._did("cooldown", address, "queued: its lease is cooling")
 
     def _repair_sticky(self) -> None:
         table = tables.STICKY
@@ -296,7 +296,7 @@ class PoolRepair:
             kept += [one for one in addresses if one not in kept]
             wanted[key] = keys.pack_addresses(kept)
         for key in present.keys() - wanted.keys():
-            self._remove(table, key, "sticky", "removed: no reservation says so")
+            self._remove(table, key, "sticky", "removed: it has no reservation")
         for key, value in wanted.items():
             if present.get(key) != value:
                 self._put(table, key, value)
@@ -308,7 +308,7 @@ class PoolRepair:
         log.waiting = [raw for key, raw in waiting if self._has_event(key, raw)]
         if len(log.waiting) < len(waiting):
             gone = len(waiting) - len(log.waiting)
-            self._did("history", log.key.hex(), f"forgot {gone} events that could not be read")
+            self._did("history", log.key.hex(), f"removed {gone} events that could not be read")
         numbers = []
         for key, raw in self._of_network(table, log.network_id):
             if self._has_event(key, raw):
@@ -372,7 +372,7 @@ class PoolRepair:
             self._did(
                 "pages",
                 f"{len(changed)} {'page' if len(changed) == 1 else 'pages'}",
-                "set the bits of what is in use, no others",
+                "set the bits of the addresses in use, and cleared the others",
             )
 
     def _repair_counts(self) -> None:
@@ -395,12 +395,12 @@ class PoolRepair:
         raw = table.get(self._txn, key)
         if raw is not None and not policy_record.is_valid(raw):
             table.delete(self._txn, key)
-            self._did("policy", "policy", "forgot one that cannot be: the next ADD tells it")
+            self._did("policy", "policy", "removed an impossible one: the next ADD sets it")
         key = own_ranges.key(network_id)
         raw = table.get(self._txn, key)
         if raw is not None and not self._has_ranges(raw):
             table.delete(self._txn, key)
-            self._did("ranges", "own ranges", "forgot those of a network: its pool has others")
+            self._did("ranges", "own ranges", "removed those of a network: its pool has others")
 
     def _has_ranges(self, raw: bytes) -> bool:
         """Return whether a network's own ranges can be read, and its pool has them."""

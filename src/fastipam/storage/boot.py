@@ -29,7 +29,7 @@ FIRST_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO: the inode of the kernel's first 
 FIRST_TIME_NS = 0xEFFFFFFA  # PROC_TIME_INIT_INO
 _NANOSECONDS = 10**9
 
-UNCOUNTED = "this boot is not counted yet"  # a store's ``boot_doubt`` until a commit
+UNCOUNTED = "this boot is not recorded yet"  # a store's ``boot_doubt`` until a commit
 RUNTIME = ":r"  # ends a node in whose pid namespace the runtime starts the plugin
 
 saw_plugin = False  # a process of the plugin was seen in this process's pid namespace

@@ -39,7 +39,7 @@ _MOST_IDS, _MOST_NODES = 32, 64
 _SAME_START_NS = 2 * 10**9
 _ROUNDED_TICKS = 2  # an init's start is rounded, in another time namespace in another way
 
-COVERED = f"another boot id is mounted over {boot.BOOT_ID} here, which may hide a new boot"
+COVERED = f"another boot id is mounted over {boot.BOOT_ID} here, which may hide a reboot"
 OUTSIDE = "this process runs outside of the container that is the store's node"
 UNKNOWN_NODE = (
     "this process runs in a pid namespace that the store does not know; whether the node has "

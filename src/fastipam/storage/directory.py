@@ -191,9 +191,9 @@ def refuse_strangers(path: str) -> None:
     link = os.lstat(path)
     if stat.S_ISLNK(link.st_mode) and link.st_uid not in trusted:
         raise errors.StoreUnavailable(
-            f"the store {path} is not used: it is a symbolic link of uid {link.st_uid}",
+            f"the store {path} is refused: it is a symbolic link of uid {link.st_uid}",
             path=path,
-            hint="name the directory itself, or make the link anew",
+            hint="name the directory itself, or create the link again",
         )
     for name in ("", DATA_FILE, LOCK_FILE, MAKER_LOCK_FILE):
         file = os.path.join(path, name) if name else path
@@ -209,7 +209,7 @@ def refuse_strangers(path: str) -> None:
             text = f"belongs to uid {status.st_uid}"
             hint = f"chown it to uid {trusted[1]}, or run as uid {status.st_uid}"
         elif status.st_mode & stat.S_IWOTH:
-            text = "may be written by everybody"
+            text = "can be written by every user"
             hint = f"chmod o-w {file}"
         else:
             continue
@@ -230,8 +230,8 @@ def refuse_truncated(env: lmdb.Environment, path: str) -> None:
         missing = missing_page(file, page_bytes)
     if missing is not None:
         raise errors.StoreCorrupt(
-            f"{file} was cut short: page {missing} of {page_bytes} bytes, which is in use, "
-            "lies behind its end",
+            f"{file} is truncated: page {missing} of {page_bytes} bytes, which is in use, lies "
+            "after its end",
             path=path,
             hint=REPLACE_HINT,
         )
@@ -247,5 +247,5 @@ def path_of(path: str | os.PathLike[str], what: str) -> str:
     except UnicodeEncodeError:  # half a surrogate pair
         pass
     raise errors.ConfigError(
-        f"path is {path!r}, and not the path of {what}", field="path", value=path
+        f"path must be the path of {what}, not {path!r}", field="path", value=path
     )

@@ -124,7 +124,7 @@ class Environment:
             f"the files of the store {self.path} were replaced or moved away during this call; "
             "it has changed nothing",
             path=self.path,
-            hint="try again, when nobody replaces them any more",
+            hint="try again when no program replaces them",
         )
 
     def transaction_is_open(self) -> errors.TransactionOpen:
@@ -142,9 +142,9 @@ class Environment:
     def transaction_is_over(self) -> errors.TransactionOver:
         """Return the error for a transaction that has ended, or that is another thread's."""
         return errors.TransactionOver(
-            f"this transaction of the store {self.path} is over, or belongs to another thread",
+            f"this transaction of the store {self.path} has ended, or belongs to another thread",
             path=self.path,
-            hint="use what a transaction gives in its block and its thread only",
+            hint="use what a transaction returns only in its block and its thread",
         )
 
     def require_schema(self, txn: Reading) -> None:
@@ -165,8 +165,10 @@ class Environment:
         return errors.StoreVersion(
             f"the store {self.path} has schema {schema}, this fastipam knows {tables.SCHEMA}",
             path=self.path,
-            hint="nothing converts a store: use the fastipam that wrote it; or drain the node, and "
-            "when none of its pods has an address, remove the directory",
+            hint=(
+                "use the fastipam version that wrote it; or drain the node and remove the "
+                "directory when none of its pods has an address"
+            ),
         )
 
     def note_boot(self, access: Access, *, may_count: bool) -> None:

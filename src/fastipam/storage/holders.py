@@ -18,7 +18,7 @@ def describe_holders(path: str) -> str:
     found, unseen = _find(os.path.basename(path), inode)
     if found:
         return " and ".join(map(_describe, found))
-    return "a process that this one may not see" if unseen else "a process that is gone by now"
+    return "a process that this one cannot see" if unseen else "a process that has ended"
 
 
 def _find(file: str, inode: int) -> tuple[list[str], bool]:

@@ -14,7 +14,7 @@ MAP_SIZE = 64 << 30
 # again, so it learns the reason in time.
 PATIENCE_S = 8.0
 MAX_READERS = 1022  # 64 bytes of the lock file each; LMDB's 126 is few for a node's burst
-REPLACE_HINT = "restore a backup, or move data.mdb and lock.mdb away to begin anew"
+REPLACE_HINT = "restore a backup, or move data.mdb and lock.mdb away to start with an empty store"
 
 _DAMAGED = (
     lmdb.InvalidError,
@@ -42,7 +42,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.S
         return errors.StoreBusy(
             f"the store {path} has grown beyond the {_size(map_size)} that this process has opened",
             path=path,
-            hint="try again: the next call opens it anew",
+            hint="try again: the next call opens it again",
         )
     if code in (errno.EIO, errno.EFBIG):  # LMDB calls a write that fell short EIO
         from fastipam.storage import limits
@@ -59,10 +59,10 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.S
 
         holders = describe_holders(str(error.filename))
         return errors.StoreBusy(
-            f"the store {path} is locked: {holders} has had the lock of its writers for longer "
-            "than this call waits",
+            f"the store {path} is locked: {holders} has held the writers' lock for longer than "
+            "this call waits",
             path=path,
-            hint="try again; end that process, or let it go on (kill -CONT) if it is stopped",
+            hint="try again; end that process, or continue it with `kill -CONT` if it is stopped",
         )
     if code == errno.EDEADLK:
         return transaction_is_open(path)
@@ -89,7 +89,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.S
         )
     if isinstance(error, _DAMAGED):
         return errors.StoreCorrupt(
-            f"{path} holds no usable LMDB file: {error}", path=path, hint=REPLACE_HINT
+            f"{path} does not hold a usable LMDB file: {error}", path=path, hint=REPLACE_HINT
         )
     if isinstance(error, lmdb.VersionMismatchError):
         return errors.StoreVersion(
@@ -108,7 +108,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.S
     return errors.StoreUnavailable(
         f"the store {path} cannot be used: {reason}",
         path=path,
-        hint="the data directory has to be a directory that this user may write",
+        hint="the data directory must be a directory that this user can write",
     )
 
 

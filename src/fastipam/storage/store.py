@@ -109,11 +109,11 @@ class Store(Environment):
         """Raise ConfigError when the store was created with another durability; None is any."""
         if durability not in (None, self.durability):
             raise errors.ConfigError(
-                f"durability {durability!r} is asked for, "
-                f"but the store {self.path} was created with {self.durability!r}",
+                f"durability {durability!r} is configured, but the store {self.path} was created "
+                f"with {self.durability!r}",
                 field="durability",
                 value=durability,
-                hint="one data directory has one durability: use the same in every configuration",
+                hint="use the same durability in every configuration of a data directory",
             )
 
     def _open(self, durability: str | None) -> None:
@@ -208,7 +208,7 @@ class Store(Environment):
             stale.close()
             if not os.path.lexists(os.path.join(self.path, DATA_FILE)):
                 raise errors.StoreUnavailable(
-                    f"the store {self.path} is gone: {DATA_FILE} is not there any more",
+                    f"the store {self.path} is gone: {DATA_FILE} no longer exists",
                     path=self.path,
                     hint=REPLACE_HINT,
                 )
@@ -269,9 +269,9 @@ class Store(Environment):
             # A process that cannot read the boot's id must not count a boot.
             raise errors.StoreUnavailable(
                 f"the store {self.path} is not used: this process cannot read {boot.BOOT_ID}, and "
-                "so not tell the leases of this boot from those of an earlier one",
+                "so cannot tell the leases of this boot from earlier ones",
                 path=self.path,
-                hint="let it see all of /proc (of a systemd unit: no ProcSubset=pid)",
+                hint="give it access to all of /proc (of a systemd unit: no ProcSubset=pid)",
             )
         node = boot.read_node() if self.boot_id is boot.read_boot_id else ""
         number = int.from_bytes(get(tables.BOOT_NUMBER_KEY) or b"", "big")
@@ -294,8 +294,8 @@ class Store(Environment):
         """Return the error for an LMDB file that has no database of a store."""
         names = sorted(repr(key.decode("ascii", "replace")) for key, _ in txn.cursor())
         return errors.StoreCorrupt(
-            f"{self.path} is an LMDB environment of another program: "
-            f"it holds {', '.join(names[:4]) or 'nothing'}",
+            f"{self.path} is an LMDB environment of another program: it has "
+            f"{', '.join(names[:4]) or 'nothing'}",
             path=self.path,
             hint="choose another data directory",
         )

@@ -106,7 +106,7 @@ def _check_given(ipam: object, progress: object) -> None:
     check_progress(progress)
     if not hasattr(ipam, "networks"):
         raise ConfigError(
-            f"ipam is {ipam!r}, and not what fastipam.open returns", field="ipam", value=ipam
+            f"ipam is {ipam!r}, not what fastipam.open returns", field="ipam", value=ipam
         )
 
 

@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam.storage.records.lease import Record
 
-LIVES = "does not lead to its namespace, but that lives"
+LIVES = "does not lead to its namespace, which still exists"
 GONE = 0  # no file is at the path; otherwise an inode, or the time of a doubted lease's file
 
 
@@ -56,7 +56,7 @@ class Place:
         except (FileNotFoundError, NotADirectoryError):
             pass
         except (OSError, ValueError) as error:
-            return f"{record.netns} cannot be looked at: {error}"
+            return f"{record.netns} cannot be examined: {error}"
         if inode and inode == record.inode:
             self._proven.add(directory)
             return inode, born_ns
@@ -74,8 +74,8 @@ class Place:
             )
         if inode and device != self._device:
             return (
-                f"{record.netns} was recorded in {where}, and is no network namespace "
-                "here: what is mounted there does not come here (mount propagation)"
+                f"{record.netns} was recorded in {where}, and is not a network namespace here: "
+                "mounts made there do not propagate here"
             )
         return inode, born_ns
 

@@ -313,7 +313,7 @@ def _lives(lease: Lease, where: str) -> str:
 
 
 def _untold(lease: Lease, blind: str) -> str:
-    return f"{lease.netns} does not lead to its namespace, and it may live elsewhere: {blind}"
+    return f"{lease.netns} does not lead to its namespace, which may exist elsewhere: {blind}"
 
 
 def _readable(key: bytes, raw: bytes) -> lease_record.Record | None:

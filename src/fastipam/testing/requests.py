@@ -160,5 +160,5 @@ def read(result: Result) -> dict[str, Any]:
     """Return a result as an object. Raises AssertionError for an error object or no object."""
     document = json.loads(result) if isinstance(result, (str, bytes)) else result
     if not hasattr(document, "keys") or {"code", "msg"} <= document.keys():
-        raise AssertionError(f"this is no result of an ADD: {document!r}")
+        raise AssertionError(f"this is not the result of an ADD: {document!r}")
     return dict(document)

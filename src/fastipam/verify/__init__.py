@@ -131,7 +131,7 @@ class _Verifier:
             text = f"its id {network_id} is not in 1..{self._last_network}"
             yield Finding("network-id", name, key.hex(), text)
         if pool_key not in self._pools or self._pools[pool_key][0] != pool_id:
-            text = f"its pool is {_text(pool_key)} with the id {pool_id}, and there is no such pool"
+            text = f"its pool is {_text(pool_key)} with the id {pool_id}, which does not exist"
             yield Finding("network-pool", name, key.hex(), text)
             if pool_id in self._used:
                 return
@@ -249,7 +249,7 @@ def _read_log(network: NetworkCheck) -> Iterator[Finding]:
 
 def _longer(network: NetworkCheck, key: bytes, what: str, words: str) -> Iterator[Finding]:
     for found in tables.MAIN.scan_keys(network.txn, key, key + b"\0"):
-        yield network.finding(f"{what}-key", found.hex(), f"this is no key of {words}")
+        yield network.finding(f"{what}-key", found.hex(), f"this is not a key of {words}")
 
 
 def _numbers(network: NetworkCheck) -> Iterator[Finding]:
@@ -260,5 +260,5 @@ def _numbers(network: NetworkCheck) -> Iterator[Finding]:
         noted = getattr(network.state, what)
         if noted != counted and (what != "outside" or network.pool is not None):
             yield network.finding(
-                "state-count", what, f"its state counts {noted} addresses, there are {counted}"
+                "state-count", what, f"its state counts {noted} addresses instead of {counted}"
             )

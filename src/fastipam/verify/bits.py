@@ -82,7 +82,7 @@ class Bits:
         index_bytes = keys.page_index_bytes(family)
         for key, raw in network.items(tables.PAGES, prefix):
             if len(key) != len(prefix) + index_bytes:
-                self._found("page-key", key.hex(), "this is no key of a page")
+                self._found("page-key", key.hex(), "this is not a key of a page")
                 continue
             index = keys.page_index_of(key)
             where = self._page(level, index)
@@ -121,7 +121,7 @@ class Bits:
             if address is not None:
                 yield address[1]
             else:
-                self._found(f"{what}-key", key.hex(), f"this is no key of a {what}")
+                self._found(f"{what}-key", key.hex(), f"this is not a key of a {what}")
 
 
 def other_families(network: NetworkCheck) -> Iterator[Finding]:
@@ -137,7 +137,7 @@ def other_families(network: NetworkCheck) -> Iterator[Finding]:
                 key = walk.key()
                 known = len(key) > 5 and key[4] in BITS and key[5] < levels
                 if not known:
-                    text = f"this is no key of a {what}"
+                    text = f"this is not a key of a {what}"
                     yield network.finding(f"{what}-key", key.hex(), text)
                     start = key + b"\0"
                 else:

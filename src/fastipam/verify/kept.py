@@ -36,7 +36,7 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
     if one.until:
         key = reservation_record.due_key(prefix, one.until, family, value)
         if tables.STICKY.get(network.txn, key) is None:
-            text = "it is kept for some time, and its end is not noted"
+            text = "it is kept for some time, but its end is not recorded"
             found.append(network.finding("reservation-without-end", where, text))
     return found
 
@@ -66,12 +66,12 @@ def entries(network: NetworkCheck) -> Iterator[Finding]:
                 raise ValueError(key)
             named = [_names(network, key, until, *one) for one in listed]
         except (StoreCorrupt, ValueError, KeyError):
-            text = "this is no entry of what is kept"
+            text = "this is not an entry of the kept addresses"
             yield network.finding("sticky-unreadable", key.hex(), text)
             continue
         for (family, value), agrees in zip(listed, named, strict=True):
             if not agrees:
-                text = "it is listed as kept, its reservation says otherwise"
+                text = "it is listed as kept, but its reservation differs"
                 where = format_ip(family, value)
                 yield network.finding("sticky-without-reservation", where, text)
 

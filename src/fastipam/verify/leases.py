@@ -37,7 +37,7 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
     if record.boot > network.boot:
         add("lease-boot", f"boot {record.boot} has not been yet, this is {network.boot}")
     elif record.boot != network.boot and record.state == ASSIGNED and _all_seen(network):
-        add("lease-boot", f"it is of boot {record.boot}, whose leases are all given back")
+        add("lease-boot", f"it is of boot {record.boot}, whose leases were all released")
     if record.network_id not in network.members:
         whose = ", ".join(map(str, network.members))
         add("lease-network", f"it names the network {record.network_id}, its pool is of {whose}")
@@ -51,7 +51,7 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
     else:
         network.counts["cooling"] += 1
         if state is not None and record.released > state.clock:
-            add("lease-released", "it was released at a time that has not come")
+            add("lease-released", "it was released at a time in the future")
         queued = keys.cooldown_key(
             network.pool_id, record.set_index, record.released, family, value
         )
@@ -90,7 +90,7 @@ def owners(network: NetworkCheck) -> Iterator[Finding]:
             yield network.finding("owner-unreadable", key.hex(), str(error))
             continue
         if len(key) != keys.OWNER_KEY_BYTES:
-            yield network.finding("owner-key", key.hex(), "this is no key of an owner")
+            yield network.finding("owner-key", key.hex(), "this is not a key of an owner")
         if not entries or len(set(entries)) < len(entries):
             text = "it lists no address, or one twice"
             yield network.finding("owner-addresses", key.hex(), text)
@@ -101,7 +101,7 @@ def owners(network: NetworkCheck) -> Iterator[Finding]:
                 continue
             record = network.record(family, value)
             if record is None or record.state != ASSIGNED or _owner_key(network, record) != key:
-                text = f"owner {key[4:].hex()} lists it, its lease says otherwise"
+                text = f"owner {key[4:].hex()} lists it, but the lease is not of this owner"
                 yield network.finding("owner-without-lease", format_ip(family, value), text)
 
 
@@ -110,7 +110,7 @@ def cooldown(network: NetworkCheck) -> Iterator[Finding]:
     prefix = network.prefix
     for key, _ in network.items(tables.COOLDOWN, prefix):
         if not keys.is_cooldown_key(key):
-            text = "this is no key of the cool-down queue"
+            text = "this is not a key of the cool-down queue"
             yield network.finding("cooldown-key", key.hex(), text)
             continue
         _, set_index, released, family, value = keys.read_cooldown_key(key)
@@ -123,7 +123,7 @@ def cooldown(network: NetworkCheck) -> Iterator[Finding]:
             yield network.finding(
                 "cooldown-without-lease",
                 format_ip(family, value),
-                "it is in the cool-down queue, its lease says otherwise",
+                "it is in the cool-down queue, but its lease is not cooling",
             )
 
 
@@ -131,5 +131,5 @@ def missing(network: NetworkCheck) -> Iterator[Finding]:
     """Check that each note of the sweeper can be read. The next sweep deletes outdated notes."""
     for key, raw in network.items(tables.MISSING, network.prefix):
         if not keys.is_address_key(key) or not is_missing(raw):
-            text = "this is no note of a lost namespace"
+            text = "this is not a record of a missing namespace"
             yield network.finding("missing-unreadable", key.hex(), text)

@@ -364,7 +364,7 @@ def _snapshot(data_dir: str) -> Iterator[Snapshot]:
 
 
 def _unknown(field: str, value: str) -> ConfigError:
-    return ConfigError(f"{value!r} is not known here", field=field, value=value)
+    return ConfigError(f"{value!r} does not exist", field=field, value=value)
 
 
 def _field(asked: Asked, name: str) -> str:

@@ -43,7 +43,7 @@ class Index:
         agent = numbers["agent"]
         level, alarm = _alarm(numbers["networks"])
         codes = ", ".join(f"{count:,} with code {code}" for code, count in numbers["codes"].items())
-        no_network = "No network yet: the first request names one."
+        no_network = "No network yet: the first ADD creates one."
         sets = list(_range_sets(numbers["networks"]))
         return self._template.substitute(
             host=escape(agent["host"]),

@@ -23,10 +23,10 @@ class Masquerading:
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics; no sample when the agent does not masquerade."""
         is_set = GaugeMetricFamily(
-            "fastipam_masquerading", "1 while the rules of masquerading are as the pools want them."
+            "fastipam_masquerading", "1 while the masquerading rules match the pools."
         )
         changes = CounterMetricFamily(
-            "fastipam_masquerading_changes", "How often the rules of masquerading were replaced."
+            "fastipam_masquerading_changes", "Replacements of the masquerading rules."
         )
         status = self._status()
         if status is not None:

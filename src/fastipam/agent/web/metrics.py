@@ -46,12 +46,12 @@ _NETWORK = ["data_dir", "network"]
 _POOL = [*_NETWORK, "pool"]  # of a number that is the same for each network of a pool
 _SET = [*_NETWORK, "family", "range_set"]  # the set's number in the configuration, from 0
 _CLUSTER_COUNTERS = {
-    "claims": "Blocks that were claimed.",
-    "transactions": "Claims that were tried.",
-    "conflicts": "Claims at which somebody else was faster.",
-    "released": "Blocks that were given back.",
-    "donated": "Blocks that were handed to a node in need.",
-    "granted": "Blocks that another node has handed over.",
+    "claims": "Blocks claimed.",
+    "transactions": "Claim transactions tried.",
+    "conflicts": "Claims lost to another node that claimed the block first.",
+    "released": "Blocks released.",
+    "donated": "Blocks donated to another node.",
+    "granted": "Blocks received from another node.",
 }
 
 
@@ -77,7 +77,7 @@ class Metrics(Observer):
     ) -> None:
         self.registry = _Registry()
         self._requests = Counter(
-            "fastipam_requests", "Answered requests.", ["verb", "code"], registry=self.registry
+            "fastipam_requests", "Requests answered.", ["verb", "code"], registry=self.registry
         )
         self._seconds = Histogram(
             "fastipam_request_seconds",
@@ -143,7 +143,7 @@ class _Networks:
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of each network of each open store, and of the stores."""
         yield InfoMetricFamily(
-            "fastipam_agent", "What runs here.", {"version": fastipam.__version__}
+            "fastipam_agent", "The version of this agent.", {"version": fastipam.__version__}
         )
         found = self._watch.sample()
         yield from self._of_sets(found)
@@ -162,11 +162,14 @@ class _Networks:
         )
         exhaustion = _gauge(
             "exhaustion_seconds",
-            "Seconds until no address is left, as the last 15 minutes went; +Inf: not in sight.",
+            "Seconds until no address is left at the rate of the last 15 minutes; +Inf when use "
+            "does not grow.",
             _SET,
         )
         longest = _gauge(
-            "longest_free_run", "The most free addresses in a row, as of the last scrape.", _SET
+            "longest_free_run",
+            "Longest run of consecutive free addresses, as of the last scrape.",
+            _SET,
         )
         info = InfoMetricFamily("fastipam_range_set", "The ranges of a range set.", labels=_SET)
         for reading in found:
@@ -187,11 +190,11 @@ class _Networks:
 
 
 def _of_networks(found: Iterable[Reading]) -> Iterator[Metric]:
-    outside = _gauge(
-        "outside_addresses", "Addresses in use that are in no range (any longer).", _POOL
-    )
+    outside = _gauge("outside_addresses", "Addresses in use outside the ranges.", _POOL)
     oldest = _gauge(
-        "oldest_cooling_seconds", "How long the longest cooling address has cooled.", _POOL
+        "oldest_cooling_seconds",
+        "Seconds since the release of the address that has been cooling longest.",
+        _POOL,
     )
     assignments = CounterMetricFamily(
         "fastipam_assignments", "Assignments since the pool was made.", labels=_POOL
@@ -215,7 +218,7 @@ def _stores() -> Iterator[Metric]:
         "Leases whose network namespace was gone when the sweeper looked.",
         ["data_dir"],
     )
-    events = _gauge("events", "Events that the history holds.", ["data_dir"])
+    events = _gauge("events", "Events in the history.", ["data_dir"])
     for store in open_stores.all_open():
         try:
             with store.read() as txn:
@@ -237,7 +240,7 @@ class _Clusters:
     def collect(self) -> Iterator[Metric]:
         """Yield the reachability of the cluster's store, and counters of claims."""
         reachable = _gauge(
-            "cluster_reachable", "Whether the cluster's store answered the last call.", _NETWORK
+            "cluster_reachable", "1 if the cluster's store answered the last call.", _NETWORK
         )
         counters = {
             name: CounterMetricFamily(f"fastipam_cluster_{name}", text, labels=_NETWORK)
@@ -259,10 +262,20 @@ class _Written:
 
     def collect(self) -> Iterator[Metric]:
         """Yield how the file stands; no sample when the agent writes none."""
-        state = _gauge("conflist", "How the network configuration stands.", ["path", "state"])
-        before = _gauge("conflist_before", "Configurations that sort before it.", ["path"])
+        state = _gauge(
+            "conflist",
+            "State of the network configuration that the agent writes.",
+            ["path", "state"],
+        )
+        before = _gauge(
+            "conflist_before",
+            "Network configurations that sort before the agent's; a runtime prefers them.",
+            ["path"],
+        )
         failures = CounterMetricFamily(
-            "fastipam_conflist_failures", "How often it could not be written.", labels=["path"]
+            "fastipam_conflist_failures",
+            "Failed writes of the network configuration.",
+            labels=["path"],
         )
         if self._conflist is not None:
             path, standing = self._conflist[0], self._conflist[1]()

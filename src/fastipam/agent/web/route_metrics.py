@@ -34,10 +34,10 @@ class Routes:
         )
         complete = GaugeMetricFamily(
             "fastipam_routes_complete",
-            "1 while the clusters' stores are reached; only then routes are deleted.",
+            "1 while the clusters' stores are reachable; routes are deleted only then.",
         )
         refused = CounterMetricFamily(
-            "fastipam_routes_refused", "Changes of routes that the kernel has refused."
+            "fastipam_routes_refused", "Route changes refused by the kernel."
         )
         status = self._status()
         if status is not None:

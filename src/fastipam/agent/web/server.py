@@ -242,11 +242,11 @@ class _Handler(BaseHTTPRequestHandler):
             parts = urlsplit(self.path)
             fields = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
         except ValueError:
-            return Response(400, b"this is no path with a query\n")
+            return Response(400, b"the path or its query is not valid\n")
         route = self.server.routes.get(parts.path)
         if route is None:
             known = ", ".join(sorted(self.server.routes))
-            return Response(404, f"there are {known}\n".encode())
+            return Response(404, f"not found; the paths are {known}\n".encode())
         if not route.open and not self._is_our_name():
             return Response(421, b"ask by an IP address, as localhost or by this host's name\n")
         asked = Asked(dict(fields), self.headers.get("Accept", ""), self._known_tag())

@@ -27,20 +27,22 @@ COMMANDS = {
     "pool": Entry(f"{_HERE}.pool:command", _LOOK, "The pools that networks have or share."),
     "history": Entry(f"{_HERE}.history:command", _LOOK, "Who had an address, and when."),
     "release": Entry(f"{_HERE}.release:command", _CHANGE, "Release addresses that no DEL will."),
-    "reserve": Entry(f"{_HERE}.reserve:command", _CHANGE, "Reserve addresses, or for one owner."),
+    "reserve": Entry(
+        f"{_HERE}.reserve:command", _CHANGE, "Keep addresses from assignment, or for an owner."
+    ),
     "unreserve": Entry(f"{_HERE}.reserve:unreserve", _CHANGE, "End a reservation."),
     "network": Entry(f"{_HERE}.network:command", _CHANGE, "Remove a network without addresses."),
-    "gc": Entry(f"{_HERE}.gc:command", _CHANGE, "Release what is not in a list of containers."),
-    "sweep": Entry(f"{_HERE}.sweep:command", _CHANGE, "Release what lost its network namespace."),
-    "status": Entry(f"{_HERE}.status:command", _CARE, "Say whether an ADD can be served now."),
-    "doctor": Entry(
-        f"{_HERE}.doctor:command", _CARE, "What is wrong with this node, and what to type."
+    "gc": Entry(f"{_HERE}.gc:command", _CHANGE, "Release leases of containers not in a list."),
+    "sweep": Entry(
+        f"{_HERE}.sweep:command", _CHANGE, "Release leases without a network namespace."
     ),
+    "status": Entry(f"{_HERE}.status:command", _CARE, "Say whether ADDs can be served now."),
+    "doctor": Entry(f"{_HERE}.doctor:command", _CARE, "Diagnose this node, and say what to type."),
     "check": Entry(f"{_HERE}.check:command", _CARE, "Verify the store; --repair fixes it."),
     "backup": Entry(f"{_HERE}.backup:command", _CARE, "Copy the store while it is in use."),
     "restore": Entry(f"{_HERE}.backup:restore", _CARE, "Replace the store with a backup."),
-    "import": Entry(f"{_HERE}.migrate:import_", _MOVE, "Take over the leases of another plugin."),
-    "export": Entry(f"{_HERE}.migrate:export", _MOVE, "Hand the leases over to another plugin."),
+    "import": Entry(f"{_HERE}.migrate:import_", _MOVE, "Import the leases of another plugin."),
+    "export": Entry(f"{_HERE}.migrate:export", _MOVE, "Export the leases for another plugin."),
     "cluster": Entry(f"{_HERE}.cluster:command", _SET_UP, "One pool for many nodes."),
     "install": Entry(f"{_HERE}.install:command", _SET_UP, "Install the CNI plugin on this node."),
     "conflist": Entry(f"{_HERE}.conflist:command", _SET_UP, "Print a network configuration."),
@@ -59,7 +61,7 @@ COMMANDS = {
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, readable=False),
-    help="The directory of the store, for any command; may stand behind the command as well.",
+    help="The directory of the store, for any command; it may also follow the command.",
 )
 def cli(data_dir: str | None) -> None:  # options.py reads it from the context
     """IP address management for container networks."""

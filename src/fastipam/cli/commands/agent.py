@@ -28,10 +28,10 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     """Return what --write-conflist asks for. Raises ConfigError, and click's usage error."""
     if target is None:
         if mtu is not None:
-            raise click.UsageError("--mtu goes with --write-conflist")
+            raise click.UsageError("--mtu needs --write-conflist")
         return None
     if not clusters:
-        raise click.UsageError("--write-conflist writes what --cluster names")
+        raise click.UsageError("--write-conflist needs --cluster FILE, its template")
     from fastipam.agent import conflist
 
     request = conflist.Request(str(clusters[0].absolute()), target.absolute(), mtu)
@@ -67,7 +67,7 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     default=_DEFAULTS.limits.connections,
     show_default=True,
     type=click.IntRange(1, 65536),
-    help="Launchers that are served at one time; more have to wait.",
+    help="Launchers served at the same time; more have to wait.",
 )
 @click.option(
     "--client-timeout",
@@ -224,9 +224,9 @@ def host_and_port(text: str | None) -> tuple[str, int] | None:
         )
     if not 0 <= int(port) <= _LARGEST_PORT:
         raise ConfigError(
-            f"the port {port} is too large: the largest is {_LARGEST_PORT}",
+            f"the port {port} is larger than {_LARGEST_PORT}",
             field="--http",
             value=text,
-            hint="9464, say",
+            hint="for example 9464",
         )
     return host.strip("[]") or "127.0.0.1", int(port)

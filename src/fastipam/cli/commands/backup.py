@@ -20,7 +20,7 @@ from fastipam.ipam import open_with
 )
 @click.argument("file", type=click.Path(readable=False))
 @options.data_dir
-@click.option("--force", is_flag=True, help="Replace FILE although it is no backup.")
+@click.option("--force", is_flag=True, help="Replace FILE even if it is not a backup.")
 @options.as_json
 def command(file: str, data_dir: str, force: bool, as_json: bool) -> None:
     """Copy one moment's store to FILE, mode 0600, complete and on disk before it has its name.
@@ -54,7 +54,7 @@ def command(file: str, data_dir: str, force: bool, as_json: bool) -> None:
 @click.option(
     "--replace",
     is_flag=True,
-    help="The store has leases: forget those that the backup does not have.",
+    help="Replace a store that has leases: those that the backup lacks are lost.",
 )
 @options.as_json
 def restore(file: str, data_dir: str, replace: bool, as_json: bool) -> None:

@@ -52,7 +52,7 @@ def command(data_dir: str, mend: bool, as_json: bool) -> None:
     if found and not mend:
         if not as_json:
             count = output.counted(len(found), "finding")
-            output.note(f"{count}; `fastipam backup FILE`, then `fastipam check --repair`")
+            output.note(f"{count}; type `fastipam backup FILE`, then `fastipam check --repair`")
         raise SystemExit(1)
 
 

@@ -98,7 +98,7 @@ def command(
             "bytes or more",
             field="--mtu",
             value=mtu,
-            hint=f"type --mtu {options.SMALLEST_MTU_V6}, or leave the family out",
+            hint=f"type --mtu {options.SMALLEST_MTU_V6} or more, or leave --family out",
         )
     left_out = {"portmap": no_portmap, "bandwidth": no_bandwidth}
     document = conflists.standard(

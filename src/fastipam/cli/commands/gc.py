@@ -25,7 +25,7 @@ _COLUMNS = (columns.IP, columns.POD, columns.CONTAINER, columns.INTERFACE, colum
 # A list is made before it is read: this is more than a pipe, an interpreter's start or the writing
 # of a file takes. A lease that nobody needs can wait for the next call.
 _MARGIN = "1m"
-_ALLOW_UNKNOWN = "if the list is as it should be, say --allow-unknown"
+_ALLOW_UNKNOWN = "if the list is right, type --allow-unknown"
 
 
 @_command(
@@ -56,12 +56,11 @@ _ALLOW_UNKNOWN = "if the list is as it should be, say --allow-unknown"
     help="Without --before: only leases are released that were so old when the list was last "
     "changed (a file), or when this command started (a pipe).",
 )
-@click.option("--allow-empty", is_flag=True, help="An empty list means that nothing is attached.")
+@click.option("--allow-empty", is_flag=True, help="Accept an empty list: nothing is attached.")
 @click.option(
     "--allow-unknown",
     is_flag=True,
-    help="The list may name only containers or interfaces that have no lease, or a part of a "
-    "container's id.",
+    help="Accept a list in which no container or interface has a lease, or with shortened ids.",
 )
 @options.dry_run("Say what would be released; change nothing.")
 @options.whole
@@ -80,7 +79,7 @@ def command(
     wide: bool,
     as_json: bool,
 ) -> None:
-    """Give back every lease of a network whose container is not in a list (CNI's GC by hand).
+    """Release every lease of a network whose container is not in a list, as CNI's GC does.
 
     The list has a line for each container: its whole id, and an interface where only that counts.
     Or it is JSON: an array of {"containerID", "ifname"}, or a document with
@@ -98,13 +97,13 @@ def command(
         raise click.UsageError("--before and --older-than exclude each other")
     if before and before.start_ns > started_ns:
         # It would release what was added after the list: no lease would be young.
-        raise click.UsageError("--before is in the future: a list is made before it is used")
+        raise click.UsageError("--before is in the future")
     listed = lists.read(attachments, started_ns)
     if not listed.valid and not allow_empty:
         raise Failure(
-            f"{lists.name_of(attachments)} lists no attachment: "
-            f"every lease of {network} would be released",
-            "if that is what you want, say --allow-empty",
+            f"{lists.name_of(attachments)} has no attachment: every lease of {network} would be "
+            "released",
+            "type --allow-empty if that is what you want",
         )
     before_ns = before.start_ns if before else listed.made_ns - least_age_ns
     with open_with(data_dir, create=False, count_boot=not dry_run) as ipam:
@@ -170,16 +169,16 @@ def _refuse_unknown(listed: set[tuple[str, str]], judged: _Judged, network: str)
             # A word behind an id that is no interface, such as the container's name, would release
             # what the container has.
             raise Failure(
-                f"the list has container {container_id} with {ifname!r}, which is no interface of "
-                f"a lease here; {judged.misnamed[container_id]!r} is one: nothing was released",
+                f"the list has container {container_id} with {ifname!r}, but its interface here "
+                f"is {judged.misnamed[container_id]!r}: nothing was released",
                 f"list the ids alone, or each with its interface; {_ALLOW_UNKNOWN}",
             )
     shortened = _shortened({one for one, _ in listed} - judged.known, judged.unlisted)
     if shortened is not None:
         raise Failure(
-            f"{shortened[0]!r} is a part of the id of container {shortened[1]}: the ids in the "
-            "list are shortened, and nothing was released",
-            f"list whole ids: podman ps -q --no-trunc, say; {_ALLOW_UNKNOWN}",
+            f"{shortened[0]!r} is a part of the id of container {shortened[1]}: the list has "
+            "shortened ids, and nothing was released",
+            f"list whole ids, for example with `podman ps -q --no-trunc`; {_ALLOW_UNKNOWN}",
         )
     if judged.unlisted and not judged.known:
         raise Failure(

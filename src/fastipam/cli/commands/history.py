@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         ("fastipam history --since 10m", "what happened in the last ten minutes"),
         ("fastipam history --since 14:00 --until 14:30 --json", "for a program"),
     ),
-    exits={1: "with --at: nobody had it, or nobody knows any more; else an error"},
+    exits={1: "with --at: no owner is recorded; else an error"},
 )
 @click.argument("address", required=False)
 @options.data_dir
@@ -60,9 +60,9 @@ def command(
     configuration). TIME is 14:05, 2026-11-24 14:05, with Z or +01:00, or how long ago: 10m, 2h, 3d.
     """
     if at is not None and (address is None or since or until or pod):
-        raise click.UsageError("--at wants an ADDRESS, and nothing else")
+        raise click.UsageError("--at needs an ADDRESS and no other filter")
     if since and until and since.start_ns >= until.end_ns:
-        raise click.UsageError("--since is later than --until: nothing lies between them")
+        raise click.UsageError("--since is later than --until")
     with open_with(data_dir, create=False, count_boot=False) as ipam:
         narrow = output.is_narrow(wide=wide) and not as_json
         when = Ages(ipam.store.clock()) if narrow else Stamps(local=not as_json)
@@ -86,7 +86,7 @@ def command(
         )
         shown = columns.fitting(columns.EVENTS, narrow=narrow, several=several)
         if not output.rows(shown, events, as_json=as_json, wide=wide) and not as_json:
-            output.note(f"no such event is known: {_begins(ipam, network)}{filters.pod_hint(pod)}")
+            output.note(f"no event matches: {_begins(ipam, network)}{filters.pod_hint(pod)}")
 
 
 def _history(
@@ -148,10 +148,10 @@ def _nobody(ipam: fastipam.Ipam, only: str | None, address: str, at: Moment) -> 
     first = _first(ipam, only)
     when = stamp(at.start_ns, local=True)
     if first is None:
-        return f"nobody knows who had {address} at {when}: {_begins(ipam, only)}"
+        return f"no owner of {address} at {when} is recorded: {_begins(ipam, only)}"
     if first > at.start_ns:
-        return f"nobody is known to have had {address} at {when}: {_begins(ipam, only)}"
-    return f"nobody had {address} at {when}"
+        return f"no owner of {address} at {when} is recorded: {_begins(ipam, only)}"
+    return f"{address} had no owner at {when}"
 
 
 def _first(ipam: fastipam.Ipam, only: str | None) -> int | None:
@@ -163,5 +163,5 @@ def _first(ipam: fastipam.Ipam, only: str | None) -> int | None:
 def _begins(ipam: fastipam.Ipam, only: str | None) -> str:
     first = _first(ipam, only)
     if first is None:
-        return "there is no history"
+        return "the history is empty"
     return f"the history begins at {stamp(first, local=True)}"

@@ -64,13 +64,13 @@ from fastipam.ipam import open_with
     help="Only this state: ASSIGNED, COOLING, RESERVED or FREE, in capitals or not; may be given "
     "several times. An index is used for COOLING and RESERVED.",
 )
-@click.option("--watch", is_flag=True, help="Go on: show what changes, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Keep running and show what changes, until Ctrl-C.")
 @click.option(
     "--interval",
     type=options.Seconds(0.1, 3600),
     default=2.0,
     show_default=True,
-    help="Seconds between two looks of --watch.",
+    help="Seconds between two updates of --watch.",
 )
 @options.wide
 @options.as_json
@@ -112,11 +112,11 @@ def command(
     with open_with(data_dir, create=False, count_boot=False) as ipam:
         earlier = rows.earlier_boots(ipam, network)
         if ipam.store.boot_doubt:
-            output.note(f"there may be leases of an earlier boot: {ipam.store.boot_doubt}")
+            output.note(f"there may be leases from an earlier boot: {ipam.store.boot_doubt}")
         if earlier:
             output.note(
-                f"the list has {output.counted(earlier, 'lease')} of an earlier boot: "
-                "`fastipam sweep` releases such leases"
+                f"the list has {output.counted(earlier, 'lease')} from an earlier boot: `fastipam "
+                "sweep` releases them"
             )
         if watch:
             _watch(ipam, network, wanted, as_json=as_json, wide=wide, every_s=interval)

@@ -89,7 +89,7 @@ def command(
     ):
         if given and not where:
             wanted = {"--bare": "-o FILE.png", "--prefix": "--json", "--json": "no -o"}[option]
-            raise click.UsageError(f"{option} goes with {wanted}")
+            raise click.UsageError(f"{option} needs {wanted}")
     with open_with(data_dir, create=False, count_boot=False) as ipam:
         with suppress(StoreError):  # a store that cannot be written can be drawn all the same
             finish_reboot(ipam)
@@ -97,7 +97,7 @@ def command(
         if as_json:
             output_.json_array(_counts(ipam, names, prefix))
         elif not names:
-            output_.note("no network yet: the first ADD makes one")
+            output_.note("no network yet: the first ADD creates one")
         elif output is not None and kind == _TXT:
             _write_text(ipam, names, by, output)
         elif output is not None:
@@ -112,7 +112,7 @@ def _kind(output: Path) -> str:
     if kind not in (_PNG, _TXT):
         ends = f"ends in {output.suffix}" if output.suffix else "has no ending"
         raise ConfigError(
-            f"{output}: the name {ends}, and map writes .png and .txt",
+            f"{output}: the name {ends}, but map writes .png or .txt",
             field="--output",
             value=str(output),
             hint=f"-o {output.with_suffix(_PNG)}",
@@ -124,8 +124,8 @@ def _names(ipam: Ipam, network: str | None, *, one: bool) -> list[str]:
     """Return the networks to draw. Raises ConfigError."""
     names = rows.names(ipam, network)
     if one and len(names) != 1:
-        message = f"the store {ipam.path} has {len(names)} networks, a file shows one"
-        hint = f"name one: it has {', '.join(names) or 'none'}"
+        message = f"the store {ipam.path} has {len(names)} networks, but a file shows one"
+        hint = f"type --network NAME; the networks are {', '.join(names) or 'none'}"
         raise ConfigError(message, field="--network", value=None, hint=hint)
     return names
 
@@ -152,7 +152,7 @@ def _write(drawn: Drawn, output: Path, *, bare: bool) -> None:
             f"network {picture.network} has {len(picture.panels)} subnets to draw, not one",
             field="--bare",
             value=picture.network,
-            hint="leave --bare out: then they are below each other",
+            hint="leave --bare out to draw them below each other",
         )
     if bare:
         image = png.bare(picture.panels[0], layer, layer.values[0] if layer else None)
@@ -200,7 +200,7 @@ def _show(ipam: Ipam, names: list[str], by: str) -> None:
 def _warn_of_characters(by: str) -> None:
     if by != "state":
         output_.note(
-            f"characters show the states; --by {by} needs a PNG or a terminal with colours"
+            f"--by {by} needs a PNG or a terminal with colours; characters show states only"
         )
 
 
@@ -283,10 +283,10 @@ def _counts(ipam: Ipam, names: list[str], prefix: int | None) -> Iterator[dict[s
             if not 0 <= bits <= min(frame.cell_bits, _MOST_ROWS_BITS):
                 most = length + min(frame.cell_bits, _MOST_ROWS_BITS)
                 raise ConfigError(
-                    f"/{prefix} does not cut {frame.cidr} into 1 to {1 << _MOST_ROWS_BITS} rows",
+                    f"/{prefix} does not divide {frame.cidr} into 1 to {1 << _MOST_ROWS_BITS} rows",
                     field="--prefix",
                     value=prefix,
-                    hint=f"choose {length} to {most}",
+                    hint=f"type a length from {length} to {most}",
                 )
             for part, counts in enumerate(panel.tally(bits).tolist()):
                 yield {

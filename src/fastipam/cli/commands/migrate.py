@@ -49,7 +49,7 @@ _tree = click.argument(
         ("fastipam import host-local --dry-run", "what would be imported"),
         ("fastipam import host-local", "from /var/lib/cni/networks"),
     ),
-    exits={1: "an address belongs to somebody else here (it was left as it is), or an error"},
+    exits={1: "an address has another owner here (it was not changed), or an error"},
 )
 @_tree
 @options.data_dir
@@ -84,7 +84,7 @@ def import_host_local(
 @export.command(
     "host-local",
     examples=(("fastipam export host-local", "to /var/lib/cni/networks"),),
-    exits={1: "a file is there with another content (it was left as it is), or an error"},
+    exits={1: "a file exists with another content (it was not changed), or an error"},
 )
 @_tree
 @options.data_dir

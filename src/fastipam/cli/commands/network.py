@@ -11,7 +11,7 @@ from fastipam.ipam import open_with
 
 _HERE = "fastipam.cli.commands.network"
 _COMMANDS = {
-    "remove": Entry(f"{_HERE}:remove", "Change", "Forget a network that has no address."),
+    "remove": Entry(f"{_HERE}:remove", "Change", "Remove a network without addresses."),
 }
 
 
@@ -29,7 +29,7 @@ def command() -> None:
 @options.data_dir
 @options.as_json
 def remove(name: str, data_dir: str, as_json: bool) -> None:
-    """Forget the network NAME with its history, if it has no address.
+    """Remove the network NAME with its history, if it has no address.
 
     Its pool goes with its last network, unless it has reservations or blocks of a cluster: then the
     network stays. It also stays while an address that it had cools down, because without it another

@@ -21,7 +21,7 @@ _HERE = "fastipam.cli.commands.pool"
 _COMMANDS = {
     "list": Entry(f"{_HERE}:list_", "Look", "Every pool: its networks, how full it is."),
     "show": Entry(f"{_HERE}:show", "Look", "One pool: ranges, and each network's share."),
-    "remove": Entry(f"{_HERE}:remove", "Change", "Forget a pool in which nobody has an address."),
+    "remove": Entry(f"{_HERE}:remove", "Change", "Remove a pool without addresses in use."),
 }
 _COLUMNS = (
     Column("POOL", "pool", least=10, middle=True),
@@ -91,13 +91,13 @@ def show(name: str, data_dir: str, wide: bool, as_json: bool) -> None:
 @_command(
     "remove",
     examples=(("fastipam pool remove blue", "its networks are forgotten, too"),),
-    exits={1: "somebody has an address of it, or an error"},
+    exits={1: "an address of it is in use, or an error"},
 )
 @click.argument("name")
 @options.data_dir
 @options.as_json
 def remove(name: str, data_dir: str, as_json: bool) -> None:
-    """Forget the pool NAME and its networks, in one transaction, if nobody has an address.
+    """Remove the pool NAME and its networks, in one transaction, if no address is in use.
 
     Their history goes, too, and addresses that cool down can be assigned at once. A pool with
     reservations or with blocks of a cluster stays. The next ADD of a configuration that names it

@@ -34,7 +34,7 @@ _COLUMNS = (
         ("fastipam release 10.32.7.9", "asks first"),
         ("fastipam release --container 0a1b2c3d --yes", "all that a container has, from a script"),
     ),
-    exits={1: "nothing was released: nobody has it, or an error"},
+    exits={1: "nothing was released, or an error"},
 )
 @click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @options.data_dir
@@ -43,7 +43,7 @@ _COLUMNS = (
     "--container", metavar="ID", default="", help="All that this container has; the whole id."
 )
 @click.option("--ifname", metavar="NAME", default="", help="Only that interface of the container.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @options.dry_run("Say what would be released; change nothing.")
 @options.wide
 @options.as_json
@@ -58,7 +58,7 @@ def command(
     wide: bool,
     as_json: bool,
 ) -> None:
-    """Give addresses back that nobody will ever DEL, with all other addresses of their owners.
+    """Release addresses for which no DEL will come, with all other addresses of their owners.
 
     An owner is an interface of a container: of a dual-stack container both addresses are shown and
     released. A released address cools down before it is assigned again. A container that still runs
@@ -67,7 +67,7 @@ def command(
     if bool(addresses) == bool(container):
         raise click.UsageError("name addresses, or a --container")
     if ifname and not container:
-        raise click.UsageError("--ifname goes with --container")
+        raise click.UsageError("--ifname needs --container")
     with open_with(data_dir, create=False, count_boot=not dry_run) as ipam:
         if addresses:
             owners = _owners_of(ipam, network, addresses)
@@ -75,7 +75,7 @@ def command(
             owners = _owners_in(ipam, network, container, ifname)
         if not owners:
             what = ", ".join(addresses) or f"container {container} {ifname}".rstrip()
-            raise Failure(f"nobody has {what}", "`fastipam show ADDRESS` says what became of it")
+            raise Failure(f"no lease matches {what}", "`fastipam show ADDRESS` says who had it")
         shown = [_row(lease, ipam.store) for leases in owners for lease in leases]
         several = rows.are_several(ipam, network)
         if dry_run:
@@ -119,7 +119,7 @@ def _owners_of(
                 if owner not in found:
                     found[owner] = _siblings(network, lease)
     if found and nobodys:
-        output.note(f"nobody has {', '.join(nobodys)}")
+        output.note(f"no owner: {', '.join(nobodys)}")
     return list(found.values())
 
 
@@ -154,7 +154,7 @@ def _ask(shown: list[dict[str, str]], *, several: bool, wide: bool) -> None:
     if not sys.stdin.isatty():
         raise Failure(
             f"{addresses} would be released, and there is no terminal to confirm on",
-            "pass --yes, after a look with --dry-run",
+            "check with --dry-run, then pass --yes",
         )
     narrow = output.is_terminal(sys.stderr) and not wide
     fitting = columns.fitting(_COLUMNS, narrow=narrow, several=several)
@@ -163,5 +163,7 @@ def _ask(shown: list[dict[str, str]], *, several: bool, wide: bool) -> None:
         output.note(line)
     living = [row["address"] for row in shown if row["netns_state"].startswith("there")]
     if living:
-        output.note(f"the network namespace of {', '.join(living)} is there: its owner may run")
+        output.note(
+            f"the network namespace of {', '.join(living)} exists: its container may still run"
+        )
     click.confirm(f"Release {addresses}?", abort=True, err=True)

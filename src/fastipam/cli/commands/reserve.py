@@ -126,7 +126,7 @@ def _print(
 @_command(
     "reserve",
     examples=(
-        ("fastipam reserve 10.32.7.9 --reason 'printer'", "nobody gets it"),
+        ("fastipam reserve 10.32.7.9 --reason 'printer'", "no pod gets it"),
         ("fastipam reserve 10.32.7.9 --owner default/db-0", "only this pod gets it, and always"),
         ("fastipam reserve 10.32.8.0/28", "sixteen addresses at once"),
     ),
@@ -139,7 +139,7 @@ def _print(
     "--owner",
     metavar="KEY",
     default="",
-    help="The pod (namespace/name) or container id that may have it. Without: nobody.",
+    help="The pod (namespace/name) or container id that may have it. Without it no owner may.",
 )
 @click.option("--reason", metavar="TEXT", default="", help="What it is for; `show` prints it.")
 @options.whole
@@ -154,7 +154,7 @@ def command(
     wide: bool,
     as_json: bool,
 ) -> None:
-    """Keep addresses from every allocation, or for one owner. Who has one now keeps it.
+    """Keep addresses from every allocation, or for one owner. A current owner keeps its address.
 
     Before its first ADD, a network has the ranges of its configuration in --conf-dir.
     """
@@ -177,7 +177,7 @@ def command(
 @options.whole
 @options.as_json
 def unreserve(target: str, data_dir: str, network: str | None, wide: bool, as_json: bool) -> None:
-    """End reservations. Who has such an address keeps it.
+    """End reservations. A current owner keeps its address.
 
     Those that keep an address for a sticky pod end, too: such an address cools down.
     """
@@ -188,6 +188,6 @@ def unreserve(target: str, data_dir: str, network: str | None, wide: bool, as_js
         if not found:
             raise Failure(
                 f"nothing is reserved in {target}",
-                "`fastipam list --state RESERVED` lists what is reserved",
+                "`fastipam list --state RESERVED` lists reservations",
             )
         _print(ipam, where.name, found, wide=wide, as_json=as_json)

@@ -74,14 +74,14 @@ def command(address: str, data_dir: str, network: str | None, wide: bool, as_jso
 def _hint(known: list[dict[str, Any]]) -> str:
     """Return the names and ranges of the networks that exist."""
     if not known:
-        return "it has no network yet: the first ADD makes one"
+        return "it has no network yet: the first ADD creates one"
     named = []
     for one in known[:_MOST_NAMED]:
         ranges = "; ".join(row["ranges"] for row in rows.stats_table([one]))
         named.append(f"{one['network']} ({ranges})")
     more = len(known) - len(named)
     rest = f", and {more} more: `fastipam stats` has them all" if more else ""
-    return f"there is {', '.join(named)}{rest}"
+    return f"the networks are {', '.join(named)}{rest}"
 
 
 def _print(explained: dict[str, Any], *, wide: bool) -> None:

@@ -82,7 +82,7 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, wide: bool, as_js
             if agent is None:
                 raise
             raise Failure(
-                f"the agent on {socket_path} is alive, and does not answer STATUS: "
+                f"the agent on {socket_path} runs, but does not answer STATUS: "
                 f"{error.strerror or error}",
                 "`fastipam doctor` says more",
             ) from error
@@ -96,7 +96,7 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, wide: bool, as_js
         for one in found:
             if not one.ready:
                 what = f"network {one.network}" if one.network else one.file
-                output.note(f"the agent is alive, and cannot serve {what}: {one.message}")
+                output.note(f"the agent runs, but cannot serve {what}: {one.message}")
     if not all(one.ready for one in found):
         raise SystemExit(1)
 
@@ -106,9 +106,9 @@ def _require_directory(directory: Path) -> None:
     # A probe whose container lacks the mount must not say that all is well.
     if not directory.is_dir():
         raise Failure(
-            f"{directory}: there is no such directory",
-            "the runtime's directory of network configurations is named by --conf-dir; "
-            "in a container the host's has to be mounted there",
+            f"{directory}: this directory does not exist",
+            "type --conf-dir DIRECTORY, the runtime's directory of network configurations; in a "
+            "container the host's must be mounted there",
         )
 
 

@@ -40,22 +40,23 @@ _COLUMNS = (
     type=options.Seconds(0, 1e9),
     default=DEFAULT_GRACE_S,
     show_default=True,
-    help="Seconds between the first look that misses a namespace and the one that releases.",
+    help="Seconds between the check that finds a namespace missing and the one that releases.",
 )
-@options.dry_run("Say what would be released; change and note nothing.")
+@options.dry_run("Say what would be released; change nothing.")
 @options.whole
 @options.as_json
 def command(
     data_dir: str, network: str | None, grace: float, dry_run: bool, wide: bool, as_json: bool
 ) -> None:
-    """Give back leases whose network namespace is gone, and those from before the last reboot.
+    """Release leases whose network namespace is gone, and those from before the last reboot.
 
     Addresses whose cool-down is over, or whose time of being kept for a pod, become free.
 
     A lease goes when its namespace was found missing twice, with the grace time in between: the
     agent looks every so often; without it run this twice. Missing means that its path does not lead
     to it, and that no process, no mount and no open file has its inode. A namespace that cannot be
-    judged from here (not all processes can be seen, say) is left alone and counted as unknown.
+    judged from here (for example because not all processes can be seen) is left alone and counted
+    as unknown.
     """
     from fastipam.sweep import Sweeper, add_up, give_back
 
@@ -63,7 +64,7 @@ def command(
         names = rows.names(ipam, network)
         earlier = rows.earlier_boots(ipam, network)  # before a call releases some
         if ipam.store.boot_doubt:
-            output.note(f"there may be leases of an earlier boot: {ipam.store.boot_doubt}")
+            output.note(f"there may be leases from an earlier boot: {ipam.store.boot_doubt}")
         networks = [ipam.network(name) for name in names]
         total = sum(each.stats().assigned for each in networks)
         with progress.bar("leases") as advance:
@@ -92,7 +93,7 @@ def command(
         f"{len(report.missing)} wait for a second look in {grace:g} s"
     )
     if earlier:
-        output.note(f"{output.counted(earlier, 'lease')} of an earlier boot {verb}")
+        output.note(f"{output.counted(earlier, 'lease')} from an earlier boot {verb}")
     for why, count in report.reasons():
         output.note(f"{output.counted(count, 'lease')} skipped: {why}")
 

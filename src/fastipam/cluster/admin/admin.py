@@ -36,8 +36,8 @@ def init(node: Node, deadline: Deadline) -> bool:
     there = node.registry.found_cluster(deadline)
     if there not in (None, text):
         raise ClusterRefused(
-            f"the cluster's pools are {there!r} already, not {text!r}",
-            hint="what is written once stays: use another prefix for another cluster",
+            f"the cluster already has the pools {there!r}, not {text!r}",
+            hint="the settings cannot be changed: use another prefix for another cluster",
         )
     return there is None
 
@@ -53,13 +53,13 @@ def release_node(node: Node, name: str, deadline: Deadline, *, force: bool = Fal
         epoch = node.registry.end(name, deadline, force=force)
     except ClusterRefused as error:
         error.hint = (
-            f"{node.registry.alive_hint}; with --force its pods keep addresses that others may "
-            "get, too"
+            f"{node.registry.alive_hint}; with --force its pods keep addresses that other nodes "
+            "may assign again"
         )
         raise
     if epoch is None:
         raise ClusterRefused(
-            f"the cluster knows no node {name}", hint="see `fastipam cluster nodes`"
+            f"the cluster has no node {name}", hint="`fastipam cluster nodes` lists them"
         )
     return Removed(_take_back(node, name, deadline), epoch)
 
@@ -85,7 +85,10 @@ def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool 
     if not offline and has_signs and node.registry.is_alive(node.name, deadline):
         raise ClusterRefused(
             f"node {node.name} is alive: {node.registry.alive_text}",
-            hint=f"{node.registry.alive_hint}; --offline forgets the cluster in this node's store",
+            hint=(
+                f"{node.registry.alive_hint}; --offline removes the cluster from this node's store "
+                "only"
+            ),
         )
     while node.share.network.tidy():  # what has cooled down is in nobody's use
         pass

@@ -122,7 +122,8 @@ def claim(node: Node, family: int, count: int, deadline: Deadline) -> list[str]:
     share = node.share
     if (share.doubt() or share.has_begun()) and node.join(deadline):
         raise NoBlock(
-            f"node {node.name} has lost its store: its agent looks for what is in use first",
+            f"node {node.name} has lost its store, and its agent must first find the addresses in "
+            "use",
             hint="start the agent",
         )
     before = {(each.family, each.base) for each in share.blocks()}
@@ -149,7 +150,7 @@ def compare(node: Node, has_store: bool, deadline: Deadline) -> list[dict[str, s
             text = f"its owner {entry.node} was removed"
             found.append(_difference(node, entry.node, block, text))
         if node.settings.geometry_of(*block) is None:
-            found.append(_difference(node, entry.node, block, "it lies in no pool"))
+            found.append(_difference(node, entry.node, block, "it is in no pool"))
     if has_store:
         found += _compare_local(node, entries)
     return found
@@ -173,14 +174,14 @@ def _compare_local(node: Node, entries: Mapping[BlockId, BlockEntry]) -> list[di
         theirs = mine.pop(block, None)
         text = ""
         if record.state == LOST:
-            text = "another node has it, and addresses of it are in use here"
+            text = "another node owns it, but addresses of it are in use here"
         elif record.state != ACTIVE:
-            text = f"{STATES[record.state]}: begun and not finished"
+            text = f"{STATES[record.state]}: started and not finished"
         elif theirs is None:
             text = f"active here, and in {where} it is {_owner_of(entries.get(block))}"
         elif theirs.revision != record.revision:
             text = f"its revision here is not {where}'s"
         if text:
             found.append(_difference(node, node.name, block, text))
-    unknown = f"in {where} it is ours, and it is not known here"
+    unknown = f"in {where} it is ours, but this node's store does not have it"
     return found + [_difference(node, node.name, block, unknown) for block in mine]

@@ -30,7 +30,7 @@ class Rollout(NamedTuple):
 
     def __str__(self) -> str:
         if not self.known:
-            return "the DaemonSet's controller has not seen it yet"
+            return "the DaemonSet controller has not processed it yet"
         left = f"; not on {', '.join(self.left)}" if self.left else ""
         return f"ready on {self.ready} of {self.wanted} nodes{left}"
 

@@ -27,29 +27,33 @@ class Metrics:
         """Yield each metric. O(nodes + pools)."""
         state = self._process.controller.state()
         gauges = {
-            "leader": ("Whether this process leads.", int(self._process.election.is_leading)),
-            "blocks": ("Blocks that nodes own.", state.blocks),
+            "leader": ("1 if this process is the leader.", int(self._process.election.is_leading)),
+            "blocks": ("Blocks owned by nodes.", state.blocks),
             "nodes": ("Nodes that are registered and not removed.", state.nodes),
             "orphaned_blocks": (
-                "Blocks whose owner is removed or has no entry: 0 soon after a removal.",
+                "Blocks whose owner was removed or is not registered; 0 again soon after a "
+                "removal.",
                 state.orphans,
             ),
-            "absent_nodes": ("Nodes whose Node object is gone, not removed yet.", state.waiting),
+            "absent_nodes": (
+                "Nodes without a Node object that are not removed yet.",
+                state.waiting,
+            ),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"fastipam_controller_{name}", text, value)
         counters = {
-            "nodes_removed": ("Nodes that were removed.", state.removed),
-            "blocks_freed": ("Blocks that were taken back from removed nodes.", state.freed),
+            "nodes_removed": ("Nodes removed.", state.removed),
+            "blocks_freed": ("Blocks reclaimed from removed nodes.", state.freed),
             "failures": (
-                "What failed with a pool or a node.",
+                "Failures while handling a pool or a node.",
                 state.failures,
             ),
         }
         for name, (text, value) in counters.items():
             yield CounterMetricFamily(f"fastipam_controller_{name}", text, value)
         pools = GaugeMetricFamily(
-            "fastipam_controller_pools", "Pools, by their condition Accepted.", labels=["accepted"]
+            "fastipam_controller_pools", "Pools by their condition Accepted.", labels=["accepted"]
         )
         for accepted, count in sorted(Counter(state.pools.values()).items()):
             pools.add_metric([accepted], count)

@@ -164,7 +164,7 @@ class NodeCIDRs:
         """Return why a podCIDR is no block of a pool; None for one of another such pool, too."""
         if not cidr:
             text = f"Node {node} has no IPv{pool.family} podCIDR"
-            hint = "does kube-controller-manager run with --allocate-node-cidrs?"
+            hint = "check that kube-controller-manager runs with --allocate-node-cidrs"
             return Problem("NoPodCIDR", f"{text}: {hint}")
         if not _holds(pool, cidr):
             others = filter(None, map(objects.read_pool, self._view.pools().values()))
@@ -173,7 +173,7 @@ class NodeCIDRs:
             text = f"{cidr}, the podCIDR of Node {node}, lies outside of {pool.cidr}"
             return Problem("OutsidePool", f"{text}: widen the pool, or add one for it")
         if parse_cidr(cidr)[2] != pool.block_length:
-            text = f"{cidr}, the podCIDR of Node {node}, is no block of /{pool.block_length}"
+            text = f"{cidr}, the podCIDR of Node {node}, is not a block of /{pool.block_length}"
             hint = "make the pool with the mask of the Nodes' podCIDRs as its blockSize"
             return Problem("OtherLength", f"{text}: {hint}")
         return None

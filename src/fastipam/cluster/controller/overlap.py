@@ -73,7 +73,8 @@ def own_fault(pool: dict[str, Any]) -> Refusal | None:
     if not _contains(one.whole(), old.whole()):
         return Refusal(
             "Invalid",
-            f"{one.cidr} does not contain {old.cidr}, which is in force: type one that does",
+            f"{one.cidr} does not contain {old.cidr}, which is in force: type a CIDR that contains "
+            "it",
         )
     return None
 
@@ -105,7 +106,7 @@ def strays(pool: AddressPool, blocks: Iterable[Owned]) -> Refusal | None:
             return Refusal(
                 "Overlaps",
                 f"node {one.node} owns the block {one.cidr} of the pool {one.pool}, which lies in "
-                "it: wait until it is given back (kubectl get addressblocks)",
+                "it: wait until it is released (kubectl get addressblocks)",
             )
     return None
 

@@ -18,14 +18,14 @@ from fastipam.errors import ConfigError
 _PART = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LONGEST_NAME = 63
 _TYPES: dict[str, tuple[type, str]] = {
-    "cidr": (str, "a text"),
+    "cidr": (str, "a string"),
     "blockSize": (int, "an integer"),
-    "gateway": (str, "a text"),
+    "gateway": (str, "a string"),
     "exclude": (list, "a list"),
     "nodeSelector": (dict, "an object"),
     "namespaceSelector": (dict, "an object"),
-    "assignment": (str, "a text"),
-    "claims": (str, "a text"),
+    "assignment": (str, "a string"),
+    "claims": (str, "a string"),
     "priority": (int, "an integer"),
     "disabled": (bool, "true or false"),
     "maxBlocksPerNode": (int, "an integer"),
@@ -83,7 +83,9 @@ def _check_fields(given: dict[str, Any], where: str) -> None:
                 f"the field {key} is missing",
                 field=f"{where}.{key}",
                 value=None,
-                hint=_CIDR_HINT if key == "cidr" else "type the prefix length of a block, say 24",
+                hint=_CIDR_HINT
+                if key == "cidr"
+                else "type the prefix length of a block, for example 24",
             )
     for key, choices in _CHOICES.items():
         if given.get(key, choices[0]) not in choices:
@@ -154,7 +156,7 @@ def _check_gateway(text: str | None, cidr: tuple[int, int, int], where: str) -> 
 def _check_exclusion(text: Any, where: str) -> None:
     hint = "type one such as 10.32.0.0/28, 10.32.0.5 or 10.32.0.1-10.32.0.9"
     if not isinstance(text, str):
-        raise _wrong(where, text, "is not a text", hint)
+        raise _wrong(where, text, "is not a string", hint)
     try:
         family, _, _ = parse_exclusion(text, field=where)
     except ConfigError:

@@ -87,7 +87,7 @@ class Process:
         """
         oldest = time.monotonic() - _STALE_S
         stuck = [name for name, at in self._came_round.items() if at < oldest]
-        return f"the {' and the '.join(stuck)} does not come round" if stuck else ""
+        return f"the {' and the '.join(stuck)} is stuck" if stuck else ""
 
     @staticmethod
     def _thread(name: str, target: Callable[[], object]) -> threading.Thread:

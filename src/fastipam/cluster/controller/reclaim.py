@@ -166,9 +166,9 @@ class Reclaim:
             # The entry was read before. A machine that has come back since, or takes a Lease after
             # this look, changes the entry, and then there is no tombstone.
             if self._has_machine(name):
-                raise ClusterRefused(f"node {name} is back: the API has a Node of its name again")
+                raise ClusterRefused(f"node {name} is back: it has a Node object again")
             if self._client.get(objects.LEASES, name, deadline_s=_CALL_S) is not None:
-                raise ClusterRefused(f"node {name} lives: it has taken a Lease again")
+                raise ClusterRefused(f"node {name} is alive: it has renewed its Lease")
 
         deadline = Deadline(_NODE_S, call_s=_CALL_S)
         epochs = [one.epoch for one in self._view.owned_by(name)]

@@ -88,8 +88,8 @@ class Usage:
         said["used"] = f"{100 * used // addresses}%" if addresses else "0%"
         if owned >= total:
             text = (
-                f"nodes own all of its {total} blocks: widen the pool, or add another one; what "
-                "they do not need they give to each other"
+                f"nodes own all of its {total} blocks: widen the pool, or add another one; nodes "
+                "donate free blocks to each other"
             )
             told = ("True", "NoFreeBlock", text)
         else:

@@ -243,7 +243,7 @@ class Connection:
         if not data:
             # A server with TLS closes a connection without TLS and says nothing.
             is_silent = not self.server.tls and not self._heard
-            doubt = ", it may want https://" if is_silent else ""
+            doubt = "; it may need https://" if is_silent else ""
             raise ConnectionResetError(f"{self.server.text} closed the connection{doubt}")
         self._heard = True
         self._got += data
@@ -273,7 +273,7 @@ class Lines:
         where = self._connection.server.text
         while not self.has_more:
             if len(self._rest) > self._most:
-                raise ConnectionError(f"{where} sends a line without end")
+                raise ConnectionError(f"{where} sends an endless line")
             chunk = self._connection.chunk(deadline)
             if chunk is None:
                 if self._rest:

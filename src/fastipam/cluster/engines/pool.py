@@ -113,7 +113,7 @@ class Pool:
             return connect(endpoint.server, self._tls(), until)
         except OSError as error:
             if isinstance(error, TimeoutError):  # nothing was sent: as if it had been refused
-                raise ConnectionError(f"{endpoint.server.text} takes no connection") from error
+                raise ConnectionError(f"{endpoint.server.text} refuses connections") from error
             raise
 
     def put_back(self, connection: Connection) -> None:

@@ -88,7 +88,7 @@ class TlsLink:
             self._pump(self._tls.do_handshake, deadline)
         except ConnectionResetError as error:
             raise ConnectionResetError(
-                f"{self._where} hangs up on TLS, it may want http://"
+                f"{self._where} closes the connection during TLS, it may need http://"
             ) from error
 
     def send(self, data: bytes, deadline: float) -> None:
@@ -147,12 +147,12 @@ def _refusal(error: ssl.SSLError, where: str) -> EngineDenied | None:
     if reason == "CERTIFICATE_VERIFY_FAILED":
         why = getattr(error, "verify_message", reason)
         return EngineDenied(
-            f"{where} has a certificate that is not trusted: {why}", hint="look at ca"
+            f"{where} has a certificate that is not trusted: {why}", hint="check ca"
         )
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
         return EngineDenied(
             f"{where} refuses this client's certificate: {reason.lower().replace('_', ' ')}",
-            hint="look at cert and key",
+            hint="check cert and key",
         )
     if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
         return EngineDenied(f"{where} does not speak TLS", hint="write http:// in the endpoint")

@@ -236,7 +236,7 @@ class Keeper:
             return self._failed(False, in_words(error))
         except recovery.NamespacesUnreadable as error:
             self.membership.doubt()
-            self._set_status(True, f"what this node's pods have is not known: {error}")
+            self._set_status(True, f"the addresses of this node's pods are not known: {error}")
             return _IDLE_S
         except Exception:
             log.exception("network=%s a defect in the cluster's keeper", self.node.network.name)
@@ -271,7 +271,7 @@ class Keeper:
         if reason:
             log.warning("network=%s node=%s %s", self.node.network.name, self.node.name, reason)
         elif self._reason:
-            log.info("network=%s node=%s in touch again", self.node.network.name, self.node.name)
+            log.info("network=%s node=%s connected again", self.node.network.name, self.node.name)
         self._connected, self._reason = connected, reason
 
     def _work(self) -> float:
@@ -316,7 +316,7 @@ class Keeper:
             for one in self.share.left_out:
                 gone = " ".join(each.cidr for each in self.share.gone if one.overlaps(each))
                 log.warning(
-                    "network=%s pool %s of %s waits until this node has no block of %s any more, "
+                    "network=%s pool %s of %s waits until this node owns no block of %s any more, "
                     "whose pool is gone", self.node.network.name, one.name, one.cidr, gone,
                 )  # fmt: skip
             self._seen = _UNSEEN

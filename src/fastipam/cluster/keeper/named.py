@@ -223,7 +223,7 @@ class Named:
 
 def _held(pair: BlockId, name: str) -> Told:
     return Told(
-        f"the requested address {format_ip(*pair)} is node {name}'s, which has not handed it over: "
+        f"the requested address {format_ip(*pair)} is node {name}'s, which has not released it: "
         "a pod there has it, or its agent does not run",
         f"`fastipam list` on {name} shows the pod; when the machine is gone for good, kubectl "
         f"delete node {name}",

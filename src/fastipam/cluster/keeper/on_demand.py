@@ -38,7 +38,7 @@ def claim_now(
     lock = NodeLock(share.store)
     while not lock.try_take():
         if not deadline.left_s():
-            raise NoBlock("another process of this node is busy claiming a block")
+            raise NoBlock("another process of this node is claiming a block")
         sleep(0.005)
         if not share.lacking():
             return
@@ -93,7 +93,7 @@ def _join(node: Node, deadline: Deadline, *, restored: bool = False) -> None:
         try:
             recovery.recover(node, found)
         except recovery.NamespacesUnreadable as error:
-            raise NoBlock(f"what this node's pods have is not known: {error}") from error
+            raise NoBlock(f"the addresses of this node's pods are not known: {error}") from error
 
 
 def _wait_for_donor(

@@ -120,7 +120,7 @@ class Masquerader:
         if changed:
             if not is_other and self.status.is_set:
                 log.warning(
-                    "somebody has changed the table %s of nftables: it is replaced", ruleset.NAME
+                    "another program changed the nftables table %s: it is replaced", ruleset.NAME
                 )
             nft.replace(changed)
             have = nft.listed()
@@ -128,7 +128,7 @@ class Masquerader:
             log.info("masquerading spares prefixes=%d", count)
         self._set = have
         if self._failures:
-            log.info("the rules of masquerading are set again")
+            log.info("the masquerading rules are set again")
         self._failures = 0
         self._compare_at = self._clock() + COMPARE_S
         self.status = Status(True, "Set", "", count, changes)
@@ -139,7 +139,7 @@ class Masquerader:
         return have == before or (before is None and ruleset.plain(have) == ruleset.plain(wanted))
 
     def _failed(self, reason: str, message: str) -> None:
-        text = f"the rules of masquerading are not as the pools want them: {message}"
+        text = f"the masquerading rules do not match the pools: {message}"
         if self.status.message != text:
             log.error("%s", text)
         pause_s = min(_FIRST_RETRY_S * 2 ** min(self._failures, 10), _LONGEST_RETRY_S)

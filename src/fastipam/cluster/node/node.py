@@ -173,7 +173,7 @@ class Node:
             search.conflict(one for one in found if one is not None)
         if search.exhausted:
             return []
-        raise NoBlock("every block that was tried was claimed by somebody else meanwhile")
+        raise NoBlock("other nodes claimed every block that was tried")
 
     def claim_named(self, ids: Sequence[BlockId], deadline: Deadline) -> list[BlockId]:
         """Claim these very blocks, of which this node has none; return those that it won.

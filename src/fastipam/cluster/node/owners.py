@@ -92,11 +92,11 @@ def _of_its_node_cidr(node: Node, family: int) -> NoBlock:
     only = f"node {node.name} uses its IPv{family} podCIDR only (claims: NodeCIDRs)"
     if any(one.family == family for one in node.share.blocks()):
         return NoBlock(
-            f"{only}, and no address of it is free",
+            f"{only}, but no address of it is free",
             hint='"claims: Any" in the AddressPool lets nodes claim more blocks, after '
             "kube-controller-manager was told to allocate no podCIDRs",
         )
     return NoBlock(
-        f"{only}, and has no block of it yet",
+        f"{only}, but has no block of it yet",
         hint="the controller makes it: kubectl describe addresspools says why it has not",
     )

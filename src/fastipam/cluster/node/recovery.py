@@ -141,7 +141,7 @@ def _look_everywhere(directories: Sequence[str]) -> list[tuple[Netns, list[tuple
                 gone = path  # that process has ended; another may run in its namespace
         if not gone:
             return list(seen.values())
-    raise NamespacesUnreadable(f"processes such as {gone} end faster than they can be looked at")
+    raise NamespacesUnreadable(f"processes such as {gone} end before they can be examined")
 
 
 def _find(directories: Sequence[str]) -> dict[int, str]:
@@ -152,8 +152,8 @@ def _find(directories: Sequence[str]) -> dict[int, str]:
     searched = processes.search()
     if leftover and searched.blind:
         raise NamespacesUnreadable(
-            f"{leftover} is no network namespace here: nothing is mounted on that file, or only in "
-            f"another mount namespace, and {searched.blind}; remove the file if it is a leftover"
+            f"{leftover} is not a network namespace here: nothing is mounted on that file, or only "
+            f"in another mount namespace, and {searched.blind}; remove the file if it is a leftover"
         )
     # Those in which only a thread runs, and those that are mounted only elsewhere.
     own = identity("/proc/self/ns/net")

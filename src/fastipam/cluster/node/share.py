@@ -147,7 +147,7 @@ class Share:
             return [] if pool_id is None else blocks.read_all(txn, pool_id)
 
     def has_begun(self) -> bool:
-        """Return whether a claim or a release was begun and not finished. O(blocks)."""
+        """Return whether a claim or a release was started and not finished. O(blocks)."""
         return any(each.state in (CLAIMING, RELEASING) for each in self.blocks())
 
     def doubt(self) -> str:
@@ -467,8 +467,11 @@ class Share:
             if used and not force:
                 raise ClusterRefused(
                     f"{used} addresses of this node's blocks are assigned, cooling or reserved",
-                    hint="remove the node's pods first (`fastipam list` shows them); --force gives "
-                    "the blocks up nevertheless, and other nodes may assign those addresses too",
+                    hint=(
+                        "remove the node's pods first (`fastipam list` shows them); --force "
+                        "releases the blocks anyway, and other nodes may assign those addresses "
+                        "again"
+                    ),
                 )
             member.revision = 0
             blocks.put_member(txn, pool_id, member)
@@ -534,9 +537,9 @@ class Share:
 
 def _of_another_engine(before: str, wanted: str) -> ClusterRefused:
     return ClusterRefused(
-        f"the blocks of this store come from {before}, and the settings say {wanted}",
-        hint="a store does not switch by itself: drain the node, stop the agent, and run "
-        "`fastipam cluster leave` with the settings of before",
+        f"the blocks of this store come from {before}, but the settings say {wanted}",
+        hint="a store cannot be switched: drain the node, stop the agent, and run "
+        "`fastipam cluster leave` with the earlier settings",
     )
 
 

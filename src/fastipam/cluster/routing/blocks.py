@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.routing.table import Address, Prefix
     from fastipam.cluster.schema import BlockEntry, BlockId
 
-# A store that was put back to an older state lacks blocks that their owners claim again within
+# A store that was restored to an older state lacks blocks that their owners claim again within
 # seconds of the comparison, which all nodes make within half a minute.
 HOLD_S = 60.0
 _LINK_LOCAL = 0xFE80 >> 6  # the first ten bits of such an address, which each link has again

@@ -144,7 +144,7 @@ class Kernel:
                     f"this process may not change the machine's routes: {text}",
                     field="--routes",
                     value=asked,
-                    hint="it takes root with the capability NET_ADMIN; --routes none needs neither",
+                    hint="run as root with the capability NET_ADMIN, or type --routes none",
                 )
 
     def installed(self) -> list[Route]:

@@ -52,7 +52,7 @@ class Plan:
             self._gateways.update(one.gateways)
             for node, family in one.without:
                 self.problems[WITHOUT_ADDRESS, f"{node} IPv{family}"] = (
-                    f"node {node} has blocks and no IPv{family} address that others could use; "
+                    f"node {node} has blocks, but no IPv{family} address that other nodes can use; "
                     'set "address" in its settings'
                 )
 

@@ -118,7 +118,7 @@ class Setting:
             self._fights = 0
         if not self._fights:
             log.warning(
-                "process=%d has changed routes of protocol 147; they are compared, and set again",
+                "process=%d changed routes of protocol 147: they are checked and set again",
                 process,
             )
         self._fought_at = now
@@ -276,7 +276,7 @@ class Setting:
                 log.warning("%s: %d more, which are not listed", reason, count - _MOST_LINES)
         solved = sorted(self._told.keys() - plan.problems.keys())
         for reason, subject in solved[:_MOST_LINES]:
-            log.info("%s: no longer so for %s", reason, subject)
+            log.info("%s: solved for %s", reason, subject)
         self._told = plan.problems
 
 

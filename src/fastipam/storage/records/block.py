@@ -137,7 +137,7 @@ class Member:
             (machine,) = rest or ("",)
         except (*UNREADABLE, struct_error) as error:
             raise StoreCorrupt(
-                f"what the store says of its node cannot be read: {raw.hex()}", hint=CHECK_HINT
+                f"the node's record cannot be read: {raw.hex()}", hint=CHECK_HINT
             ) from error
         return cls(
             node,
@@ -206,7 +206,7 @@ class Heard:
         """Return the record of a value. Raises StoreCorrupt."""
         if len(raw) < _HEARD.size:
             raise StoreCorrupt(
-                f"what was heard of the cluster cannot be read: {raw.hex()}", hint=CHECK_HINT
+                f"the record of the cluster's state cannot be read: {raw.hex()}", hint=CHECK_HINT
             )
         era = raw[_HEARD.size :].decode("utf-8", "replace")
         identity, revision = _HEARD.unpack_from(raw)
@@ -239,7 +239,7 @@ class Founding:
             engine, node, pools = raw.decode().split("\0")
         except UNREADABLE as error:
             raise StoreCorrupt(
-                f"what the store says of its cluster cannot be read: {raw.hex()}", hint=CHECK_HINT
+                f"the cluster's record cannot be read: {raw.hex()}", hint=CHECK_HINT
             ) from error
         return cls(engine, node, pools)
 
@@ -306,7 +306,7 @@ def read_any(key: bytes, raw: bytes) -> Block | None:
         (key[4:] == b"p" and read_proof(raw))
         or (kind == b"o" and len(key) - 4 == _KEY_BYTES.get(family) and not raw)
     ):
-        raise StoreCorrupt(f"{key.hex()} is no record of a cluster", hint=CHECK_HINT)
+        raise StoreCorrupt(f"{key.hex()} is not a record of a cluster", hint=CHECK_HINT)
     return None
 
 

@@ -19,7 +19,7 @@ export function showStatus(choose) {
       fullIn(each),
       each.longest_free_run === null ? "" : count(each.longest_free_run),
     ])),
-    "No network yet: the first request names one.",
+    "No network yet: the first ADD creates one.",
     shown.status.networks.flatMap((one) => one.range_sets.map(levelOf)),
   );
   showAlarm(shown.status.networks);

@@ -15,15 +15,19 @@ _ROLLOUT = "fastipam.cli.commands.cluster.rollout"
 
 _COMMANDS = {
     "init": Entry(f"{_HERE}:init", "Begin", "Write a cluster's settings, once."),
-    "status": Entry(f"{_LOOK}:status", "Look", "How this node and its cluster fare."),
+    "status": Entry(f"{_LOOK}:status", "Look", "The state of this node and its cluster."),
     "nodes": Entry(f"{_LOOK}:nodes", "Look", "Every node: alive, epoch, blocks."),
     "blocks": Entry(f"{_LOOK}:blocks_", "Look", "Every owned block: node, epoch, age, use."),
-    "routes": Entry(f"{_LOOK}:routes", "Look", "Block to node address, for routing plugins."),
-    "rollout": Entry(f"{_ROLLOUT}:command", "Look", "Wait until a DaemonSet is on every node."),
-    "check": Entry(f"{_LOOK}:check", "Take care", "Do the cluster's store and this node's agree?"),
+    "routes": Entry(f"{_LOOK}:routes", "Look", "The node address of each block, for routing."),
+    "rollout": Entry(
+        f"{_ROLLOUT}:command", "Look", "Wait until a DaemonSet is ready on every node."
+    ),
+    "check": Entry(f"{_LOOK}:check", "Take care", "Compare the cluster's store with this node's."),
     "claim": Entry(f"{_HERE}:claim", "Take care", "Claim blocks for this node now."),
     "leave": Entry(f"{_HERE}:leave", "Take care", "Take this node out of its cluster."),
-    "release-node": Entry(f"{_HERE}:release_node", "Take care", "Take a gone node's blocks back."),
+    "release-node": Entry(
+        f"{_HERE}:release_node", "Take care", "Release the blocks of a node that is gone."
+    ),
 }
 
 
@@ -100,12 +104,13 @@ def leave(cluster: Where, force: bool, offline: bool) -> None:
         if ipam is None:  # the cluster may know this node all the same
             raise Failure(
                 f"{cluster.directory()}: there is no store: this node cannot leave its cluster",
-                f"--data-dir names it; without it: `fastipam cluster release-node {node.name}`",
+                "type --data-dir DIRECTORY; if the store is lost, `fastipam cluster release-node "
+                f"{node.name}` on another node",
             )
         with NodeLock(node.share.store):
             blocks = admin.leave(node, cluster.deadline(), force=force, offline=offline)
         given_up = output.counted(blocks, "block")
-        output.say(f"node {node.name}: {given_up} given up, not in the cluster any more")
+        output.say(f"node {node.name}: {given_up} released, no longer in the cluster")
 
 
 @_command(
@@ -122,7 +127,7 @@ def leave(cluster: Where, force: bool, offline: bool) -> None:
 )
 @where
 def release_node(cluster: Where, name: str, force: bool) -> None:
-    """Take all blocks of a node back that is gone. It finds out when it returns."""
+    """Release all blocks of a node that is gone. The node finds out when it returns."""
     from fastipam.cluster.admin import admin
 
     with cluster.node() as (_, node):

@@ -128,7 +128,7 @@ def _age(seconds: float) -> str:
 @options.whole
 @options.as_json
 def status(cluster: Where, wide: bool, as_json: bool) -> None:
-    """Print how this node and its cluster fare; exit 1 when this node cannot take part."""
+    """Print the state of this node and of its cluster; exit 1 when this node cannot take part."""
     from fastipam.cluster.admin import report
     from fastipam.cluster.engine import EngineError
     from fastipam.cluster.errors import in_words
@@ -195,7 +195,7 @@ def check(cluster: Where, as_json: bool) -> None:
         ("fastipam cluster routes --watch", "JSON, a line a change"),
     ),
 )
-@click.option("--watch", is_flag=True, help="Go on with every change, a line each.")
+@click.option("--watch", is_flag=True, help="Keep running and print every change, a line each.")
 @click.option(
     "--format",
     "form",
@@ -251,4 +251,4 @@ def _explain(table: Any, left_out: set[tuple[str, int]], *, with_own: bool) -> N
         )
     if not table and not left_out:
         own = "" if with_own else "other "
-        output.note(f"there are no routes: no {own}node owns a block")
+        output.note(f"no routes: no {own}node owns a block")

@@ -135,9 +135,9 @@ def settings_of(path: str, network: str | None, data_dir: str | None) -> tuple[S
     network = network or settings.network
     if not network:
         raise ConfigError(
-            "the network is not known",
+            "the name of the network is missing",
             field="--network",
             value=None,
-            hint='name it, or write "network" into the file',
+            hint='type --network NAME, or write the key "network" into the file',
         )
     return settings, network, data_dir or settings.data_dir or DEFAULT_DATA_DIR

@@ -69,7 +69,7 @@ def _name_of(text: str) -> str:
         raise Failure(f"{text} is not a DaemonSet", "type its name, such as fastipam-agent")
     if not _NAME.fullmatch(name):
         raise Failure(
-            f"{name!r} cannot be the name of a DaemonSet: it has lower case letters, digits, '-' "
+            f"{name!r} is not a valid name of a DaemonSet: it has lower case letters, digits, '-' "
             "and '.' only",
             "type its name, such as fastipam-agent",
         )
@@ -96,7 +96,7 @@ def wait(client: Client, namespace: str, name: str, timeout_s: float) -> None:
             continue
         if found is None:
             raise Failure(
-                f"there is no DaemonSet {name} in the namespace {namespace}",
+                f"the namespace {namespace} has no DaemonSet {name}",
                 "`kubectl get daemonsets --all-namespaces` shows them",
             )
         if str(found) != said:

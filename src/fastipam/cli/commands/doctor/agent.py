@@ -43,13 +43,13 @@ def look(path: Path, *, needed: bool) -> tuple[list[Diagnosis], int]:
         except FileNotFoundError:
             return [_absent(path, needed)], 0
         except PermissionError:
-            text = f"{path} serves root and the agent's user alone: it cannot be asked from here"
+            text = f"{path} serves only root and the agent's user: it cannot be asked by this user"
             return [Diagnosis(_CHECK, WARNING, text, as_root())], 0
         except TimeoutError:
             text = f"the agent on {path} does not answer within {TIMEOUT_S:g} s"
             return [Diagnosis(_CHECK, PROBLEM, text, restart())], 0
         except OSError as error:
-            text = f"{path} is there, but nobody serves it: {error.strerror or error}"
+            text = f"{path} exists, but no agent answers: {error.strerror or error}"
             return [Diagnosis(_CHECK, PROBLEM, text, restart())], 0
     if status != 0:
         text = f"the agent on {path} answers VERSION with status {status}"
@@ -77,7 +77,7 @@ def networks(path: Path, conf_dir: Path) -> Iterator[Diagnosis]:
 
 
 def _absent(path: Path, needed: bool) -> Diagnosis:
-    text = f"no agent: {path} is not there"
+    text = f"no agent: {path} does not exist"
     text += "; calls fail" if needed else "; each call starts Python, which takes longer"
     start = "systemctl start fastipam-agent.socket" if _SYSTEMD.is_dir() else restart()
     if surroundings.lacks(path.parent):
@@ -90,14 +90,14 @@ def same_files(process: int, paths: Iterable[str]) -> Iterator[Diagnosis]:
     """Diagnose whether paths are the same files for the agent: stores, network namespaces."""
     ours, theirs = (_link(f"/proc/{one}/ns/mnt") for one in ("self", process))
     if not theirs:
-        text = f"the files of process {process} cannot be looked at from here"
+        text = f"the files of process {process} cannot be read from here"
         if os.geteuid() == 0:
             text += ": that takes CAP_SYS_PTRACE, and its process id"
         yield Diagnosis(_CHECK, WARNING, text, as_root())
         return
     others = [one for one in paths if os.path.exists(one) and not _is_same(process, one)]
     for path in others:
-        text = f"{path} is another file for the agent (mount namespace {theirs}, here {ours})"
+        text = f"{path} is another file in the agent's mount namespace ({theirs}; here {ours})"
         yield Diagnosis(_CHECK, PROBLEM, text, f"nsenter --mount --target {process} ls -la {path}")
     if not others:
         how = "is in this mount namespace" if ours == theirs else "has mounts of its own"

@@ -38,9 +38,9 @@ def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
         files = cni_configs.files(directory)
     except FileNotFoundError:
         if surroundings.lacks(directory):
-            text = surroundings.not_mounted(directory, "nothing is known of the networks")
+            text = surroundings.not_mounted(directory, "the networks cannot be examined")
             return [Diagnosis(_CHECK, WARNING, text)], []
-        text = f"{directory} is not there: no runtime calls the plugin"
+        text = f"{directory} does not exist: no runtime calls the plugin"
         return [Diagnosis(_CHECK, WARNING, text, _new(directory))], []
     except OSError as error:
         text = f"{directory} cannot be read: {error.strerror}"
@@ -60,7 +60,7 @@ def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
             asked = config.durability
             known, other = durabilities.setdefault(config.data_dir, (asked or "", path))
             if asked and known and asked != known:
-                text = f"{path} wants {config.data_dir} {asked}, {other} wants it {known}"
+                text = f"{path} gives {config.data_dir} durability {asked!r}, {other} {known!r}"
                 diagnoses.append(Diagnosis(_CHECK, PROBLEM, text, f"${{EDITOR:-vi}} {path}"))
     if networks:
         diagnoses += _not_first(min(one.file for one in networks))
@@ -126,8 +126,8 @@ def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Diagnosis, Co
         bridge = str(whole.get("bridge") or "cni0")
         if not _answers_for_others(bridge):
             text += (
-                f"; pods take those of other nodes for neighbours on {bridge}, and nobody answers "
-                "for them there: ptp needs no proxy ARP"
+                f"; pods send ARP requests for pods of other nodes on {bridge}, and without proxy "
+                "ARP they get no answer; the plugin ptp needs none"
             )
             return Diagnosis(_CHECK, WARNING, text, f"sysctl -w {_sysctl(bridge)}=1"), config
     if config.notes:

@@ -39,12 +39,12 @@ def look(bin_dir: Path) -> Iterator[Diagnosis]:
         content = launcher.read_bytes()
     except FileNotFoundError:
         if surroundings.lacks(bin_dir):
-            text = surroundings.not_mounted(bin_dir, "nothing is known of the plugin")
+            text = surroundings.not_mounted(bin_dir, "the plugin cannot be examined")
             yield Diagnosis(_CHECK, WARNING, text)
             return
         others = [one for one in OTHER_DIRECTORIES if one != bin_dir and (one / NAME).exists()]
         place = f"; there is one in {others[0]}" if others else ""
-        yield Diagnosis(_CHECK, PROBLEM, f"{launcher} is not there{place}", mend)
+        yield Diagnosis(_CHECK, PROBLEM, f"{launcher} does not exist{place}", mend)
         return
     except OSError as error:
         yield _unreadable(launcher, error, mend)
@@ -70,14 +70,14 @@ def _entry_point(path: Path, mend: str) -> Diagnosis:
     try:
         text = path.read_text(errors="replace")
     except FileNotFoundError:
-        return Diagnosis(_CHECK, OK, f"{path} is not there: only an agent can serve calls")
+        return Diagnosis(_CHECK, OK, f"{path} does not exist: only an agent can serve calls")
     except OSError as error:
         return _unreadable(path, error, mend)
     interpreter = _interpreter(text)
     try:
         is_executable = bool(os.stat(interpreter).st_mode & 0o111)
     except FileNotFoundError:
-        what = f"{path} starts {interpreter}, which is not there"
+        what = f"{path} starts {interpreter}, which does not exist"
         return Diagnosis(_CHECK, PROBLEM, what, mend)
     except OSError as error:
         return _unreadable(Path(interpreter), error, mend)
@@ -119,7 +119,7 @@ def _refusal(path: Path) -> str:
 def _unreadable(path: Path, error: OSError, mend: str) -> Diagnosis:
     """Return the diagnosis of a file that cannot be looked at, which may be this user's fault."""
     if isinstance(error, PermissionError) and os.geteuid() != 0:
-        return Diagnosis(_CHECK, WARNING, f"{path} may not be seen by this user", as_root())
+        return Diagnosis(_CHECK, WARNING, f"{path} cannot be read by this user", as_root())
     return Diagnosis(_CHECK, PROBLEM, f"{path} cannot be read: {error.strerror}", mend)
 
 

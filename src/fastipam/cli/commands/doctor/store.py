@@ -56,11 +56,11 @@ def look(
     """
     try:
         if surroundings.lacks(data_dir):
-            text = surroundings.not_mounted(data_dir, "nothing is known of the store")
+            text = surroundings.not_mounted(data_dir, "the store cannot be examined")
             yield Diagnosis("store", WARNING, text)
             return
         if not exists(data_dir):
-            yield Diagnosis("store", OK, f"{data_dir}: no store yet; the first ADD makes one")
+            yield Diagnosis("store", OK, f"{data_dir}: no store yet; the first ADD creates one")
             yield from disk(nearest(data_dir))
             return
         yield from permissions(data_dir)
@@ -72,7 +72,7 @@ def look(
     except (fastipam.FastipamError, OSError) as error:
         refused = isinstance(error, PermissionError) or is_refusal(error.__cause__)
         if refused and os.geteuid() != 0:
-            text = f"{data_dir} is closed to this user: nothing is known of the store"
+            text = f"{data_dir} cannot be read by this user: the store was not examined"
             yield Diagnosis("store", WARNING, text, as_root())
             return
         hint = getattr(error, "hint", None)
@@ -122,7 +122,7 @@ def permissions(data_dir: str) -> Iterator[Diagnosis]:
         if mode & 0o077:
             wide.append((path, mode))
     for path, mode in wide:
-        text = f"{path} has mode {mode:04o}: others may look at it"
+        text = f"{path} has mode {mode:04o}: other users can read it"
         yield Diagnosis("store", WARNING, text, f"chmod go= {shlex.quote(path)}")
 
 
@@ -155,7 +155,7 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
         counted = node_pools.used(txn)
     used = sum(counted.values())
     if used > most:
-        text = f"{path}: {used} addresses are used, too many to compare all of it here"
+        text = f"{path}: {used} addresses are in use, too many to verify them all here"
         yield Diagnosis("store", OK, text, command("check", path))
     else:
         from fastipam.verify import verify
@@ -166,7 +166,7 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
             mend = f"{command('backup FILE', path)} && {command('check --repair', path)}"
             yield Diagnosis("store", PROBLEM, text, mend)
         else:
-            yield Diagnosis("store", OK, f"{path}: {_used(counted)}; all of it agrees")
+            yield Diagnosis("store", OK, f"{path}: {_used(counted)}; consistent")
     size = ipam.store.file_bytes() / (1 << 20)
     networks = output.counted(len(ipam.networks()), "network")
     text = f"{path}: {size:.1f} MiB, {ipam.durability}, {networks}"
@@ -176,7 +176,7 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
         text = f"{path}: leases of an earlier boot may be left: {ipam.store.boot_doubt}"
         yield Diagnosis("store", WARNING, text)
     if earlier:
-        text = f"{path}: {output.counted(earlier, 'lease')} of before the last reboot: "
+        text = f"{path}: {output.counted(earlier, 'lease')} from before the last reboot: "
         text += "each call releases some of them"
         yield Diagnosis("store", WARNING, text, command("sweep", path))
 
@@ -194,7 +194,10 @@ def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Diagnosis]:
         if behind > most:
             late[process] = max(behind, late.get(process, 0))
     for process, behind in late.items():
-        text = f"{ipam.path}: process {process} reads what was {behind} commits ago: the file grows"
+        text = (
+            f"{ipam.path}: process {process} holds a read transaction that is "
+            f"{output.counted(behind, 'commit')} old: the file grows"
+        )
         yield Diagnosis("store", WARNING, text, f"ps -fp {process}")
     if len(found) > MAX_READERS * _FULL:
         text = f"{ipam.path}: {len(found)} of {MAX_READERS} reader slots are taken"
@@ -226,7 +229,7 @@ def pools(ipam: Ipam, files: Mapping[str, Path] | None = None) -> Iterator[Diagn
             ]
             text = (
                 f"network {name!r} is used with two configurations in turn, {shown[0]} and "
-                f"{shown[1]}: give each a name of its own"
+                f"{shown[1]}: give each its own network name"
             )
             yield Diagnosis("pool", WARNING, text, f"grep -rn '\"{name}\"' /etc/cni")
         for one in (*stats["range_sets"], *stats["other_range_sets"]):
@@ -255,7 +258,7 @@ def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
 
     leases = sum(ipam.network(name).stats().assigned for name in ipam.networks())
     if leases > most:
-        text = f"{leases} leases: too many to look at the namespace of each here"
+        text = f"{leases} leases: too many to check the namespace of each here"
         yield Diagnosis("namespaces", OK, text, command("sweep --dry-run", ipam.path))
         return
     report = sweep(ipam, dry_run=True)
@@ -269,7 +272,7 @@ def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
         text = f"{count} of {report.looked} leases skipped: {why}"
         yield Diagnosis("namespaces", WARNING, text, dry_run)
     if not gone and not reasons:
-        text = f"{report.looked} leases, the network namespace of each is there"
+        text = f"{output.counted(report.looked, 'lease')}, each with its network namespace"
         yield Diagnosis("namespaces", OK, text)
 
 
@@ -283,7 +286,7 @@ def clock(ipam: Ipam, now_ns: int) -> Iterator[Diagnosis]:
                 for event in history.last(txn, found[0], 1):
                     ahead = max(ahead, event.wall_ns - now_ns)
     if ahead > _CLOCK_SLACK_NS:
-        text = f"{ipam.path}: the last event is {ahead / 1e9:.0f} s in the future"
+        text = f"{ipam.path}: the last event lies {ahead / 1e9:.0f} s in the future"
         text += "; addresses are safe, but times in the history are not"
         yield Diagnosis("clock", WARNING, text, "timedatectl")
     else:
@@ -308,13 +311,13 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
         return
     held = {name: addresses for name, addresses in held.items() if addresses}
     if not held:
-        yield Diagnosis("host-local", OK, f"{tree} has no leases of this boot")
+        yield Diagnosis("host-local", OK, f"{tree} has no leases from this boot")
     for name, addresses in held.items():
         lacking = len(addresses) - max(
             (_known(one, name, addresses) for one in data_dirs), default=0
         )
         if lacking:
-            text = f"{tree / name}: {lacking} of {len(addresses)} leases are in no store"
+            text = f"{tree / name}: {lacking} of {len(addresses)} leases are not in any store"
             move = f"fastipam import host-local --dry-run {shlex.quote(str(tree))}"
             yield Diagnosis("host-local", WARNING, text, move)
         else:

@@ -27,10 +27,10 @@ def look() -> Iterator[Diagnosis]:
     """Say what can be seen from here."""
     sign = container()
     if sign:
-        text = f"this is a container ({sign}): of the node it shows what is mounted into it"
+        text = f"this is a container ({sign}): it sees only what is mounted of the node"
         yield Diagnosis(_CHECK, OK, text)
     if os.geteuid() != 0:
-        yield Diagnosis("user", WARNING, "only root sees all of a node", as_root())
+        yield Diagnosis("user", WARNING, "run as root to examine everything", as_root())
 
 
 def container() -> str:

@@ -13,11 +13,11 @@ from fastipam.cli.click_base import Failure, is_refusal
 from fastipam.cli.click_base import command as _command
 
 _READ_ONLY = (
-    "--bin-dir names a directory that can be written; in a pod the volume has readOnly: false"
+    "--bin-dir must name a directory that can be written; in a pod the volume needs readOnly: false"
 )
 # Root is refused by what is not the mode: the security modules, and chattr +i.
 _ROOT_REFUSED = (
-    "root is refused by SELinux, AppArmor or the directory's attributes: look with "
+    "SELinux, AppArmor or the directory's attributes refuse root: type "
     "`ausearch -m avc -ts recent` and `lsattr -d`; a pod needs seLinuxOptions: {type: spc_t}"
 )
 
@@ -70,7 +70,7 @@ def command(bin_dir: Path, name: str, replace: bool, launcher_only: bool) -> Non
             raise Failure(f"{error.filename}: {error.strerror}", _ROOT_REFUSED) from error
         raise
     if is_new:
-        output.note(f"made the directory {bin_dir}")
+        output.note(f"created the directory {bin_dir}")
     output.say(f"installed {path}")
     if not launcher_only:
         direct = path.with_name(targets.DIRECT)

@@ -163,7 +163,7 @@ def _first_lines(interpreter: str) -> str:
     body = {
         "cniVersion": "1.1.0",
         "code": 0,
-        "msg": f"fastipam-direct cannot be started: {interpreter} is not there",
+        "msg": f"fastipam-direct cannot be started: {interpreter} does not exist",
         "details": "run `fastipam install` again",
     }
     before, _, after = json.dumps(body).partition('"code": 0')

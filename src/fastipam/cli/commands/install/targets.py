@@ -29,7 +29,9 @@ _LONGEST_NAME = 200
 def require_name(name: str) -> None:
     """Raise ConfigError unless a file of this name in a plugin directory can be the plugin."""
     if not name or name[0] in "._-" or not _LETTERS.issuperset(name):
-        reason = "only letters, digits, '.', '_' and '-' are possible, a letter or digit first"
+        reason = (
+            "it may have only letters, digits, '.', '_' and '-', and begins with a letter or digit"
+        )
     elif name == DIRECT or name.startswith(f"{DIRECT}."):
         reason = "this is the name of the Python entry point"
     elif len(name) > _LONGEST_NAME:
@@ -63,7 +65,7 @@ def require_free(launcher: Path, others: Iterable[Path], *, replace: bool) -> No
         return
     if not is_ours:
         raise ConfigError(
-            f"{launcher} is another plugin, not fastipam's launcher, and would be lost",
+            f"{launcher} is another plugin, not fastipam's launcher, and would be replaced",
             field="--name",
             value=launcher.name,
             hint=f"cp {launcher} {launcher}.before, then type --replace; or another --name",

@@ -36,7 +36,7 @@ _DEFAULT_CONFLIST = Path("/etc/cni/net.d/10-fastipam.conflist")
         ("fastipam uninstall --purge --yes", "and delete the store"),
     ),
     exits={
-        0: "nothing that was to be removed is left; what was kept is said",
+        0: "everything was removed, except what the output says was kept",
         1: "refused and nothing was removed, or a part could not be removed",
     },
 )
@@ -84,7 +84,7 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Take fastipam off this node, its routes and nftables tables too. The store stays.
+    """Remove fastipam from this node, with its routes and nftables tables. The store stays.
 
     The configuration goes first: the kubelet then schedules no pod to the node. Refused while
     containers have addresses, because without the plugin they cannot end, and while an agent runs,
@@ -142,15 +142,15 @@ def _refuse(count: int, unknown: str, data_dir: str, socket_path: Path) -> None:
     """Raise Failure while the node still needs the plugin."""
     if unknown:
         raise Failure(
-            f"{data_dir}: whether containers have addresses is not known: {unknown}",
-            "`fastipam check` says more; --force takes the plugin off nevertheless",
+            f"{data_dir}: cannot tell whether containers have addresses: {unknown}",
+            "`fastipam check` says more; --force removes the plugin anyway",
         )
     if count:
         raise Failure(
             f"{output.counted(count, 'container')} of this node {_hold(count)} addresses of "
-            "fastipam: without the plugin no container can end",
+            "fastipam: without the plugin they cannot be deleted",
             "`fastipam list` shows them; drain the node first; `fastipam sweep` releases those of "
-            "containers that are gone; --force takes the plugin off nevertheless",
+            "containers that are gone; --force removes the plugin anyway",
         )
     if listening.is_served(socket_path):
         _refuse_agent(socket_path)
@@ -164,8 +164,8 @@ def _refuse_agent(socket_path: Path, waited_s: float | None = None) -> None:
     raise Failure(
         f"{still}an agent serves {socket_path}: it sets its routes again, and writes the network "
         "configuration when it is started again",
-        "end it first: systemctl disable --now fastipam-agent.socket fastipam-agent.service, "
-        f"or delete its DaemonSet; --force{without} takes the plugin off nevertheless",
+        "stop it first: systemctl disable --now fastipam-agent.socket fastipam-agent.service, "
+        f"or delete its DaemonSet; --force{without} removes the plugin anyway",
     )
 
 
@@ -187,15 +187,16 @@ def _ask(data_dir: str, count: int, socket_path: Path, *, yes: bool) -> None:
     """Ask before a store is deleted. Raises Failure, click.Abort."""
     if listening.is_served(socket_path):
         raise Failure(
-            f"{data_dir} is not deleted while an agent serves {socket_path}: it would make it anew",
-            "end the agent first; without --purge the store stays",
+            f"{data_dir} is not deleted while an agent serves {socket_path}: the agent would "
+            "create it again",
+            "stop the agent first, or leave --purge out",
         )
     if yes:
         return
     if not sys.stdin.isatty():
         raise Failure(
-            f"the store {data_dir} would be deleted, and there is nobody to ask",
-            "say --yes, after a look with --dry-run",
+            f"the store {data_dir} would be deleted, and there is no terminal to confirm on",
+            "check with --dry-run, then pass --yes",
         )
     output.note(f"{data_dir} has the addresses of {output.counted(count, 'container')}")
     click.confirm(f"Delete the store {data_dir}?", abort=True, err=True)

@@ -53,9 +53,11 @@ class Removal:
         what = "network configuration"
         try:
             if not stat.S_ISREG(os.lstat(path).st_mode):
-                yield Outcome(what, str(path), KEPT, "it is no file, and no agent has written it")
+                yield Outcome(
+                    what, str(path), KEPT, "it is not a regular file, and no agent wrote it"
+                )
             elif not conflists.is_ours(path):
-                yield Outcome(what, str(path), KEPT, "it has no ipam section of fastipam's")
+                yield Outcome(what, str(path), KEPT, "it has no ipam section of type fastipam")
             else:
                 yield self._unlink(what, path)
         except FileNotFoundError:
@@ -68,8 +70,8 @@ class Removal:
             for other in configs.files(path.parent):
                 if other != path and conflists.is_ours(other):
                     reason = (
-                        "it is fastipam's, but no agent has written it: no pod can start with it "
-                        "while the plugin is not installed; delete it"
+                        "its ipam type is fastipam, but no agent wrote it: no pod can start with "
+                        "it while the plugin is not installed; delete it"
                     )
                     yield Outcome(what, str(other), KEPT, reason)
 
@@ -130,7 +132,7 @@ class Removal:
                 nft.replace(dict.fromkeys(there, ""))
         except nft.NftFails as error:
             if error.reason == nft.NOT_PERMITTED:
-                reason = "whether they are there is not seen without the capability NET_ADMIN"
+                reason = "they cannot be listed without the capability NET_ADMIN"
                 yield Outcome(what, names, KEPT, reason)
             else:
                 yield Outcome(what, names, FAILED, str(error))

@@ -309,7 +309,7 @@ def _alarms(answer: Any) -> str:
     if "NOSPACE" in alarms:
         return f"etcd is out of space; {gateway.MAKE_ROOM}"
     if "CORRUPT" in alarms:
-        return "a member of etcd has other data than the others; replace it before anything else"
+        return "a member of etcd has different data; replace this member first"
     return alarms
 
 

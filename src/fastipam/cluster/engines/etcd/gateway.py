@@ -199,10 +199,10 @@ def _classify(code: int, text: str, where: str, *, change: bool) -> Exception:
     if "lease not found" in text:
         return SessionGone("the session has ended")
     if "required revision has been compacted" in text:
-        return Compacted("the revision is no longer there")
+        return Compacted("the revision was compacted")
     if code in {_PERMISSION_DENIED, _UNAUTHENTICATED} or "auth" in text or "user name" in text:
         return EngineDenied(
-            f"{where} refuses: {text}", hint="look at username and password, and the user's roles"
+            f"{where} refuses: {text}", hint="check username and password, and the user's roles"
         )
     if code in {_INVALID_ARGUMENT, _NOT_FOUND, _FAILED_PRECONDITION, _OUT_OF_RANGE}:
         return EngineError(f"{where}: {text}")

@@ -104,7 +104,9 @@ class Members:
                     self._token = ""
                     logins += 1
                     if logins > len(self.endpoints):
-                        raise EngineDenied(f"{endpoint.server.text} takes no token") from None
+                        raise EngineDenied(
+                            f"{endpoint.server.text} refuses its own token"
+                        ) from None
                     waiting = True
                     continue
                 except gateway.Retry as error:

@@ -29,9 +29,9 @@ class Credentials:
         self, ca: str = "", cert: str = "", key: str = "", username: str = "", password: str = ""
     ) -> None:
         if key and not cert:
-            raise ConfigError(f"there is a key, {key!r}, without its cert", field="key", value=key)
+            raise ConfigError(f"key {key!r} is set without cert", field="key", value=key)
         if password and not username:
-            raise ConfigError("there is a password without a username", field="username", value="")
+            raise ConfigError("password is set without username", field="username", value="")
         self.files = ca, cert, key
         self.login = gateway.login(username, password) if username else ""
 

@@ -107,14 +107,16 @@ class Losses:
         """Raise NoBlock or HistoryLost if these conditions are why a claim has failed."""
         if self._keys.restored in existing:
             raise NoBlock(
-                "the cluster's store was put back to an older state: every node claims again what "
-                "it has, before anybody claims another block"
+                "the cluster's store was restored to an older state: every node claims its blocks "
+                "again before any node claims another one"
             )
         era = self._share.heard().era
         stored = existing.get(self._keys.history)
         if era is not None and (b"" if stored is None else stored.value) != era.encode():
-            self._engine.history.lose("the cluster's store has lost changes, another node says")
+            self._engine.history.lose(
+                "the cluster's store has lost changes: another node reported it"
+            )
         if newest is not None and newest.revision:
             claimed = existing.get(self._keys.block(newest.family, newest.base))
             if claimed is None or claimed.mod_revision != newest.revision:
-                self._engine.history.lose("the store does not know this node's last claim")
+                self._engine.history.lose("the store does not have this node's last claim")

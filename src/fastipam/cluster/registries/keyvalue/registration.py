@@ -87,7 +87,7 @@ class Registration:
             raise ClusterRefused(
                 f"the cluster's pools are {stored.value.decode('utf-8', 'replace')!r}, "
                 f"this node is configured with {share.settings.text!r}",
-                hint="every node has to have the same pools and block size",
+                hint="every node must have the same pools and block size",
             )
 
     def _register_again(self, member: Member, deadline: Deadline, agent: bool) -> None:
@@ -171,8 +171,10 @@ class Registration:
                 return
             raise NoBlock(
                 f"the session of node {self.name} in another boot has not ended",
-                hint="it ends by itself, sessionTTL after this machine was last up; if it does "
-                "not, another machine has a copy of this one's disk and the same name",
+                hint=(
+                    "it ends by itself, sessionTTL after this machine was last up; if it does not, "
+                    "another machine has a copy of this disk and the same name"
+                ),
             )
         is_gone = entry.agent or entry.boot == boot
         if alive is None and agent and is_gone:
@@ -182,6 +184,6 @@ class Registration:
         raise ClusterRefused(
             f"there is another node named {self.name}"
             + (" and it is alive" if alive is not None else ", or its store was lost"),
-            hint='give this one another name with "node"; or start its agent, which finds '
-            f"out; or, once that node is gone, `fastipam cluster release-node {self.name}`",
+            hint='give this one another name with "node"; or start its agent, which '
+            f"decides; or, once that node is gone, `fastipam cluster release-node {self.name}`",
         )

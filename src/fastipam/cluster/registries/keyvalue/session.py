@@ -126,7 +126,7 @@ class Session:
             self.tied(outcome.revision)
             return
         self._check_entry(member, deadline)
-        raise NoBlock("the sign of life of this node was changed meanwhile")
+        raise NoBlock("the session of this node was changed meanwhile")
 
     def keep(self, deadline: Deadline) -> bool:
         """Renew the session; return False if it has ended or the sign of life is not tied to it.

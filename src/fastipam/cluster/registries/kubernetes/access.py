@@ -86,7 +86,7 @@ class Access:
             has_secret = bool(token or token_file)
             if not one.tls and has_secret and not is_this_machine(one.host):
                 raise ConfigError(
-                    f"{one.text} is http, and everybody on the way could read the token",
+                    f"{one.text} uses http, which would send the token unencrypted",
                     field="server",
                     value=one.text,
                     hint="write https://",
@@ -135,7 +135,7 @@ class Access:
     @property
     def trust(self) -> str:
         """What to look at when the server's certificate is not trusted, in words."""
-        return f"look at the authority in {self.ca}" if self.ca else "the system's authorities"
+        return f"check the authority in {self.ca}" if self.ca else "the system's authorities"
 
     def _read_token(self) -> None:
         stamp = _stamp(self._token_file)
@@ -175,7 +175,7 @@ def in_cluster(
     try:
         access.authorization(0.0)  # a file that is missing is an error now
     except ConfigError as error:
-        error.hint = error.hint or 'a process that runs in no pod needs "kubeconfig"'
+        error.hint = error.hint or 'a process outside a pod needs "kubeconfig"'
         raise
     access.tls()
     return access
@@ -219,7 +219,7 @@ def check_token(raw: bytes, field: str, value: str) -> str:
         raise ConfigError(f"{field} {value} is empty", field=field, value=value)
     if len(token) > _LARGEST_TOKEN or not all(33 <= byte <= 126 for byte in token):
         raise ConfigError(
-            f"{field} {value} holds no token: one line of printable ASCII without blanks",
+            f"{field} {value} does not hold a token: one line of printable ASCII without blanks",
             field=field,
             value=value,
         )
@@ -232,15 +232,16 @@ def _server_of(environ: Mapping[str, str]) -> Server:
     port = environ.get("KUBERNETES_SERVICE_PORT", "") or "443"
     if not host:
         raise ConfigError(
-            "KUBERNETES_SERVICE_HOST is not set: this process runs in no pod",
+            "KUBERNETES_SERVICE_HOST is not set: this process does not run in a pod",
             field="KUBERNETES_SERVICE_HOST",
             value=host,
-            hint="name the API's server, as https://10.0.0.1:6443, or give a kubeconfig",
+            hint="type --server https://10.0.0.1:6443 with your server, or --kubeconfig FILE",
         )
     shown = f"[{host}]" if ":" in host else host
     if host_and_port(f"{shown}:{port}", 443) is None:
         raise ConfigError(
-            f"KUBERNETES_SERVICE_HOST {host!r} and KUBERNETES_SERVICE_PORT {port!r} are no server",
+            f"KUBERNETES_SERVICE_HOST {host!r} and KUBERNETES_SERVICE_PORT {port!r} are not a "
+            "server",
             field="KUBERNETES_SERVICE_PORT",
             value=port,
         )

@@ -78,9 +78,9 @@ def failure(status: int, headers: dict[str, str], raw: bytes, where: str, call: 
     message = str(found.get("message") or shown(raw))
     text = f"{where}: {message} ({status})"
     if status == 401:
-        return Unauthorized(f"{where} takes no such token: {message}")
+        return Unauthorized(f"{where} refuses this token: {message}")
     if status == 403:
-        return EngineDenied(text, hint="look at the roles of the user that the message names")
+        return EngineDenied(text, hint="check the roles of the user that the message names")
     if status in {429, 503}:
         return Retry(text, _retry_after_s(status, headers, found))
     if status == 404 and (refusal := _absence(found, raw, text, call)):
@@ -118,7 +118,7 @@ def _absence(found: dict[str, Any], raw: bytes, text: str, call: Call) -> Engine
             "-f deploy/kubernetes/fastipam.yaml",
         )
     return EngineUnavailable(
-        f"{text}: what answers has no {call.kind.prefix}/{call.kind.plural}",
+        f"{text}: the server that answers has no {call.kind.prefix}/{call.kind.plural}",
         hint="`kubectl get --raw /version` says whether it is a Kubernetes API server",
     )
 

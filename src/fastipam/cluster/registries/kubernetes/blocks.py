@@ -100,7 +100,7 @@ class Blocks:
                     )
 
     def look(self, deadline: Deadline) -> None:
-        """Look at the own objects if that is due; what is not as it was written was lost.
+        """Look at the own objects if that is due; what another has changed was lost.
 
         One read of each block and of the entry; one list instead of many reads.
         """
@@ -192,8 +192,8 @@ class Blocks:
         self._losses.hear_followers()
         if self._api.clock() < self._losses.free_at:
             raise NoBlock(
-                "the cluster's store was put back to an older state: every node claims again what "
-                "it has, before anybody claims another block"
+                "the cluster's store was restored to an older state: every node claims its blocks "
+                "again before any node claims another one"
             )
         won: dict[BlockId, int] = {}
         taken: list[BlockId] = []
@@ -308,7 +308,7 @@ class Blocks:
             except EngineError as error:
                 raise Unsettled(error) from None  # the comparison settles it
             return objects.version_of(made)
-        raise Unsettled(NoBlock(f"what became of the claim of {place.cidr} is not known"))
+        raise Unsettled(NoBlock(f"the result of the claim of {place.cidr} is unknown"))
 
     def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
         """Return those of the blocks that a node owns. One list a window."""

@@ -343,7 +343,7 @@ class Client:
                 return Page(raw.decode())
             except MALFORMED as error:
                 where = endpoint.server.text
-                raise Retry(f"{where} answers with something that is no list: {error}") from error
+                raise Retry(f"{where} answers with something other than a list: {error}") from error
 
         return self._attempt(call, deadline, read)
 
@@ -369,7 +369,9 @@ class Client:
                 found = None
             if isinstance(found, dict):
                 return found
-            text = f"{endpoint.server.text} answers with something that is no object: {shown(raw)}"
+            text = (
+                f"{endpoint.server.text} answers with something other than an object: {shown(raw)}"
+            )
             if call.is_change:
                 raise EngineTimeout(text, ambiguous=True)
             raise Retry(text)
@@ -391,7 +393,7 @@ class Client:
                     if refusals > 1:
                         raise EngineDenied(
                             f"{error} (401, also after it was read again)",
-                            hint="look at the token's age and at the service account, or log in",
+                            hint="check the token's age and the service account, or log in again",
                         ) from None
                     self.access.renew()
                     failed.waits, pause_s = [0.0], 0.0

@@ -112,7 +112,7 @@ class Following:
         def note(error: Exception) -> None:
             if isinstance(error, Compacted):
                 self._losses.suspect(
-                    "the API's history does not go back to what this node has heard"
+                    "the API's history no longer has the events after this node's last one"
                 )
             if isinstance(error, EngineError):
                 failed()

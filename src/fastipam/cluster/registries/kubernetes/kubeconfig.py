@@ -104,7 +104,7 @@ class _Part:
         """Return the text of a field that no message may show."""
         value = self.content.get(name.casefold(), "")
         if not isinstance(value, str):
-            raise ConfigError("this is no text", field=f"{self.path}.{name}", value=None)
+            raise ConfigError("this is not a string", field=f"{self.path}.{name}", value=None)
         return value
 
     def path_in(self, name: str) -> str:
@@ -144,7 +144,7 @@ def _paths(path: str, environ: Mapping[str, str]) -> list[str]:
         there = [os.path.abspath(one) for one in listed if os.path.exists(one)]
         if not there:
             raise ConfigError(
-                f"KUBECONFIG names no file that exists: {':'.join(listed)}",
+                f"KUBECONFIG names only files that do not exist: {':'.join(listed)}",
                 field="KUBECONFIG",
                 value=":".join(listed),
             )
@@ -171,7 +171,7 @@ def _read(path: str) -> _Part:
         )
     content = _folded(_decoded(raw, path))
     if not isinstance(content, dict) or not {"clusters", "contexts"} & content.keys():
-        raise ConfigError(f"{path} is no kubeconfig", field="kubeconfig", value=path)
+        raise ConfigError(f"{path} is not a kubeconfig", field="kubeconfig", value=path)
     return _Part(content, f"{path}: ", os.path.dirname(path))
 
 

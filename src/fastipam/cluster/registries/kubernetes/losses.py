@@ -117,8 +117,8 @@ class Losses:
         self.suspect_at = 0.0
         self.suspicion = ""
         self.history.lose(
-            f"the version of the cluster's store has leapt from {floor} to {version}: it was put "
-            "back to an older state"
+            f"the version of the cluster's store jumped from {floor} to {version}: it was restored "
+            "to an older state"
         )
 
     def compare_own(self, there: tuple[str, int]) -> None:
@@ -127,9 +127,9 @@ class Losses:
         if before[0] and before != there:
             self.suspicion = ""
             self.history.lose(
-                f"the entry of node {self._api.name} is not as it was written (its generation is "
-                f"{there[1]}, and was {before[1]}): the cluster's store was put back to an older "
-                "state, or somebody has edited the entry"
+                f"the entry of node {self._api.name} was changed (its generation is "
+                f"{there[1]}, and was {before[1]}): the cluster's store was restored to an older "
+                "state, or the entry was edited"
             )
 
     def require_later(self, found: dict[str, Any] | None) -> None:

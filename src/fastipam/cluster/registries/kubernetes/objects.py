@@ -389,6 +389,6 @@ def own_address(texts: Sequence[str], family: int) -> list[str]:
 def _corrupt(found: object, field: str) -> ClusterCorrupt:
     return ClusterCorrupt(
         f"an object of the Kubernetes API cannot be read, {field}: {found!r:.200}",
-        hint="are the kinds those of this version? upgrade the chart, or kubectl apply "
+        hint="upgrade the CRDs to this version: upgrade the chart, or kubectl apply "
         "--server-side -f deploy/kubernetes/fastipam.yaml",
     )

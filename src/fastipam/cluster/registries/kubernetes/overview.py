@@ -59,7 +59,7 @@ class Overview:
         listed, _ = self._api.client.list(objects.NODES, deadline_s=list_s(deadline))
         epochs = {objects.name_of(one): objects.read_node(one).epoch for one in listed}
         return [
-            (entry.node, pair, f"it is of epoch {entry.epoch}, and its owner is in {epoch}")
+            (entry.node, pair, f"it is of epoch {entry.epoch}, but its owner is in epoch {epoch}")
             for pair, entry in entries.items()
             if (epoch := epochs.get(entry.node, entry.epoch)) != entry.epoch
         ]
@@ -102,7 +102,10 @@ class Overview:
         """Raise ClusterRefused: the pools are objects that people make."""
         raise ClusterRefused(
             "the pools of this cluster are objects of the Kubernetes API",
-            hint="kubectl apply an AddressPool; kubectl get addresspools shows those there are",
+            hint=(
+                "add one with `kubectl apply` of an AddressPool; kubectl get addresspools lists "
+                "them"
+            ),
         )
 
     def is_alive(self, name: str, deadline: Deadline) -> bool:
@@ -118,8 +121,8 @@ class Overview:
                 raise ClusterRefused(f"node {name} is alive: {self.alive_text}")
             if not force and self._api.get(objects.LEASES, name, deadline) is not None:
                 raise ClusterRefused(
-                    f"node {name} may be alive: it has a Lease, which says that no address of its "
-                    "blocks may be given to others"
+                    f"node {name} may be alive: it has a Lease, which forbids other nodes to "
+                    "assign addresses of its blocks"
                 )
 
         return removal.end(self._api.client, name, deadline, check=check, step=self._api.step)

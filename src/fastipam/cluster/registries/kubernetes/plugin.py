@@ -71,7 +71,7 @@ class Plugin:
         self._words = []
         for at, one in enumerate(reader.listed(holder, "args", path)):
             if not isinstance(one, str):
-                raise reader.wrong(f"{path}.args[{at}]", one, "a text")
+                raise reader.wrong(f"{path}.args[{at}]", one, "a string")
             self._words.append(one)
         self._environment = {}
         for at, one in enumerate(reader.listed(holder, "env", path)):
@@ -86,7 +86,7 @@ class Plugin:
         has_terminal = sys.stdin is not None and sys.stdin.isatty()
         if mode == "Always" and not has_terminal:
             raise ConfigError(
-                f"{self.command} wants to ask somebody, and there is no terminal",
+                f"{self.command} asks for input, but there is no terminal",
                 field=f"{path}.interactiveMode",
                 value=mode,
             )
@@ -141,7 +141,7 @@ class Plugin:
         if process.returncode:
             raise EngineDenied(
                 f"the plugin {self.command} failed with status {process.returncode}",
-                hint=self._hint or "run it by hand to see why",
+                hint=self._hint or "run it in a terminal to see why",
             )
         return self._read(raw)
 
@@ -161,13 +161,13 @@ class Plugin:
     def _too_slow(self) -> EngineUnavailable:
         return EngineUnavailable(
             f"the plugin {self.command} did not end in time",
-            hint="run it by hand: it may wait for somebody to log in",
+            hint="run it in a terminal: it may wait for a login",
         )
 
     def _no_credential(self, what: str) -> EngineDenied:
         return EngineDenied(
             f"the plugin {self.command} prints {what}",
-            hint=f"it has to print an ExecCredential of {self._version}",
+            hint=f"it must print an ExecCredential of {self._version}",
         )
 
     def _read(self, raw: bytes) -> Credential:
@@ -205,7 +205,7 @@ class PluginAccess(Access):
         super().__init__(servers, **options)
         if not all(one.tls for one in servers):
             raise ConfigError(
-                f"{servers[0].text} is http, and everybody on the way could read the token",
+                f"{servers[0].text} uses http, which would send the token unencrypted",
                 field="server",
                 value=servers[0].text,
                 hint="write https://",

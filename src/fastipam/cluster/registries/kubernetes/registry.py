@@ -93,7 +93,7 @@ class KubernetesRegistry(Overview):
         self._losses.remember()
 
     def read_era(self, is_new: bool, deadline: Deadline) -> tuple[str | None, bool]:  # noqa: ARG002
-        """Return nothing: an object that is not as it was written tells a loss."""
+        """Return nothing: an object that another has changed tells a loss."""
         return None, False
 
     def heard(self, era: str | None) -> Heard:

@@ -86,7 +86,7 @@ class Watch:
             if kind == "ERROR":
                 raise stream_error(found, where, initial=self._initial)
         if not is_event:
-            raise EngineUnavailable(f"{where} sends no event: {shown(line)}")
+            raise EngineUnavailable(f"{where} sends a line that is not an event: {shown(line)}")
         return kind, found
 
     def shut_down(self) -> None:
