@@ -307,7 +307,7 @@ def test_release_of_a_dual_stack_container(dual_pods: Path, address: str) -> Non
         "released 10.32.1.2 of default/web-0",
         "released fd00:32::2 of default/web-0",
     ]
-    assert said.stderr == "no owner: 10.32.1.9\n"
+    assert said.stderr == "not assigned: 10.32.1.9\n"
 
 
 @pytest.mark.parametrize("change", ["another container", "the same container", "one more address"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 from tests import messages
@@ -45,3 +46,9 @@ def test_reader_of_other_sources() -> None:
     assert entry == (("{hex} cannot be read",), ("try again",))
     (entry,) = messages.other_entries('/* "not this one" */ say("try again");', is_cython=False)
     assert entry.messages == ("try again",)
+
+
+def test_plain_words() -> None:
+    """A wrong value "is not a …", and no message has a phrase that makes its reader guess."""
+    riddles = r"(?<!there )\bis no (?!longer\b)\w|\bare no\b|\b(nobody|somebody|anew)\b|to and fro"
+    assert not [line for line in messages.render().splitlines() if re.search(riddles, line)]

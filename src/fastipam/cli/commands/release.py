@@ -119,7 +119,7 @@ def _owners_of(
                 if owner not in found:
                     found[owner] = _siblings(network, lease)
     if found and nobodys:
-        output.note(f"no owner: {', '.join(nobodys)}")
+        output.note(f"not assigned: {', '.join(nobodys)}")
     return list(found.values())
 
 

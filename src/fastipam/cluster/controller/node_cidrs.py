@@ -144,7 +144,7 @@ class NodeCIDRs:
             there, entry = blocks.get(objects.block_name(cidr)), entries.get(node)
             if there is not None and there.node != node:
                 text = f"{cidr}, the podCIDR of Node {node}, is a block of node {there.node}"
-                hint = f"drain {there.node}; its agent gives the block back when it is empty"
+                hint = f"drain {there.node}; its agent releases the block when it is empty"
                 problems.append(Problem("Owned", f"{text}: {hint}"))
             elif there is None and entry is not None and not entry.incarnation:
                 text = f"node {node} was removed, and its agent has not joined again"

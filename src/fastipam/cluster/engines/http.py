@@ -208,7 +208,9 @@ class Connection:
                 except ValueError:
                     size = -1
                 if not 0 <= size <= most:
-                    raise ConnectionError(f"{self.server.text} sends a chunk of no length")
+                    raise ConnectionError(
+                        f"{self.server.text} sends a chunk without a valid length"
+                    )
                 if size == 0:
                     del self._got[: end + 2]
                     while self._line(deadline):  # trailers
@@ -219,7 +221,7 @@ class Connection:
                     del self._got[: end + 4 + size]
                     return chunk
             elif len(self._got) > _LONGEST_LINE:
-                raise ConnectionError(f"{self.server.text} sends a chunk of no length")
+                raise ConnectionError(f"{self.server.text} sends a chunk without a valid length")
             self._fill(deadline)
 
     def _line(self, deadline: float) -> bytes:

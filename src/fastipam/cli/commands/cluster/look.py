@@ -128,7 +128,7 @@ def _age(seconds: float) -> str:
 @options.whole
 @options.as_json
 def status(cluster: Where, wide: bool, as_json: bool) -> None:
-    """Print the state of this node and of its cluster; exit 1 when this node cannot take part."""
+    """Print how this node and its cluster fare; exit 1 when this node cannot take part."""
     from fastipam.cluster.admin import report
     from fastipam.cluster.engine import EngineError
     from fastipam.cluster.errors import in_words

@@ -92,7 +92,7 @@ def same_files(process: int, paths: Iterable[str]) -> Iterator[Diagnosis]:
     if not theirs:
         text = f"the files of process {process} cannot be read from here"
         if os.geteuid() == 0:
-            text += ": that takes CAP_SYS_PTRACE, and its process id"
+            text += ": that needs CAP_SYS_PTRACE, and its process id"
         yield Diagnosis(_CHECK, WARNING, text, as_root())
         return
     others = [one for one in paths if os.path.exists(one) and not _is_same(process, one)]
