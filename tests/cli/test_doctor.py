@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,24 @@ from click.testing import CliRunner
 
 import fastipam
 from fastipam.cli.commands import cli
-from fastipam.cli.commands.doctor import agent, configuration, plugin, store, surroundings
+from fastipam.cli.commands.doctor import (
+    agent,
+    configuration,
+    masquerading,
+    plugin,
+    store,
+    surroundings,
+)
 from fastipam.cli.commands.doctor.diagnosis import LEVELS, OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cli.commands.install.executables import BUNDLE, DIRECT, install
+from fastipam.cluster.masquerading import nft
 from fastipam.cni import handle
+from fastipam.configuration.address_pools import AddressPool
+from fastipam.configuration.cluster import Settings
 from fastipam.namespaces import Netns
+from fastipam.network import Network
 from fastipam.storage import tables
+from fastipam.storage.store import Store
 from tests.agent.conftest import Start, run_dir, start  # noqa: F401  # fixtures
 from tests.agent.processes import FakeAgent
 from tests.e2e import tools
@@ -624,3 +637,47 @@ def test_interpreter_that_this_user_may_not_see(tmp_path: Path) -> None:
     assert "cannot be read by this user" in lines[at]
     assert lines[at + 1].split()[:3] == ["$", "sudo", program]
     assert "is not there" not in lines[at]
+
+
+# --- masquerading ---
+
+
+@pytest.fixture
+def told_to_masquerade() -> Iterator[int]:
+    """A process whose command line has the option."""
+    words = [sys.executable, "-c", "input()", "--masquerade"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        yield process.pid
+
+
+def test_masquerading(
+    told_to_masquerade: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A family whose table is missing is a problem, for an agent that was told to keep it."""
+    pools = [
+        AddressPool("a", {"cidr": "10.1.0.0/16", "blockSize": 24}),
+        AddressPool("b", {"cidr": "fd00::/104", "blockSize": 120}),
+    ]
+    settings = Settings({"engine": "kubernetes", "node": "n"}).with_pools(pools)
+    with closing(Store(tmp_path)) as opened, opened.write() as txn:
+        Network(opened, "podnet", settings.pool)._create(txn)
+    dirs = [str(tmp_path), str(tmp_path / "none")]
+    monkeypatch.setattr(nft, "tables", lambda: [4])
+    found = list(masquerading.look(told_to_masquerade, dirs))
+    assert levels(found) == [PROBLEM]
+    assert has(found, PROBLEM, "IPv6", "ip6 fastipam").command == "nft list table ip6 fastipam"
+    monkeypatch.setattr(nft, "tables", lambda: [4, 6])
+    assert levels(list(masquerading.look(told_to_masquerade, dirs))) == [OK]
+    assert list(masquerading.look(os.getpid(), dirs)) == []
+    assert list(masquerading.look(0, dirs)) == []
+
+    def fails(reason: str) -> Any:
+        def fail() -> list[int]:
+            raise nft.NftFails(reason, "the program nft is not found")
+
+        return fail
+
+    monkeypatch.setattr(nft, "tables", fails("NotFound"))
+    has(list(masquerading.look(told_to_masquerade, dirs)), PROBLEM, "the program nft is not found")
+    monkeypatch.setattr(nft, "tables", fails(nft.NOT_PERMITTED))
+    assert levels(list(masquerading.look(told_to_masquerade, dirs))) == [WARNING]

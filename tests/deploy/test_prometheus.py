@@ -104,7 +104,7 @@ def _scraping(*ports: int, directory: Path) -> Iterator[str]:
     tools.require_tools("prometheus")
     own = free_ports(1)[0]
     hasty, count = re.subn(r"for: \d+m", "for: 1s", RULES.read_text())
-    assert count == 11
+    assert count == 12
     (directory / "hasty.yaml").write_text(hasty)
     scrape = (DEPLOY / "prometheus" / "scrape.yaml").read_text()
     assert scrape.count('"127.0.0.1:9464"') == 1

@@ -102,7 +102,14 @@ class Places(NamedTuple):
 
 def _look(places: Places) -> Iterator[Diagnosis]:
     """Yield every diagnosis, in an order in which one thing depends on those before it."""
-    from fastipam.cli.commands.doctor import agent, configuration, plugin, store, surroundings
+    from fastipam.cli.commands.doctor import (
+        agent,
+        configuration,
+        masquerading,
+        plugin,
+        store,
+        surroundings,
+    )
 
     yield from surroundings.look()
     yield from plugin.look(places.bin_dir)
@@ -120,6 +127,7 @@ def _look(places: Places) -> Iterator[Diagnosis]:
         yield from agent.same_files(process, [*files, "/run/netns", "/var/run/netns"])
         if networks:
             yield from agent.networks(places.socket, places.conf_dir)
+        yield from masquerading.look(process, data_dirs)
     for one in data_dirs:
         files_of = {each.network: each.file for each in networks if each.data_dir == one}
         yield from store.look(one, files_of)
