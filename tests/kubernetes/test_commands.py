@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fastipam.cluster.admin import pool_report
 from fastipam.cluster.deadline import Deadline
+from fastipam.configuration.policy import Policy
+from fastipam.network import Network
 
 from ..agent.processes import FASTIPAM
 from ..cli.terminal import assert_unwritten
 from .machines import Machine, accept, claim
+from .rest import POOLS
 from .test_agent import kubeconfig
 
 if TYPE_CHECKING:
@@ -91,6 +95,48 @@ def test_status_and_check(site: Site) -> None:
     found = site.run("check")
     assert found.returncode == 1
     assert "active here, and in the Kubernetes API it is nobody's" in found.stdout
+
+
+def test_status_of_the_pools(site: Site) -> None:
+    """A row a pool: how it is chosen, and for whom; and what keeps one that is being deleted."""
+    labels = {"matchLabels": {"disk": "ssd"}}
+    pools: dict[str, dict[str, Any]] = {
+        "manual": {"assignment": "Manual", "priority": 7},
+        "some": {"nodeSelector": labels, "namespaceSelector": {"matchLabels": {"team": "red"}}},
+    }
+    for name, more in pools.items():
+        accept(site.api, name, f"10.{len(name)}.0.0/20", 24, **more)
+    machine = site.machines[0]
+    machine.share.adopt_pools(machine.registry().pools(Deadline(10)) or ())
+    status = site.run("status")
+    assert status.returncode == 0, status.stdout + status.stderr
+    table = status.stdout.partition("\n\n")[2].splitlines()
+    assert [line.split() for line in table] == [
+        ["POOL", "CIDR", "BLOCK", "ASSIGNMENT", "PRIORITY", "STATE", "FOR"],
+        ["manual", "10.6.0.0/20", "24", "manual", "7", "in", "use", "all"],
+        ["default", "10.32.0.0/20", "24", "automatic", "0", "in", "use", "all"],
+        ["some", "10.4.0.0/20", "24", "automatic", "0", "other", "nodes",
+         "nodes", "disk=ssd,", "namespaces", "team=red"],
+    ]  # fmt: skip
+
+
+def test_what_keeps_a_deleted_pool(site: Site) -> None:
+    """The pods and the reservations of this node, each with what to type."""
+    machine = site.machines[0]
+    network = Network(
+        machine.store, "podnet", machine.share.settings.pool, policy=Policy(sticky_s=3600)
+    )
+    network.allocate("c1", pod=("shop", "web-0"))
+    kept = network.allocate("c2", pod=("shop", "web-1")).address.ip
+    network.release("c2")
+    site.api.admin.merge(f"{POOLS}/default", {"metadata": {"finalizers": ["a.b/c"]}}).done()
+    site.api.admin.delete(f"{POOLS}/default").done()
+    machine.share.adopt_pools(machine.registry().pools(Deadline(10)) or ())
+    (row,) = pool_report.of_pools(machine.node(), has_store=True)
+    told = f"{kept} is reserved for shop/web-1: sticky, fastipam unreserve {kept}"
+    assert row["held_by"] == ["1 address is assigned: fastipam list --network podnet", told]
+    assert f"pool default is kept here: {told}\n" in site.run("status").stdout
+    site.api.admin.merge(f"{POOLS}/default", {"metadata": {"finalizers": []}}).done()
 
 
 def test_status_with_an_agents_token(site: Site) -> None:

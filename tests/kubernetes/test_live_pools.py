@@ -215,6 +215,10 @@ def test_deleted_while_pods_run(pods: Scene) -> None:
     pods.idle()
     assert pods.running() == before
     assert pods.pool()["metadata"]["deletionTimestamp"]
+    status, reason, message = condition(pods.api, "default", "Deleting")
+    assert (status, reason) == ("True", "BlocksOwned")
+    for cidr, node in owners(pods.api).items():
+        assert f"{cidr} (node {node})" in message
     for one in pods.agents:
         assert pods.pool() is not None
         for number in (1, 2):

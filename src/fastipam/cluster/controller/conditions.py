@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.controller")
 
-ACCEPTED, EXHAUSTED = "Accepted", "Exhausted"
+ACCEPTED, EXHAUSTED, DELETING = "Accepted", "Exhausted", "Deleting"
 _LONGEST = 1024  # the kind's own limit of a message
 _CALL_S = 5.0
 

@@ -85,7 +85,7 @@ class Controller:
         acceptance = Acceptance(
             client, self.view, usage, node_cidrs, events, guard, now=now, step=step
         )
-        deletion = Deletion(client, self.view, guard, clock=clock, step=step)
+        deletion = Deletion(client, self.view, events, guard, clock=clock, now=now, step=step)
         self._parts: tuple[Callable[[], None], ...] = (
             first.work,
             acceptance.work,

@@ -2,7 +2,7 @@
 
 Agents treat a pool that is being deleted as disabled, and give its blocks back as they empty. The
 finalizer goes when a list shows no block of the pool, and the deletion is so long ago that every
-agent in touch has heard of it.
+agent in touch has heard of it. Until then the condition Deleting says which nodes own blocks.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from fastipam.cluster.controller import overlap
 from fastipam.cluster.controller.acceptance import FINALIZER
+from fastipam.cluster.controller.conditions import DELETING, condition, status_of, with_condition
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.client import Conflict, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from fastipam.cluster.controller.conditions import Events
     from fastipam.cluster.controller.guard import Guard
-    from fastipam.cluster.controller.view import View
+    from fastipam.cluster.controller.view import Owned, View
     from fastipam.cluster.registries.kubernetes.client import Client
 
 # Longer than an agent takes blocks of a pool into use without having read it again (I9). What it
 # has claimed by then is in the list that is read before the pool goes.
 SETTLE_S = 2 * objects.POOLS_FRESH_S
 _CALL_S = 5.0
+_TELL_S = 60.0  # between two looks what holds a pool
+_MOST_NAMED = 8  # blocks in a condition
 
 
 class Deletion:
@@ -36,17 +40,22 @@ class Deletion:
         self,
         client: Client,
         view: View,
+        events: Events,
         guard: Guard,
         *,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._client = client
         self._view = view
+        self._events = events
         self._guard = guard
         self._clock = clock
+        self._now = now
         self._step = step
         self._since: dict[str, float] = {}  # uid of a pool -> when its deletion was seen
+        self._told_at: dict[str, float] = {}  # uid of a pool -> when it was said what holds it
 
     def work(self) -> None:
         """Look at the pools that are being deleted. Two requests for each that can go.
@@ -62,13 +71,49 @@ class Deletion:
         self._since = {uid: self._since.get(uid, self._clock()) for uid in going}
         if not going:
             return
-        used = {one.pool for one in self._view.blocks()}
+        blocks = self._view.blocks()
+        used = {one.pool for one in blocks}
+        self._told_at = {uid: at for uid, at in self._told_at.items() if uid in going}
         for uid, pool in going.items():
             name = objects.name_of(pool)
+            if name in used:
+                mine = [one for one in blocks if one.pool == name]
+                self._guard.run(f"pool {name}", self._tell, uid, pool, mine)
             was_used = overlap.accepted_spec(pool) is not None
             is_settled = not was_used or self._clock() - self._since[uid] >= SETTLE_S
             if name not in used and is_settled:
                 self._guard.run(f"pool {name}", self._let_go, pool)
+
+    def _tell(self, uid: str, pool: dict[str, Any], blocks: Sequence[Owned]) -> None:
+        """Say in the pool's status which blocks hold it, and where to look; once a minute."""
+        now = self._clock()
+        if now < self._told_at.get(uid, now) + _TELL_S and uid in self._told_at:
+            return
+        self._told_at[uid] = now
+        listed = sorted(blocks, key=lambda one: (one.node, one.whole))
+        texts = [f"{one.cidr} (node {one.node})" for one in listed[:_MOST_NAMED]]
+        if len(listed) > _MOST_NAMED:
+            texts.append(f"{len(listed) - _MOST_NAMED} more")
+        message = (
+            f"nodes own {len(listed)} {'block' if len(listed) == 1 else 'blocks'} of it: "
+            f"{', '.join(texts)}; each goes when nobody has an address of it: `fastipam cluster "
+            "status` on the node names the pods and the reservations (fastipam unreserve)"
+        )
+        before = condition(pool, DELETING)
+        if before.get("message") == message:
+            return
+        conditions = with_condition(pool, DELETING, "True", "BlocksOwned", message, self._now())
+        with suppress(Conflict, NotFound):  # changed meanwhile: in a minute
+            made = self._client.replace(
+                objects.POOLS,
+                pool | {"status": status_of(pool) | {"conditions": conditions}},
+                "status",
+                deadline_s=_CALL_S,
+            )
+            self._view.see(objects.POOLS, "MODIFIED", made)
+            self._step("held")
+            if not before:
+                self._events.tell(pool, DELETING, message, warning=False)
 
     def _let_go(self, pool: dict[str, Any]) -> None:
         """Take the finalizer away unless a node owns a block of the pool."""

@@ -121,6 +121,17 @@ def _age(seconds: float) -> str:
     return f"{max(0, int(seconds))}s"
 
 
+_POOL_COLUMNS = (
+    Column("POOL", "pool", 12, least=10, middle=True),
+    Column("CIDR", "cidr", 14, least=14),
+    Column("BLOCK", "block_size", 5, number=True, drop=2),
+    Column("ASSIGNMENT", "assignment", 10),
+    Column("PRIORITY", "priority", 8, number=True, drop=1),
+    Column("STATE", "state", 8),
+    Column("FOR", "for", least=10),
+)
+
+
 @command(
     "status", examples=(("fastipam cluster status -c cluster.json", "is all well, in one screen"),)
 )
@@ -128,12 +139,18 @@ def _age(seconds: float) -> str:
 @options.whole
 @options.as_json
 def status(cluster: Where, wide: bool, as_json: bool) -> None:
-    """Print how this node and its cluster fare; exit 1 when this node cannot take part."""
-    from fastipam.cluster.admin import report
+    """Print how this node and its cluster fare; exit 1 when this node cannot take part.
+
+    On Kubernetes a table follows with the AddressPools: whether a pod has to name the pool (manual)
+    or not, which comes first (priority), and for which nodes and namespaces it is. For a pool that
+    is being deleted it says what on this node keeps it.
+    """
+    from fastipam.cluster.admin import pool_report, report
     from fastipam.cluster.engine import EngineError
     from fastipam.cluster.errors import in_words
 
     with cluster.node() as (ipam, node):
+        pools = pool_report.of_pools(node, ipam is not None)
         document: dict[str, Any] = report.of_node(node, ipam is not None)
         try:
             document |= report.of_cluster(node, cluster.deadline())
@@ -142,15 +159,36 @@ def status(cluster: Where, wide: bool, as_json: bool) -> None:
             document |= {"reachable": False, "reason": in_words(error)}
             well = False
         if as_json:
-            output.json_object(document)
+            output.json_object(document | ({"address_pools": pools} if pools else {}))
         else:
             for key, value in document.items():
-                if key in ("problem", "not_seen") and not value:
+                if (key in ("problem", "not_seen") and not value) or (key == "pools" and pools):
                     continue
                 title = f"{key.replace('_', ' '):<16} "
                 output.prose(_words(value), before=title, indent=len(title), wide=wide)
+            _print_pools(pools, wide=wide)
     if not well:
         raise SystemExit(1)
+
+
+def _print_pools(pools: list[dict[str, Any]], *, wide: bool) -> None:
+    """Print a row a pool, and below what holds those that are being deleted."""
+    if not pools:
+        return
+    output.say("")
+    rows = [
+        row | {"for": ", ".join(filter(None, (_of(row, "node"), _of(row, "namespace")))) or "all"}
+        for row in pools
+    ]
+    output.table(_POOL_COLUMNS, rows, wide=wide)
+    for row in pools:
+        for text in row.get("held_by", ()):
+            output.say(f"pool {row['pool']} is kept here: {text}")
+
+
+def _of(row: dict[str, Any], kind: str) -> str:
+    selector = row[f"{kind}_selector"]
+    return f"{kind}s {selector}" if selector else ""
 
 
 def _words(value: Any) -> str:
