@@ -173,6 +173,8 @@ def test_other_requests(
     assert len(held()) == 3
     for number in range(3):
         found = {pod_annotations.POOL: str(number)}
-        made = config(ipam=IPAM, runtimeConfig={CAPABILITY: found})
+        result = {"ips": [{"address": f"10.1.0.{number}/24"}]}
+        made = {"prevResult": result, **config(ipam=IPAM, runtimeConfig={CAPABILITY: found})}
         assert call("DEL", made, f"c{number}").status == 0
     assert held() == {}
+    assert len(handler._services.known) == 1, "what the ADD has answered makes no other one"

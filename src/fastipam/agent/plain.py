@@ -33,6 +33,8 @@ _OLD = (0, 3, 0)  # results of versions before it have the IPv4 address first
 
 def learn(services: Services, stdin: bytes, command: str) -> None:
     """Prepare a configuration for a command of which a request was just served. O(ranges) once."""
+    if command == DEL:
+        stdin = without_result(stdin)
     known: Known | None = services.known.get(stdin)
     if known is None:
         return
@@ -41,14 +43,7 @@ def learn(services: Services, stdin: bytes, command: str) -> None:
         if kept is not None and (known.adds is None or known.adds.network is not kept[1]):
             known.adds = _additions(known)
     elif command == DEL and False in known.networks:
-        rest = without_result(stdin)
-        kept_as = known
-        if rest != stdin:
-            services.known.pop(stdin, None)  # no other DEL has this prevResult
-            kept_as = services.known.get(rest) or Known(rest)
-            if rest not in services.known:
-                services.keep(rest, kept_as)
-        kept_as.deletes = _deletions(known)
+        known.deletes = _deletions(known)
 
 
 def _additions(known: Known) -> Plain | None:

@@ -6,6 +6,7 @@ import os
 import time
 
 from fastipam import late_errors as errors
+from fastipam._ledger import without_result
 from fastipam.cni import environment, error_codes, results, versions
 from fastipam.cni.services import Services
 from fastipam.configuration import reader
@@ -114,6 +115,8 @@ def answer(
     if asked.command == environment.VERSION:
         return _VERSION_ANSWER
     services = services or _services
+    if asked.command == environment.DEL:
+        stdin = without_result(stdin)  # else no two DELs would have one configuration
     known, annotations = _read(stdin, services)
     read.append(known.document)
     call = _Call(asked, known, log, services)
