@@ -96,7 +96,7 @@ class Deletion:
             texts.append(f"{len(listed) - _MOST_NAMED} more")
         message = (
             f"nodes own {len(listed)} {'block' if len(listed) == 1 else 'blocks'} of it: "
-            f"{', '.join(texts)}; each goes when nobody has an address of it: `fastipam cluster "
+            f"{', '.join(texts)}; each goes when no pod has an address of it: `fastipam cluster "
             "status` on the node names the pods and the reservations (fastipam unreserve)"
         )
         before = condition(pool, DELETING)
