@@ -636,7 +636,7 @@ def test_interpreter_that_this_user_may_not_see(tmp_path: Path) -> None:
     assert lines[at].split()[:2] == ["warning", "plugin"]
     assert "cannot be read by this user" in lines[at]
     assert lines[at + 1].split()[:3] == ["$", "sudo", program]
-    assert "is not there" not in lines[at]
+    assert "does not exist" not in lines[at]
 
 
 # --- masquerading ---

@@ -139,7 +139,7 @@ _POOL_COLUMNS = (
 @options.whole
 @options.as_json
 def status(cluster: Where, wide: bool, as_json: bool) -> None:
-    """Print how this node and its cluster fare; exit 1 when this node cannot take part.
+    """Print the state of this node and its cluster; exit 1 when this node cannot take part.
 
     On Kubernetes a table follows with the AddressPools: whether a pod has to name the pool (manual)
     or not, which comes first (priority), and for which nodes and namespaces it is. For a pool that
