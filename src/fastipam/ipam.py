@@ -166,7 +166,7 @@ def open(  # noqa: A001  # the contract's name: fastipam.open
     path = path_of(path, f"a directory; the plugin uses {DEFAULT_DATA_DIR}")
     if type(create) is not bool:
         raise ConfigError(
-            f"create is {shown(create)}, and neither True nor False", field="create", value=create
+            f"create is {shown(create)}, not True or False", field="create", value=create
         )
     if patience_s is None:
         return open_with(path, durability, create=create)

@@ -157,7 +157,7 @@ def test_disagreements_with_this_node(engine: MemoryEngine, tmp_path: Path) -> N
             one.state = state
             blocks.put(txn, pool_id, one)
     told = "\n".join(_texts(machine))
-    assert "active here, and in etcd it is nobody's" in told
+    assert "active here, and in etcd no node owns it" in told
     assert "its revision here is not etcd's" in told
     assert "in etcd it is ours, but this node's store does not have it" in told
     assert "another node owns it, but addresses of it are in use here" in told
@@ -171,4 +171,4 @@ def test_a_removed_owner(engine: MemoryEngine, tmp_path: Path) -> None:
     other = two.joined()
     release_node(other, "a", Deadline(5), force=True)
     assert _texts(two) == []
-    assert any("active here, and in etcd it is nobody's" in one for one in _texts(one))
+    assert any("active here, and in etcd no node owns it" in one for one in _texts(one))

@@ -92,7 +92,7 @@ EXAMPLES = [
         pool("p", "fd00:10::/104", 112, gateway="fd00::1"),
     ),
     Example(
-        "spec.cidr", "it has host bits or an unusual form: type the first address",
+        "spec.cidr", "it has host bits or is not in canonical form: type the first address",
         pool("p", "10.32.0.1/12", 24), pool("p", "10.32.0.0/12", 24),
     ),
     Example(

@@ -31,7 +31,7 @@
 {{- else if $cidr.hasHostBits }}
 {{- fail (printf "%s.cidr is %s, which has host bits: type %s" $where .cidr $cidr.text) }}
 {{- else if ne .cidr $cidr.text }}
-{{- fail (printf "%s.cidr is %s, which has an unusual form: type %s" $where .cidr $cidr.text) }}
+{{- fail (printf "%s.cidr is %s, which is not in canonical form: type %s" $where .cidr $cidr.text) }}
 {{- else if hasPrefix ":" .cidr }}
 {{- fail (printf "%s.cidr is %s, and blocks, which are named by their CIDR, cannot begin with a colon: type one such as fd00:10::/104" $where .cidr) }}
 {{- else if or (hasPrefix "ff" .cidr) (regexMatch "^(127|22[4-9]|2[3-5][0-9])[.]" .cidr) }}
@@ -73,7 +73,7 @@
 {{- if not $gateway.text }}
 {{- fail (printf "%s.gateway is %s, which is not an IP address: type one, or leave it out" $.where .) }}
 {{- else if ne . $gateway.text }}
-{{- fail (printf "%s.gateway is %s, which has an unusual form: type %s" $.where . $gateway.text) }}
+{{- fail (printf "%s.gateway is %s, which is not in canonical form: type %s" $.where . $gateway.text) }}
 {{- else if ne $.isFour (contains "." .) }}
 {{- fail (printf "%s.gateway is %s, which is not of the family of %s: type one that is" $.where . $.pool.cidr) }}
 {{- else if or (eq . "::") (eq . "::1") (hasPrefix "ff" .) (regexMatch "^(0[.]0[.]0[.]0$|127[.]|22[4-9][.]|2[3-5][0-9][.])" .) }}

@@ -115,13 +115,13 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 wide = click.option(
     "--wide",
     is_flag=True,
-    help="On a terminal: every column, whole, with times instead of ages. A pipe has them always.",
+    help="On a terminal: every column, whole, with times instead of ages. A pipe always gets them.",
 )
 
 whole = click.option(
     "--wide",
     is_flag=True,
-    help="On a terminal: every column and every name, whole. A pipe has them always.",
+    help="On a terminal: every column and every name, whole. A pipe always gets them.",
 )
 
 

@@ -44,7 +44,7 @@ _ROFF = {
     "~": "\\(ti",
     '"': "\\(dq",
 }
-_OPTION = re.compile(r"(?<![\w`-])--[a-z][a-z-]*")
+_OPTION = re.compile(r"`[^`]*`|(?<![\w-])(--[a-z][a-z-]*)")  # what is code already stays
 
 
 class Page(NamedTuple):
@@ -167,7 +167,7 @@ def _plain(text: str) -> str:
     """Return a text with Markdown's characters escaped and options as code."""
     for character in "<>*_[]":
         text = text.replace(character, f"\\{character}")
-    return _OPTION.sub(r"`\g<0>`", text)
+    return _OPTION.sub(lambda found: f"`{found[1]}`" if found[1] else found[0], text)
 
 
 def man(page: Page) -> str:

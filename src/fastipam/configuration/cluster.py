@@ -441,7 +441,7 @@ def _watermarks(holder: dict[str, Any], path: str) -> Watermarks:
             f"{low:g}{_by_default(holder, 'lowWater')}",
             field=f"{path}.{'highWater' if 'highwater' in holder else 'lowWater'}",
             value=high,
-            hint="both are counted in blocks' worth of free addresses; "
+            hint="both count free addresses in blocks; "
             "closer together, blocks would oscillate between nodes",
         )
     return Watermarks(low_water=low, high_water=high, minimum_age_s=age_s)

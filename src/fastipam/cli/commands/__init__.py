@@ -26,7 +26,7 @@ COMMANDS = {
     "show": Entry(f"{_HERE}.show:command", _LOOK, "One address: owner, state, history."),
     "pool": Entry(f"{_HERE}.pool:command", _LOOK, "The pools that networks have or share."),
     "history": Entry(f"{_HERE}.history:command", _LOOK, "Who had an address, and when."),
-    "release": Entry(f"{_HERE}.release:command", _CHANGE, "Release addresses that no DEL will."),
+    "release": Entry(f"{_HERE}.release:command", _CHANGE, "Release addresses without a DEL."),
     "reserve": Entry(
         f"{_HERE}.reserve:command", _CHANGE, "Keep addresses from assignment, or for an owner."
     ),

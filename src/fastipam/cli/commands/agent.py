@@ -81,7 +81,7 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     default="warning",
     show_default=True,
     type=click.Choice(["debug", "info", "warning", "error"]),
-    help="debug: one line a request.",
+    help="debug: one line per request.",
 )
 @click.option("--quiet", is_flag=True, help="Do not print a line when the agent is ready.")
 @click.option(
@@ -115,8 +115,8 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     type=click.Path(dir_okay=False, readable=False, path_type=Path),
     multiple=True,
     help="A file with the settings of a cluster (keys network, dataDir, endpoints, pool, …), or a "
-    "CNI configuration that has them: this agent keeps its share from the start; others are kept "
-    "once a request has named them.",
+    "CNI configuration that has them: this agent claims blocks for its network from the start, for "
+    "other networks once a request has named them.",
 )
 @click.option(
     "--write-conflist",
@@ -133,7 +133,7 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     show_default=True,
     type=options.Mtu(auto=True),
     help="The MTU of pods in what --write-conflist writes, unless the file has one; auto is that "
-    "of the interface that has the node's address. An overlay leaves less: say how much.",
+    "of the interface that has the node's address. With an overlay, give its smaller MTU.",
 )
 @click.option(
     "--routes",
@@ -142,7 +142,7 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     type=click.Choice(ROUTES),
     help="host-gw: set routes to the other nodes' blocks, for the networks of --cluster; all nodes "
     "have to be on one link. own: somebody else (BGP, a cloud, an overlay) routes between nodes; "
-    "only make addresses that no pod has unreachable. Both take the capability NET_ADMIN.",
+    "the agent only makes unreachable the addresses that no pod has. Both need NET_ADMIN.",
 )
 @click.option(
     "--masquerade",

@@ -23,11 +23,11 @@ from fastipam.ipam import open_with
 @click.option("--force", is_flag=True, help="Replace FILE even if it is not a backup.")
 @options.as_json
 def command(file: str, data_dir: str, force: bool, as_json: bool) -> None:
-    """Copy one moment's store to FILE, mode 0600, complete and on disk before it has its name.
+    """Copy the store to FILE (mode 0600), as it is at one moment.
 
-    Nothing has to be stopped. An older backup of this name is replaced, another file only with
-    --force. A file in a store's data directory is refused. A symbolic link is replaced, not
-    followed.
+    Nothing has to be stopped. FILE gets its name when the copy is complete and on disk. An older
+    backup of this name is replaced, another file only with --force. A file in a store's data
+    directory is refused. A symbolic link is replaced, not followed.
     """
     from fastipam.backup import backup
 

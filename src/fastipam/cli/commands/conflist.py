@@ -54,10 +54,14 @@ _FAMILIES = {"ipv4": V4, "ipv6": V6}
 )
 @options.data_dir
 @click.option(
-    "--no-masquerade", is_flag=True, help="What leaves the pool keeps the address of the pod."
+    "--no-masquerade", is_flag=True, help="Packets that leave the pool keep the pod's address."
 )
-@click.option("--no-portmap", is_flag=True, help="Without hostPort.")
-@click.option("--no-bandwidth", is_flag=True, help="Without limits of bandwidth by annotation.")
+@click.option("--no-portmap", is_flag=True, help="Do not add the plugin portmap (hostPort).")
+@click.option(
+    "--no-bandwidth",
+    is_flag=True,
+    help="Do not add the plugin bandwidth.",
+)
 @click.option(
     "--cni-version",
     type=click.Choice(conflists.VERSIONS),
@@ -88,7 +92,8 @@ def command(
     """Print the network configuration of a cluster whose pools are AddressPools.
 
     The same file suits every node. It is what `fastipam agent --cluster FILE --write-conflist DEST`
-    takes as its template; by hand it goes to /etc/cni/net.d/10-fastipam.conflist with --family.
+    takes as its template; without an agent, write it to /etc/cni/net.d/10-fastipam.conflist, with
+    --family.
     """
     conflist_rules.require_name(network, "--network")
     conflist_rules.require_data_dir(data_dir, "--data-dir")

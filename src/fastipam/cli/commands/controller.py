@@ -67,7 +67,7 @@ def command(
     http: str | None,
     log_level: str,
 ) -> None:
-    """Accept pools, let deleted ones go, free what removed nodes own; SIGTERM ends it.
+    """Accept pools, finish deleted ones, free removed nodes' blocks; SIGTERM ends it.
 
     For clusters whose store is the Kubernetes API. Run two: one leads, by the Lease
     fastipam-controller, and the other one takes over. Pods get addresses and nodes claim blocks

@@ -39,7 +39,7 @@ _ALLOW_UNKNOWN = "if the list is right, type --allow-unknown"
 )
 @click.argument("attachments", metavar="FILE|-", type=click.Path(dir_okay=False, allow_dash=True))
 @options.data_dir
-@click.option("--network", metavar="NAME", required=True, help="The network that the list is of.")
+@click.option("--network", metavar="NAME", required=True, help="The network of the list.")
 @click.option(
     "--before",
     type=MOMENT,
@@ -53,7 +53,7 @@ _ALLOW_UNKNOWN = "if the list is right, type --allow-unknown"
     metavar="DURATION",
     default=_MARGIN,
     show_default=True,
-    help="Without --before: only leases are released that were so old when the list was last "
+    help="Without --before: release only leases that were at least this old when the list was last "
     "changed (a file), or when this command started (a pipe).",
 )
 @click.option("--allow-empty", is_flag=True, help="Accept an empty list: nothing is attached.")
@@ -81,8 +81,8 @@ def command(
 ) -> None:
     """Release every lease of a network whose container is not in a list, as CNI's GC does.
 
-    The list has a line for each container: its whole id, and an interface where only that counts.
-    Or it is JSON: an array of {"containerID", "ifname"}, or a document with
+    The list has a line for each container: its whole id, and an interface name if only that
+    interface is meant. Or it is JSON: an array of {"containerID", "ifname"}, or a document with
     "cni.dev/valid-attachments". Leases that are younger than the list are spared.
 
     An empty list is refused, because a program that failed has probably written it. So is a list

@@ -39,10 +39,10 @@ _PNG, _TXT = ".png", ".txt"
     "map",
     examples=(
         ("fastipam map", "the pools of this node, on the terminal"),
-        ("fastipam map -o map.png", "one pixel an address, with captions and legend"),
+        ("fastipam map -o map.png", "one pixel per address, with captions and legend"),
         ("fastipam map -o map.txt", "every network in characters, as a pipe gets it"),
         ("fastipam map -o map.png --by owner", "coloured by the pods' namespaces"),
-        ("fastipam map --json --prefix 24", "the same in numbers, a row a /24"),
+        ("fastipam map --json --prefix 24", "the same in numbers, one row per /24"),
     ),
 )
 @options.data_dir
@@ -52,7 +52,7 @@ _PNG, _TXT = ".png", ".txt"
     "--output",
     type=click.Path(readable=False, path_type=Path),
     metavar="FILE",
-    help="Write FILE.png, one pixel an address up to a /12, or FILE.txt, a character a cell. "
+    help="Write FILE.png, one pixel per address up to a /12, or FILE.txt, one character per cell. "
     "Without: draw on the terminal.",
 )
 @click.option(
@@ -64,7 +64,9 @@ _PNG, _TXT = ".png", ".txt"
     "assigned, the block of the cluster that it is in.",
 )
 @click.option("--bare", is_flag=True, help="PNG: only the pixels, no legend, no captions, no gaps.")
-@click.option("--prefix", type=int, metavar="LENGTH", help="--json: a row for each such CIDR.")
+@click.option(
+    "--prefix", type=int, metavar="LENGTH", help="With --json: a row per CIDR of this length."
+)
 @options.as_json
 def command(
     data_dir: str,
@@ -79,7 +81,7 @@ def command(
 
     Neighbouring addresses are neighbours in the picture, and every CIDR is a square, or two side by
     side. A PNG is cut into tiles, which are in the order of their addresses; --bare is one curve.
-    What is drawn is one moment.
+    The picture shows the store at one moment.
     """
     kind = "" if output is None else _kind(output)
     for option, given, where in (

@@ -43,8 +43,8 @@ def command() -> None:
 @_command(
     "list",
     examples=(
-        ("fastipam pool list", "a line a pool"),
-        ("fastipam pool list --json", "for a program: an array, an object a pool"),
+        ("fastipam pool list", "one line per pool"),
+        ("fastipam pool list --json", "for a program: an array with one object per pool"),
     ),
 )
 @options.data_dir

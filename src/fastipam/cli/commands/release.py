@@ -30,7 +30,10 @@ _COLUMNS = (
 @_command(
     "release",
     examples=(
-        ("fastipam release 10.32.7.9 --dry-run", "whose it is, and whether that still lives"),
+        (
+            "fastipam release 10.32.7.9 --dry-run",
+            "who has it, and whether the pod exists",
+        ),
         ("fastipam release 10.32.7.9", "asks first"),
         ("fastipam release --container 0a1b2c3d --yes", "all that a container has, from a script"),
     ),

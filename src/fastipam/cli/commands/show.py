@@ -38,7 +38,7 @@ _FIELDS = (
     "show",
     examples=(
         ("fastipam show 10.32.7.9", "who has it, since when; or why it is not free"),
-        ("fastipam show 10.32.7.9 --json", "for a program: an array, an object a network"),
+        ("fastipam show 10.32.7.9 --json", "for a program: an array with one object per network"),
     ),
     exits={1: "no network of the store has such an address, or an error"},
 )

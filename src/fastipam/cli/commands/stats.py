@@ -10,7 +10,7 @@ from fastipam.ipam import open_with
 @_command(
     "stats",
     examples=(
-        ("fastipam stats", "a line a range set"),
+        ("fastipam stats", "one line per range set"),
         ("fastipam stats --network podnet --json", "for a program"),
     ),
 )
@@ -26,10 +26,10 @@ def command(data_dir: str, network: str | None, wide: bool, as_json: bool) -> No
     is not FREE. A line "static" counts the addresses that are assigned on request only, a line
     "outside" those in use that no range has any longer.
 
-    A network is as full as its fullest range set: without an address of each no pod starts. On a
-    node of a cluster the addresses of its own blocks are counted. An address counts as cooling
-    until an assignment takes it out of the queue. On a terminal the numbers of IPv6 are powers of
-    two, ~2^64 for nearly all of a /64; --wide has the digits.
+    A network is as full as its fullest range set: a pod needs an address of each set. On a node of
+    a cluster the addresses of its own blocks are counted. An address counts as cooling until an
+    assignment takes it out of the queue. On a terminal the numbers of IPv6 are powers of two, ~2^64
+    for nearly all of a /64; --wide has the digits.
     """
     with open_with(data_dir, create=False, count_boot=False) as ipam:
         found = rows.stats(ipam, network)

@@ -67,10 +67,11 @@ class Readiness(NamedTuple):
 def command(conf_dir: Path, socket_path: Path, by_agent: bool, wide: bool, as_json: bool) -> None:
     """Can an ADD be served now? Asks STATUS for each network of the runtime's configurations.
 
-    It is asked as a runtime's call would be: of the agent, and directly where none answers.
-    A store that cannot be written is not ready (51). A full range is, unless its configuration
-    says "statusWhenFull": "unavailable" (50). With --agent the last line says whether no agent
-    answers, or one is alive and a network cannot be served.
+    The question goes the way of a runtime's call: to the agent, and to the plugin itself when no
+    agent answers. A network whose store cannot be written is not ready (51). A network with a full
+    range is ready, unless its configuration says "statusWhenFull": "unavailable" (50). With --agent
+    the last line says which one failed: no agent answers, or the agent answers and a network cannot
+    be served.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(agent_client.TIMEOUT_S)

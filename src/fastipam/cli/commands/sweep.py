@@ -50,13 +50,13 @@ def command(
 ) -> None:
     """Release leases whose network namespace is gone, and those from before the last reboot.
 
-    Addresses whose cool-down is over, or whose time of being kept for a pod, become free.
+    Addresses whose cool-down is over become free, and so do sticky addresses whose time is over.
 
     A lease goes when its namespace was found missing twice, with the grace time in between: the
-    agent looks every so often; without it run this twice. Missing means that its path does not lead
-    to it, and that no process, no mount and no open file has its inode. A namespace that cannot be
-    judged from here (for example because not all processes can be seen) is left alone and counted
-    as unknown.
+    agent looks once a minute; without an agent run this command twice. Missing means that its path
+    does not lead to it, and that no process, no mount and no open file has its inode. A namespace
+    that cannot be judged from here (for example because not all processes can be seen) is left
+    alone and counted as unknown.
     """
     from fastipam.sweep import Sweeper, add_up, give_back
 

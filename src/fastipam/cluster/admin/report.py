@@ -161,7 +161,7 @@ def _difference(node: Node, whose: str, block: BlockId, text: str) -> dict[str, 
 
 
 def _owner_of(entry: BlockEntry | None) -> str:
-    return "nobody's" if entry is None else f"{entry.node}'s"
+    return "no node" if entry is None else f"node {entry.node}"
 
 
 def _compare_local(node: Node, entries: Mapping[BlockId, BlockEntry]) -> list[dict[str, str]]:
@@ -178,7 +178,7 @@ def _compare_local(node: Node, entries: Mapping[BlockId, BlockEntry]) -> list[di
         elif record.state != ACTIVE:
             text = f"{STATES[record.state]}: started and not finished"
         elif theirs is None:
-            text = f"active here, and in {where} it is {_owner_of(entries.get(block))}"
+            text = f"active here, and in {where} {_owner_of(entries.get(block))} owns it"
         elif theirs.revision != record.revision:
             text = f"its revision here is not {where}'s"
         if text:

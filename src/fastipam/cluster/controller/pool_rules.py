@@ -111,7 +111,7 @@ def _check_cidr(text: str, where: str) -> tuple[int, int, int]:
     if network != value:
         raise _wrong(where, text, "has host bits", f"type {canonical}")
     if text != canonical:
-        raise _wrong(where, text, "has an unusual form", f"type {canonical}")
+        raise _wrong(where, text, "is not in canonical form", f"type {canonical}")
     if text.startswith(":"):
         raise _wrong(
             where, text, "begins with a colon, and blocks are named by their CIDR", _CIDR_HINT
@@ -143,7 +143,7 @@ def _check_gateway(text: str | None, cidr: tuple[int, int, int], where: str) -> 
         hint = "type an address, or leave it out"
         raise _wrong(where, text, "is not an IP address", hint) from None
     if format_ip(family, value) != text:
-        raise _wrong(where, text, "has an unusual form", f"type {format_ip(family, value)}")
+        raise _wrong(where, text, "is not in canonical form", f"type {format_ip(family, value)}")
     if family != cidr[0]:
         raise _wrong(
             where,
@@ -166,7 +166,7 @@ def _check_exclusion(text: Any, where: str) -> None:
         or any(letter.isspace() for letter in text)
         or "/0" in text.removesuffix("/0")
     ):
-        raise _wrong(where, text, "has an unusual form", hint)
+        raise _wrong(where, text, "is not in canonical form", hint)
 
 
 def _wrong(field: str, value: object, what: str, hint: str | None = None) -> ConfigError:

@@ -41,7 +41,7 @@ def command() -> None:
 def init(cluster: Where) -> None:
     """Write the pools and the block size of a network, once.
 
-    A node whose settings differ is refused from then on. Run again with the same settings it
+    A node whose settings differ is refused from then on. A second run with the same settings
     changes nothing.
     """
     from fastipam.cluster.admin import admin

@@ -74,9 +74,9 @@ _BLOCK_COLUMNS = (
 @options.whole
 @options.as_json
 def blocks_(cluster: Where, only: str | None, wide: bool, as_json: bool) -> None:
-    """Print every owned block; how full it is only for this node's own.
+    """Print every owned block, and how full this node's own blocks are.
 
-    How full the others' are, their nodes know: no address is written into the cluster's store.
+    Only its own node knows how full a block is: no address is written into the cluster's store.
     """
     from fastipam.cluster.admin import admin, report
 
@@ -209,7 +209,7 @@ def _words(value: Any) -> str:
 def check(cluster: Where, as_json: bool) -> None:
     """Compare the cluster's store with this node's; print what disagrees. Changes nothing.
 
-    What an agent is doing at this moment may show as a difference: run it again.
+    A change that an agent makes at this moment may be printed as a difference: run it again.
     """
     from fastipam.cluster.admin import report
 
@@ -230,10 +230,10 @@ def check(cluster: Where, as_json: bool) -> None:
     "routes",
     examples=(
         ("fastipam cluster routes --format iproute2 | ip -force -batch -", "on each node"),
-        ("fastipam cluster routes --watch", "JSON, a line a change"),
+        ("fastipam cluster routes --watch", "JSON, one line per change"),
     ),
 )
-@click.option("--watch", is_flag=True, help="Keep running and print every change, a line each.")
+@click.option("--watch", is_flag=True, help="Keep running and print every change, one per line.")
 @click.option(
     "--format",
     "form",
@@ -246,13 +246,15 @@ def check(cluster: Where, as_json: bool) -> None:
 @click.option("--all", "with_own", is_flag=True, help="This node's own blocks, too.")
 @where
 def routes(cluster: Where, watch: bool, form: str, as_json: bool, with_own: bool) -> None:
-    """Print block → node address, runs of blocks as one route, for plugins that route.
+    """Print the node address of each block, for programs that set routes.
 
-    ``iproute2`` prints lines for ``ip -force -batch -``: "route replace …" for every route, and
-    "route del …" for those of an earlier run on this machine that are gone. The routes have a
-    protocol of their own (147), by which they are found. With --watch only differences are printed,
-    and the machine's routes are compared again every half minute. A node has an address when its
-    settings say so ("address"), or the store is reached from a usable one; others are left out.
+    Adjacent blocks of one node are printed as one route. ``iproute2`` prints lines for ``ip -force
+    -batch -``: "route replace …" for every route, and "route del …" for routes that an earlier run
+    on this machine set and that are gone from the cluster. The routes have a protocol of their own
+    (147), by which they are found. With --watch only differences are printed, and the machine's
+    routes are compared again every half minute. A node has an address when its settings say so
+    ("address"), or when it reaches the store from an address that other nodes can use; nodes
+    without an address are left out.
     """
     from fastipam.cluster.admin import routes as routing
 

@@ -46,7 +46,7 @@ def command(
     """Wait until every node has a ready pod of a DaemonSet; else name the nodes that are left.
 
     What `kubectl rollout status` does, for an image that has no kubectl: the chart waits with it
-    until fastipam is off every node.
+    until fastipam is removed from every node.
     """
     from fastipam.cluster.registries.kubernetes.client import Client
 

@@ -22,7 +22,7 @@ _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENV
 @_command(
     "doctor",
     examples=(
-        ("fastipam doctor", "the whole node; as root, who sees all of it"),
+        ("fastipam doctor", "the whole node; run it as root, because others do not see all of it"),
         ("fastipam doctor --bin-dir /usr/lib/cni", "Debian's directory of plugins"),
         ("fastipam doctor --quiet", "only what is wrong"),
         ("fastipam doctor --json", "for a program"),
@@ -44,7 +44,7 @@ _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENV
     help="Where host-local keeps its leases.",
 )
 @options.data_dir
-@click.option("--quiet", is_flag=True, help="Print only problems and warnings; nothing without.")
+@click.option("--quiet", is_flag=True, help="Print only problems and warnings, if there are any.")
 @options.as_json
 @click.pass_context
 def command(

@@ -43,7 +43,7 @@ _ROOT_REFUSED = (
 @click.option(
     "--replace",
     is_flag=True,
-    help="Replace another plugin that has the name. Without it that is refused.",
+    help="Replace another plugin of this name. Without this option, that is refused.",
 )
 @click.option(
     "--launcher-only",
@@ -53,7 +53,7 @@ _ROOT_REFUSED = (
 def command(bin_dir: Path, name: str, replace: bool, launcher_only: bool) -> None:
     """Put the CNI plugin into the runtime's plugin directory.
 
-    That is the launcher and, beside it, the Python entry point that serves calls when no agent
+    It installs the launcher and, beside it, the Python entry point that serves calls when no agent
     does. Each file is replaced in one step: containers may start meanwhile. After an upgrade,
     install again. Only the last part of --bin-dir may be missing.
     """

@@ -66,7 +66,7 @@ _DEFAULT_CONFLIST = Path("/etc/cni/net.d/10-fastipam.conflist")
     "--wait",
     "wait_s",
     type=options.Seconds(0, 3600),
-    help="Wait so many seconds for the agent to end. If it has not ended then, the command is "
+    help="Wait up to this many seconds for the agent to end. If it still runs, the command is "
     "refused, with --force too.",
 )
 @options.dry_run("Say what would be removed; change nothing.")
@@ -86,12 +86,13 @@ def command(
 ) -> None:
     """Remove fastipam from this node, with its routes and nftables tables. The store stays.
 
-    The configuration goes first: the kubelet then schedules no pod to the node. Refused while
-    containers have addresses, because without the plugin they cannot end, and while an agent runs,
-    because it sets its routes again. It asks nobody without --purge, and may be run again.
+    The network configuration is removed first: the kubelet then reports the node as not ready, and
+    gets no new pod. The command is refused while containers have addresses, because the runtime
+    needs the plugin to end them, and while an agent runs, because the agent would set its routes
+    again. It asks for confirmation only with --purge, and may be run again.
 
-    A node of a cluster leaves it with `fastipam cluster leave` before --purge, or its blocks stay
-    its own until it is removed from the cluster.
+    On a node of a cluster, run `fastipam cluster leave` before --purge. Otherwise the node owns its
+    blocks until it is removed from the cluster.
     """
     from fastipam.cli.commands.install.targets import require_name
     from fastipam.cli.commands.uninstall import removal

@@ -497,8 +497,8 @@ class KeyValueRegistry:
             listed[block] = name
             owner = entries.get(block)
             if owner is None or owner.node != name:
-                whose = "nobody's" if owner is None else f"{owner.node}'s"
-                found.append((name, block, f"node {name} lists it, and it is {whose}"))
+                whose = "no node" if owner is None else f"node {owner.node}"
+                found.append((name, block, f"node {name} lists it, and {whose} owns it"))
         for block, entry in entries.items():
             if block not in listed:
                 text = f"node {entry.node} owns it and does not list it"
