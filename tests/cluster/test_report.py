@@ -131,7 +131,7 @@ def test_disagreements_inside_the_shared_store(engine: MemoryEngine, tmp_path: P
         Put(keys.block(4, 0x0A630000), value.value.replace(b"node=a", b"node=ghost")),
     )
     told = _texts(one, has_store=False)
-    assert "b: node b lists it, and it is a's" in told
+    assert "b: node b lists it, and node a owns it" in told
     assert "ghost: its owner ghost never registered" in told
     assert "ghost: it is in no pool" in told
     assert "ghost: node ghost owns it and does not list it" in told
