@@ -1748,7 +1748,7 @@ cdef class Accounts:
     # What a subclass has, for the few calls that need it.
 
     def settle_boot(self):
-        """Settle the doubt whether this is another boot."""
+        """Decide whether this is another boot, if that was unclear."""
         raise NotImplementedError
 
     def search_order(self, index, range_set):
@@ -1788,7 +1788,7 @@ cdef class Accounts:
         raise NotImplementedError
 
     def note_cleared(self, family, value):
-        """Note that an address is free, in what depends on the ranges or on blocks."""
+        """Note that an address is free, in the counters and lists of ranges and blocks."""
         raise NotImplementedError
 
     def damaged_owner(self, name, address):

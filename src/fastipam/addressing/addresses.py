@@ -110,7 +110,7 @@ def parse_ip(text: str) -> tuple[int, int]:
 
 
 def parse_value(family: int, text: str) -> int:
-    """Return the value of a text that :func:`format_ip` made for this family.
+    """Return the integer of a text that :func:`format_ip` made for this family.
 
     Unlike :func:`parse_ip`, an IPv4-mapped IPv6 address stays an IPv6 address.
     """
@@ -179,7 +179,7 @@ def prefix_bounds(family: int, value: int, length: int) -> tuple[int, int]:
 
 
 def unusable(family: int, value: int) -> str:
-    """Return what kind of address this is if no interface can have it, else an empty text.
+    """Return the kind of an address that no interface can have, and an empty text for another one.
 
     >>> unusable(4, 0xE0000001), unusable(4, 0x0A000001)
     ('multicast', '')

@@ -1,4 +1,4 @@
-"""Build a pool of ranges from what a configuration or a caller says.
+"""Build a pool of ranges from a configuration, or from the arguments of a caller.
 
 An error names the field. The checks are made in host-local's order, so that both refuse the same
 configuration for the same reason.

@@ -183,8 +183,8 @@ class RangeSet:
     ``intervals`` are the addresses that may be assigned, as inclusive (low, high) pairs in the
     order of the ranges, without gateways and exclusions. ``static`` are those that are assigned on
     request only, and in none of the intervals. ``block_length`` is the prefix length of the blocks
-    of a cluster that the set is cut into, or 0. ``block_lengths`` has that of each range when they
-    differ, and is empty when they do not.
+    of a cluster that the set is cut into, or 0. ``block_lengths`` has the length for each range
+    when these differ, and is empty when they do not.
     """
 
     __slots__ = (
@@ -256,7 +256,7 @@ class RangeSet:
         return None
 
     def after(self, cursor: int | None) -> Iterator[Interval]:
-        """Yield the intervals in search order: those after ``cursor`` first, ``cursor`` last.
+        """Yield the intervals in the order of a search, which begins after the address ``cursor``.
 
         Without a cursor, or with one outside the set, the search begins at the first range.
         """

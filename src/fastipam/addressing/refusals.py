@@ -20,9 +20,9 @@ def check_bounds(
 ) -> None:
     """Raise ConfigError for a range without an address that an interface can have.
 
-    ``written`` are rangeStart and rangeEnd, empty where the default counts; the error is at a bound
-    that was written. ``bounds`` are family, network, first and last address. ``is_left`` says that
-    there is an address between them that an interface can have.
+    ``written`` are rangeStart and rangeEnd as they were written, empty for a default; the error
+    names a bound that was written. ``bounds`` are family, network, first and last address.
+    ``is_left`` says that an interface can have an address between the bounds.
     """
     family, network, low, high = bounds
     if low > high:

@@ -8,7 +8,7 @@ _LONGEST = 1 << 32  # no IPv4 pool has more addresses; digits say little beyond 
 
 
 def power(number: int) -> str:
-    """Return a number in digits, or one that no IPv4 pool reaches as a power of two.
+    """Return a number in digits, or as a power of two if it is larger than any IPv4 pool.
 
     The sign ~ says that the power is rounded.
 

@@ -1,4 +1,4 @@
-"""The union of range sets: what a pool has whose networks have ranges of their own.
+"""The union of range sets: the ranges of a pool whose networks have different ranges.
 
 Imported when networks share a pool and name different ranges.
 """
@@ -18,8 +18,8 @@ def union(pools: Iterable[Pool]) -> Pool:
     """Return a pool with every address that one of these can assign, each in one set. O(n²).
 
     A set is taken as it is if no set before it has any of its addresses, and no range of another
-    has its gateway in it. Else these addresses are excluded from it. It is left out when none is
-    left, unless nothing else tells of its gateways.
+    has its gateway in it. Otherwise those addresses are excluded from it. A set without an address
+    left is left out, unless only this set names its gateways.
 
     >>> wide, narrow = (Pool([RangeSet([one])]) for one in _example())
     >>> [str(each) for each in union([narrow, wide]).sets], union([narrow, wide]).size
@@ -121,7 +121,7 @@ def _inside(each: RangeSet, gateways: Iterable[tuple[int, int]]) -> list[Interva
 
 
 def overlap(pool: Pool, other: Pool) -> tuple[int, int] | None:
-    """Return (family, address) of the first address that both can assign, or None."""
+    """Return (family, address) of the first address that both pools can assign, or None."""
     for each in pool.sets:
         for one in other.sets:
             if each.family != one.family:

@@ -1,4 +1,4 @@
-"""A connection to the agent: what has arrived of a request, what is left to send of an answer."""
+"""A connection to the agent: the received part of a request, and the unsent part of an answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """A connection: what has arrived of a request, and what is left to send of an answer.
+    """A connection: the received part of a request, and the unsent part of an answer.
 
     ``descriptor`` does not block. It belongs to this object, and :meth:`close` closes it.
     """
@@ -42,7 +42,7 @@ class Client:
         self.arrived_ns = time.time_ns()
 
     def send(self) -> None:
-        """Send what is left of an answer, or as much as the client reads now."""
+        """Send the rest of an answer, or as much of it as the client reads now."""
         try:
             while self.outgoing:
                 sent = os.write(self.descriptor, self.outgoing)
@@ -53,7 +53,7 @@ class Client:
             self.failed = True
 
     def close(self) -> None:
-        """Close the connection. What a lane answers after that is not sent."""
+        """Close the connection. An answer that comes after that is not sent."""
         with self.lock:
             self.outgoing = b""
             self.incoming.clear()

@@ -84,7 +84,7 @@ class Clusters(Services):
             self._worker.wake = self._wake
 
     def add_file(self, path: str, data_dirs: Sequence[str]) -> tuple[str, str]:
-        """Have a keeper for the network of a file from the start.
+        """Start a keeper for the network of a file when the agent starts.
 
         Return its key: data directory and network. Raises ConfigError.
         """
@@ -125,7 +125,7 @@ class Clusters(Services):
         self._routed = dict(zip(self.pending, self.router.blocks, strict=True))
 
     def keep_masquerading(self, *, wanted: bool) -> None:
-        """Masquerade what leaves the pools of the networks that files have named, if ``wanted``.
+        """Masquerade packets that leave the pools of the networks in these files, if ``wanted``.
 
         It changes nothing before :meth:`install`. Raises ConfigError.
         """
@@ -145,7 +145,7 @@ class Clusters(Services):
 
     @property
     def data_dirs(self) -> list[str]:
-        """Return the stores of the networks that have a keeper from the start."""
+        """Return the data directories of the networks whose keeper starts with the agent."""
         return sorted(self._to_create)
 
     # What requests call ---------------------------------------------------------------------
@@ -153,7 +153,8 @@ class Clusters(Services):
     def note_cluster(self, data_dir: str, network: str, settings: Settings) -> None:
         """Start a keeper for this network soon, unless it has one.
 
-        Where the keeper has to note the pools before anything is assigned, it makes the store.
+        If the keeper has to write the pools into the store before an assignment, it creates the
+        store.
         """
         path = os.path.abspath(data_dir)
         if settings.is_founded_by_agent:
@@ -161,18 +162,18 @@ class Clusters(Services):
         self.pending[path, network] = settings
 
     def begin(self, arrived_ns: int) -> None:
-        """Begin the handling of a request that arrived then."""
+        """Note when the request arrived that this thread begins to handle."""
         self.waiting = False
         self._local.arrived_ns = arrived_ns
 
     def wait(self, seconds: float) -> None:
-        """Have the request of this thread handled again soon, unless it has waited so long."""
+        """Have this thread's request handled again soon, unless it has already waited this long."""
         self.waiting = self._may_wait(seconds)
 
     def ask_for_blocks(
         self, store: Store, network: str, settings: Settings, who: str, lines: Lines | None = None
     ) -> str | None:
-        """Ask the network's keeper; return why there is no block yet, and note who may wait."""
+        """Ask the network's keeper for a block; return why there is none yet."""
         reason = self.get(store.path, network, settings).need(who, lines)
         self.waiting = self._may_wait(settings.timeout_s)
         return reason
@@ -185,18 +186,18 @@ class Clusters(Services):
         who: str,
         addresses: Sequence[tuple[int, int]],
     ) -> Told:
-        """Ask the network's keeper for the blocks of these addresses; note who may wait."""
+        """Ask the network's keeper for the blocks of these addresses. The request may wait."""
         told = self.get(store.path, network, settings).want(who, addresses)
         self.waiting = not told.is_final and self._may_wait(settings.timeout_s)
         return told
 
     def within_reach(self, store: Store, network: str, settings: Settings, lines: Lines) -> Lines:
-        """Return what of ``lines`` may serve a request now, by what the keeper has seen."""
+        """Return the pools of ``lines`` that may serve now, as far as the keeper knows."""
         reach = self.get(store.path, network, settings).needs.within_reach
         return tuple((family, tuple(reach(family, groups))) for family, groups in lines)
 
     def namespace(self, store: Store, network: str, settings: Settings, name: str) -> Namespace:
-        """Return what a namespace says of itself; without it raise NoBlock: it may be read soon."""
+        """Return the annotations of a namespace; raise NoBlock if they are not read yet."""
         found = self.get(store.path, network, settings).namespace(name)
         if not isinstance(found, str):
             return found
@@ -209,7 +210,7 @@ class Clusters(Services):
     def release_dead(
         self, network: Network, only: tuple[tuple[int, int], ...] | None
     ) -> Report | None:
-        """Have the worker release them; return None, and let the request wait, until it has."""
+        """Have the worker release dead leases; return None until it is done."""
         if self._worker is None:
             return super().release_dead(network, only)
         report = self._worker.release_dead(network, only)
@@ -222,7 +223,7 @@ class Clusters(Services):
         return bool(time.time_ns() < self._local.arrived_ns + patience_s * 1e9)
 
     def standing(self, store: Store, network: str, settings: Settings) -> tuple[str, bool]:
-        """Return how the network's keeper fares; start it if there is none. Never waits."""
+        """Return the state of the network's keeper; start it if there is none. Never waits."""
         status = self.get(store.path, network, settings).status
         return status.reason, status.refused
 

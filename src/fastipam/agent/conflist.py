@@ -1,8 +1,8 @@
 """Write the network configuration of the runtime, once this node has a block of every family.
 
 Until then the kubelet reports NetworkReady=false, and no pod is scheduled to a node that could give
-it no address. The agent never removes the file: it cannot tell an upgrade from the end, and a node
-whose agent is replaced goes on. `fastipam uninstall` removes it.
+it no address. The agent never removes the file: it cannot tell an upgrade from an uninstallation,
+and the node keeps its network during an upgrade. `fastipam uninstall` removes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOOK_S = 10.0  # until template, file and directory are looked at again
 
 
 class Request(NamedTuple):
-    """What is to be written, and where to; without ``mtu`` pods get that of the node's link."""
+    """What to write, and where; without ``mtu`` pods get the MTU of the node's interface."""
 
     template: str
     target: Path
@@ -73,7 +73,7 @@ class Writer:
 
     @property
     def standing(self) -> Standing:
-        """How the file stands now."""
+        """The state of the file now."""
         return Standing(self._state, self._reason, self._before, self._failures)
 
     def start(self) -> None:
@@ -91,7 +91,7 @@ class Writer:
             pass
 
     def step(self) -> float:
-        """Do what is due; return the seconds until something is due again. Raises nothing."""
+        """Do the work that is due; return the seconds until more is due. Raises nothing."""
         try:
             keeper = self._keeper()
             families = set() if keeper is None else _families(keeper)

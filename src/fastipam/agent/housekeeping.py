@@ -1,6 +1,6 @@
-"""Release between requests what nobody needs any longer.
+"""Release, between requests, what is no longer in use.
 
-That are leases of an earlier boot, leases whose network namespace is gone, addresses that have
+These are leases of an earlier boot, leases whose network namespace is gone, addresses that have
 cooled down, and networks that nobody has used for a month. Assignments expire cool-downs too, but a
 node without assignments would show such addresses as cooling, and keep their blocks, for ever. The
 work is done in slices of a few hundred leases, so that a request waits for one slice at most.
@@ -38,8 +38,8 @@ _HELD_S = 0.2  # until a slice is tried again that found another writer
 class Housekeeping:
     """Rounds over the networks of a store, ``interval_s`` apart; none if that is 0.
 
-    :meth:`step` does one slice of a round. ``look`` is that of :class:`fastipam.sweep.Sweeper`;
-    ``swept`` is told of each network that was swept. Not safe to use from several threads: it
+    :meth:`step` does one slice of a round. ``look`` is passed to :class:`fastipam.sweep.Sweeper`;
+    ``swept`` is called after the sweep of each network. Not safe to use from several threads: it
     belongs to the thread that serves the store's requests.
     """
 

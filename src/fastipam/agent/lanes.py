@@ -1,4 +1,4 @@
-"""Serve each store in a thread of its own: what holds up one store holds up no other.
+"""Serve each store in a thread of its own, so that a slow store does not delay the others.
 
 Another process may have the lock of a store's writers, and a disk may be slow. So the loop waits
 for no store. It hands the requests that are complete to the lane of their store, and the lane hands
@@ -47,7 +47,7 @@ _TOO_MANY = Answer(
 
 
 class Ticket:
-    """A request on its way. ``owner`` gets the answer; once ``dropped``, nobody waits for it."""
+    """A request that is being served. ``owner`` gets the answer, unless ``dropped``."""
 
     __slots__ = ("dropped", "lane", "owner", "request")
 
@@ -70,15 +70,17 @@ class Work(NamedTuple):
 
 
 class Lanes:
-    """The lanes of a server. All methods belong to the thread that goes round in the loop.
+    """The lanes (one thread for each store) of a server. Only the loop's thread calls the methods.
 
-    Two functions are called in the lanes: ``send`` writes an answer, and ``wake`` then wakes the
-    loop if it has something to do for this ticket, or always (None).
+    The lanes call two functions: ``send`` writes an answer, and ``wake``, called after it with the
+    ticket, wakes the loop if the loop has something to do for that ticket. ``wake(None)`` always
+    wakes the loop.
 
-    ``work`` makes what a lane does, from the data directory of its store or SHARED; with None it
-    makes what the loop does itself. ``route`` finds the lane of a request: None is the loop, for a
-    request that can touch no store. At most ``most`` requests wait for a store, so that those of
-    other stores find a place; more are told to try again later.
+    ``work`` returns the :class:`Work` of a lane; its argument is the store's data directory,
+    SHARED, or None for the loop's own work. ``route`` returns the lane of a request, or None if the
+    request touches no store and the loop serves it. At most ``most`` requests wait for one store,
+    so that there is room for requests of other stores; further ones are answered with "try again
+    later".
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class Lanes:
             self._lane(path)
 
     def put(self, tickets: Sequence[Ticket]) -> None:
-        """Hand requests to their lanes; those of one lane become one batch, or a part of one."""
+        """Hand requests to their lanes. The requests of one lane are served in the same batch."""
         parts: dict[str | None, list[Ticket]] = {}
         for ticket in tickets:
             parts.setdefault(self._route(ticket.request), []).append(ticket)
@@ -130,7 +132,7 @@ class Lanes:
     def serve(self, ticket: Ticket, aside: Callable[[Callable[[], object]], object]) -> bool:
         """Serve a request in this thread if its lane has nothing to do; return whether it was.
 
-        ``aside`` is called with what may take long, and calls it.
+        ``aside`` gets a function that may take long, and calls it.
         """
         path = self._route(ticket.request)
         lane = None if path is None else self._lane(path)

@@ -1,6 +1,6 @@
-"""Make the agent's socket, of which there is one at a path, and remove what a dead agent left.
+"""Make the agent's socket, one per path, and remove the socket that a dead agent left.
 
-The locks that let one agent serve a path, and one set a machine's routes, are here too.
+The locks are here too: one agent serves a path, and one agent sets the routes of a machine.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ _TELL_AGAIN_S = 1.0  # between two lines of the log that a client can cause
 
 
 class Limits(NamedTuple):
-    """Bounds: ``connections`` at once, ``seconds`` of a client for one request or one answer."""
+    """Limits: ``connections`` at once, ``seconds`` of a client for a request or an answer."""
 
     connections: int = 1024
     seconds: float = 10.0

@@ -66,7 +66,7 @@ class Options(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Where an agent that serves is found; ``url`` is "" without HTTP.
+    """Where a running agent can be reached; ``url`` is "" without HTTP.
 
     ``conflist`` is the network configuration that it writes, or ""; ``is_written`` says whether the
     file is there, without which the node gets no pods.
@@ -80,7 +80,7 @@ class Ready(NamedTuple):
 
 
 def ignore_signals() -> None:
-    """Ignore what ends a process by default and means nothing to an agent; have SIGTERM end it.
+    """Ignore signals that would end the agent for no reason; let SIGTERM end it.
 
     Left as they are: SIGQUIT and the faults, which leave a core file, the limits of processor time
     and file size, and what stops a process (SIGTSTP) except for its use of a terminal.

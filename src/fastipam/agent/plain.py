@@ -1,7 +1,8 @@
-"""Prepare a configuration whose requests native code can serve, once one was served in Python.
+"""Prepare a configuration for native code, after Python has served its first request.
 
 The plain case is an ADD or a DEL that asks for nothing but an address of each range set
-(``src/_serve.pxi``). All that can be known of it beforehand is found out once for a configuration.
+(``src/_serve.pxi``). What does not change from call to call is computed once for each
+configuration.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _OLD = (0, 3, 0)  # results of versions before it have the IPv4 address first
 
 
 def learn(services: Services, stdin: bytes, command: str) -> None:
-    """Prepare a configuration for a command of which a request was just served. O(ranges) once."""
+    """Prepare a configuration for the command of the request just served. O(ranges), once."""
     if command == DEL:
         stdin = without_result(stdin)
     known: Known | None = services.known.get(stdin)
@@ -106,7 +107,7 @@ def _deletions(known: Known) -> Plain | None:
 def enter(plain: Plain) -> Accounts | None:
     """Have the store of a configuration join the batch, and return its network's records.
 
-    Return None when a call there is not plain. Raises what Python has to say of the store.
+    Return None when native code cannot serve a call there. Raises the errors of the store.
     """
     data_dir, durability, create = plain.where
     store = open_stores.get(data_dir, durability, create=create)

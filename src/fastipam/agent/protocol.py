@@ -31,7 +31,7 @@ DEFAULT_SOCKET = "/run/fastipam/agent.sock"
 
 
 class ProtocolError(Exception):
-    """The bytes are no request, or no answer: the connection cannot be used any longer."""
+    """The bytes are not a request or an answer: the connection cannot be used any longer."""
 
 
 def request_size(header: bytes | bytearray) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A request to the agent, its answer, and who is told of both."""
+"""A request to the agent, its answer, and the observers that are told of both."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _STARTED = protocol.STARTED.encode()
 
 
 class Request(Frame):
-    """A complete request, in its frame, of which native code may serve a plain one.
+    """A complete request in its frame. Native code may serve it, if it is a plain ADD or DEL.
 
-    Its variables are decoded when they are first wanted. ``seen_netns`` is what the launcher says
-    of the network namespaces (see fastipam.namespaces); ``arrived_ns`` is when the launcher began.
+    Its variables are decoded when they are first wanted. ``seen_netns`` is the launcher's report on
+    the network namespaces (see fastipam.namespaces); ``arrived_ns`` is when the launcher began.
     """
 
     __slots__ = ("arrived_ns", "seen_netns", "variables")
@@ -76,7 +76,7 @@ LATER = Answer(-1, b"", b"")
 
 
 class Observer:
-    """The listener to requests and batches. Metrics and samples override its methods."""
+    """A listener for requests and batches. Metrics and samples override its methods."""
 
     def request(
         self,

@@ -1,4 +1,4 @@
-"""A thread for what the loop must not wait for: searches of /proc, and sweeps for a request."""
+"""A thread for work that would block the loop: searches of /proc, and sweeps for a request."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ KEPT_S = 1.0  # how long a result serves who asks for the same
 
 
 class Worker:
-    """One thread that works off questions. Who asks gets None until the answer is there.
+    """One thread that answers questions. The caller gets None until the answer is there.
 
     ``wake`` is called, by the thread, after each answer. An answer is kept for a second, so those
-    who ask meanwhile share it, and a question is asked at most once a second. What a question
-    raises is raised to those who asked.
+    who ask meanwhile share it, and a question is asked at most once a second. An exception of a
+    question is raised in each of its callers.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Worker:
     def look(
         self, wanted: Collection[int], newest_ns: int, runtime_pid_ns: Collection[int]
     ) -> Found | None:
-        """Return what ``processes.look`` does, or None until it is done."""
+        """Return the result of ``processes.look``, or None until it is done."""
         chosen = frozenset(wanted)
 
         def look() -> Found:
@@ -62,7 +62,7 @@ class Worker:
         return found
 
     def release_dead(self, network: Network, only: Addresses | None) -> Report | None:
-        """Return what ``sweep.release_dead`` does, or None until it is done."""
+        """Return the result of ``sweep.release_dead``, or None until it is done."""
         path, name = network.store.path, network.name
 
         def release() -> Report:

@@ -1,8 +1,8 @@
-"""Adopt an address that a running container has, whoever the store names for it, and name it.
+"""Assign an address to the container that uses it, even if the store names another owner.
 
 A store that was restored from a backup may name an owner that no longer exists for an address that
-another container was assigned after the backup was made. What runs is right. Imported when a node
-of a cluster has lost its store.
+another container was assigned after the backup was made. The running container is right. Imported
+when a node of a cluster has lost its store.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def name_found(
 ) -> bool:
     """Give an address that was found in a namespace to the container that another plugin names.
 
-    Returns False when the address is not such a one. The lease keeps its namespace. The caller
+    Returns False when the address was not found that way. The lease keeps its namespace. The caller
     saves the ledger.
     """
     record = ledger.record(family, value)

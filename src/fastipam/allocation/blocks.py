@@ -1,4 +1,4 @@
-"""The blocks of a cluster's pool that this node owns: which there are, and which can serve.
+"""The blocks of a cluster's pool that this node owns, and which of them can serve.
 
 A block bounds a search and has a record that says whether it may be searched. Everything here
 works on a transaction; how addresses are chosen is in ledger.py, and who may own a block is
@@ -53,7 +53,7 @@ def length_of(range_set: RangeSet, value: int) -> int:
 
 
 def host_bits(range_set: RangeSet, value: int) -> int:
-    """Return n: the block that an address lies in has 2**n addresses."""
+    """Return n, where 2**n is the size of the block that contains an address."""
     return BITS[range_set.family] - length_of(range_set, value)
 
 
@@ -101,7 +101,7 @@ def used_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
 
 
 def free_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
-    """Return how many of those are free."""
+    """Return how many addresses of a block are free."""
     return sum(high - low + 1 - pages.count(low, high) for low, high in parts(range_set, base))
 
 
@@ -203,7 +203,7 @@ def put_member(txn: Transaction, pool_id: int, member: Member) -> None:
 
 
 def file_of(store: Environment) -> int:
-    """Return a number for the data file of a store: another file of this boot has another one."""
+    """Return a number that identifies the data file of a store among the files of this boot."""
     device, inode = store.identity[:2]
     return (device << 32 ^ inode) & 0xFFFF_FFFF_FFFF_FFFF
 
@@ -218,10 +218,10 @@ def incarnations(txn: Transaction) -> set[str]:
 
 
 def distrust(txn: Transaction, own: Collection[str] = ()) -> None:
-    """Have every block confirmed before it serves: the records come from a backup.
+    """Require that every block is confirmed before it serves: the records come from a backup.
 
-    ``own`` is what :func:`incarnations` said before they were written: a backup of this very store
-    is no other node.
+    ``own`` is the result of :func:`incarnations` before the records were written: a backup of this
+    same store does not belong to another node.
     """
     for key, raw in list(tables.BLOCKS.scan(txn)):
         if block_record.is_member_key(key):
@@ -232,24 +232,24 @@ def distrust(txn: Transaction, own: Collection[str] = ()) -> None:
 
 
 def get_heard(txn: Transaction | Snapshot, pool_id: int) -> Heard:
-    """Return what was last heard of the cluster's store."""
+    """Return the last state of the cluster's store that this node has seen."""
     raw = tables.BLOCKS.get(txn, block_record.heard_key(pool_id))
     return Heard() if raw is None else Heard.read(raw)
 
 
 def put_heard(txn: Transaction, pool_id: int, heard: Heard) -> None:
-    """Note what was heard of the cluster's store."""
+    """Store the state of the cluster's store that this node has seen."""
     tables.BLOCKS.put(txn, block_record.heard_key(pool_id), heard.pack())
 
 
 def get_founding(txn: Transaction | Snapshot, pool_id: int) -> Founding | None:
-    """Return which shared store the blocks come from, None where the configuration says it."""
+    """Return the shared store of the blocks, None if the configuration names it."""
     raw = tables.BLOCKS.get(txn, block_record.founding_key(pool_id))
     return None if raw is None else Founding.read(raw)
 
 
 def put_founding(txn: Transaction, pool_id: int, founding: Founding) -> None:
-    """Note which shared store the blocks come from."""
+    """Store which shared store the blocks come from."""
     tables.BLOCKS.put(txn, block_record.founding_key(pool_id), founding.pack())
 
 
@@ -270,7 +270,7 @@ def proven_until(txn: Transaction | Snapshot, pool_id: int) -> int:
 
 
 def doubt(txn: Transaction | Snapshot, pool_id: int, now_ns: int | None = None) -> str:
-    """Return why no address may be assigned on the word of this store alone, or an empty text."""
+    """Return why this node may not assign addresses by its own store alone, or an empty text."""
     raw = tables.BLOCKS.get(txn, block_record.member_key(pool_id))
     if raw is None:
         return "this node is not registered in its cluster"
@@ -298,7 +298,7 @@ def _is_steady(raw: bytes) -> bool:
 
 
 def is_fenced(txn: Transaction | Snapshot, pool_id: int) -> bool:
-    """Return whether this node has to prove in time that it owns its blocks."""
+    """Return whether fencing is on: this node has to prove regularly that it owns its blocks."""
     raw = tables.BLOCKS.get(txn, block_record.member_key(pool_id))
     return raw is not None and block_record.read_standing(raw)[2]
 
@@ -387,7 +387,7 @@ def can_serve(txn: Snapshot, pool_id: int, range_set: RangeSet, cursor: int | No
 def freed(
     txn: Transaction, pool_id: int, range_set: RangeSet, value: int, cursor: int | None
 ) -> None:
-    """Move a block in the open list, after one of its addresses became free. O(1)."""
+    """Move a block to its new place in the open list, after an address of it became free. O(1)."""
     family = range_set.family
     base = base_of(range_set, value)
     if cursor is not None and base_of(range_set, cursor) == base:
@@ -432,7 +432,7 @@ def is_indexed(txn: Snapshot, pool_id: int, range_set: RangeSet, cursor: int | N
 def unlisted(
     txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet, cursor: int | None
 ) -> list[int]:
-    """Return the blocks that could serve and are in the open list under no number. O(blocks)."""
+    """Return the blocks that could serve but are not in the open list. O(blocks)."""
     wanted, listed = (
         {block_record.read_open_key(key) for key in some}
         for some in _open_keys(txn, pool_id, range_set, cursor)

@@ -1,4 +1,4 @@
-"""Assign addresses to many owners at once, as single calls would in their order.
+"""Assign addresses to many owners at once, with the result of single calls in that order.
 
 Imported by the first call that wants many. Nothing here commits.
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def assign(ledger: Ledger, pool: Pool, owners: list[Requester]) -> list[Lease]:
     """Assign an address of every range set to each owner, all or nothing. O(owners).
 
-    They get what single calls in their order would give them. Each lease is that of the first
-    range set and has the others as siblings. Raises PoolExhausted, DuplicateAllocation.
+    The result is that of single calls in the same order. Each returned lease is from the first
+    range set; its siblings are from the others. Raises PoolExhausted, DuplicateAllocation.
     """
     before = ledger.state.generation
     columns = ledger.give_many(owners, pool)

@@ -1,7 +1,8 @@
-"""Bring what depends on a network's ranges in step with them, after the ranges have changed.
+"""Update the records that depend on a network's ranges, after the ranges have changed.
 
-Two configurations of one name change the ranges with each ADD in turn. So nothing here looks at
-every lease: the bitmap counts what is inside the ranges, and only cooling addresses are regrouped.
+When two configurations have the same network name, each ADD may change the ranges. So nothing here
+looks at every lease: the bitmap counts what is inside the ranges, and only cooling addresses are
+regrouped.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def recount(accounts: Accounts, pool: Pool) -> None:
 
 
 def regroup(accounts: Accounts, pool: Pool) -> None:
-    """Queue each cooling address under the number of the set that has it, or NO_SET. O(cooling).
+    """Queue each cooling address under the number of its range set, or NO_SET. O(cooling).
 
     Without this a set would not find its own cooling addresses, or would search those that it may
     not take. A lease gets the number of its set when its address begins to cool.

@@ -1,4 +1,4 @@
-"""Refuse ranges that would assign addresses of other nodes: those of a cluster's network.
+"""Refuse ranges of a cluster's network that contain addresses of other nodes.
 
 Imported when a configuration has other ranges than the store remembers for a cluster's network.
 """

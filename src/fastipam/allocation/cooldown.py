@@ -50,7 +50,7 @@ def _queue(
 
 
 def leave(accounts: Accounts, record: Record, family: int, value: int) -> None:
-    """Take an address out of the queue; its bit stays set."""
+    """Remove an address from the queue; its bit stays set."""
     accounts.state.cooling -= 1
     key = keys.cooldown_key(
         accounts.state.pool_id, record.set_index, record.released, family, value

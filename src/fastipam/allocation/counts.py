@@ -2,8 +2,8 @@
 
 The counts of a network are stored, those of its range sets are not. What is in use is counted by
 the bitmap's pages, what cools by the queue of its range set, what is reserved by the reservations.
-So assignments and releases pay nothing for it, and no counter of a set can be wrong. Of a set that
-is cut into the blocks of a cluster, what this node's blocks hold is counted.
+So assignments and releases do no work for them, and no stored count can be wrong. If a set is cut
+into the blocks of a cluster, the addresses of this node's blocks are counted.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def fullest_percent(percents: Iterable[float | None]) -> float | None:
 def text_of(one: Mapping[str, str | None]) -> str:
     """Return a range of :attr:`SetCounts.ranges` as a person reads it.
 
-    That is its subnet, or the first and the last address of the part that it uses.
+    This is the subnet, or the first and the last address if the range is a part of it.
     """
     family, network, length = parse_cidr(one["subnet"] or "")
     first, last = prefix_bounds(family, network, length)
@@ -150,7 +150,7 @@ def _excluded(pool: Pool, range_set: RangeSet) -> int:
 
 
 def excluded_of(pool: Pool) -> int:
-    """Return the same for all subnets of a pool, each address once; 0 for a cluster's pool."""
+    """Return how many addresses in a pool's subnets are excluded; 0 for a cluster's pool."""
     if any(each.block_length for each in pool.sets):
         return 0
     return sum(
@@ -228,7 +228,7 @@ def of_sets(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> lis
 def of_all(
     txn: Snapshot, network_id: int, state: PoolState, pool: Pool, text: str
 ) -> tuple[dict[str, int], list[SetCounts], list[SetCounts]]:
-    """Return the counts of a network, of its range sets, and of those used in turn with them.
+    """Return the counts of a network, its range sets, and the range sets of other configurations.
 
     ``pool`` are the network's own ranges, and ``text`` those of its pool, which may have others.
     """
@@ -298,7 +298,7 @@ def _count_other(
 
 
 def unused(pool: Pool) -> list[SetCounts]:
-    """Return the counts of range sets that a store does not know yet: all of it is free."""
+    """Return the counts of range sets that are not in the store yet: all addresses are free."""
     found = []
     for index, each in enumerate(pool.sets):
         size, blocks = each.size, None
@@ -386,7 +386,7 @@ def _static(txn: Snapshot, state: PoolState, range_set: RangeSet) -> dict[str, i
 
 
 def free_of(txn: Snapshot, pool_id: int, range_set: RangeSet) -> int:
-    """Return the free addresses of a set; of one that is cut, those of this node's blocks."""
+    """Return the free addresses of a set, or of this node's blocks if it is cut into blocks."""
     if range_set.block_length:
         from fastipam.allocation import blocks
 

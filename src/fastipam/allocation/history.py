@@ -56,8 +56,8 @@ def page(
 ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
     """Return the first few thousand of what :func:`scan` yields, from the key ``start`` on.
 
-    Also where the next page starts, or None. Events that have moved to their table between two
-    pages are in the second one all the same.
+    Return also where the next page starts, or None. Events that have moved to their table between
+    two pages are in the second one all the same.
     """
     items, following = tables.EVENTS.page(txn, keys.id_prefix(network_id), start)
     if following is None:

@@ -1,4 +1,4 @@
-"""What few calls need of a network's records: reserved addresses, blocks, refusals, imports.
+"""The rarely used operations on a network's records: reservations, blocks, refusals, imports.
 
 ``fastipam._ledger`` has what every call needs: it finds the owner, chooses, assigns, releases, and
 keeps bits, leases, owners, cool-down queue and counters in step. ``fastipam.network`` decides what
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Address = tuple[int, int]  # family, integer
 
     class Configured(Protocol):
-        """What a caller says of a network; ``pool`` is None when the caller has no ranges."""
+        """What a caller gives for a network; ``pool`` is None when the caller gives no ranges."""
 
         name: str
         pool: Pool | None
@@ -56,7 +56,8 @@ class Ledger(Accounts):
     def create(cls, txn: Transaction, network: Configured, key: bytes, pool: Pool) -> Ledger:
         """Enter a network that the store does not know under its encoded name, and its pool.
 
-        The pool may be known: of another network. Raises ConfigError when they cannot share it.
+        The pool may exist already, for another network. Raises ConfigError when they cannot share
+        it.
         """
         txn.store.require_schema(txn)
         return cls.enter_pool(txn, network, key, _count(txn, tables.LAST_NETWORK_KEY), pool)
@@ -89,7 +90,7 @@ class Ledger(Accounts):
         return ledger
 
     def adopt_pool(self, key: bytes, pool: Pool) -> None:
-        """Remember these ranges from now on. O(pages + cooling addresses) when they differ."""
+        """Store these ranges for the network. O(pages + cooling addresses) when they differ."""
         if pool.text == self.text:
             return
         from fastipam.allocation import pools, turns
@@ -104,7 +105,7 @@ class Ledger(Accounts):
         self.replace_ranges(found[3], whole)
 
     def replace_ranges(self, pool_key: bytes, pool: Pool) -> None:
-        """Let the pool have these ranges. O(pages + cooling addresses) when they differ."""
+        """Replace the ranges of the pool. O(pages + cooling addresses) when they differ."""
         if pool.text == self.text:
             return
         from fastipam.allocation import change
@@ -117,7 +118,7 @@ class Ledger(Accounts):
         self.save()  # some callers do not save when they find nothing else to do
 
     def adopt_policy(self) -> None:
-        """Remember the policy, for those who release without a configuration."""
+        """Store the policy, for releases without a configuration."""
         key = keys.policy_key(self.network_id)
         packed = policy_record.pack(self.policy)
         if tables.META.get(self.txn, key) != packed:
@@ -129,7 +130,7 @@ class Ledger(Accounts):
         self.txn.forget_found()
 
     def settle_boot(self) -> None:
-        """Settle the doubt whether this is another boot."""
+        """Decide whether this is another boot, if that was unclear."""
         from fastipam.storage import boot_change
 
         boot_change.settle(self.txn)
@@ -146,7 +147,7 @@ class Ledger(Accounts):
         return blocks.after(self.txn, self.pool_id, range_set, cursor)
 
     def require_certain(self, range_set: RangeSet, wanted: int) -> None:
-        """Raise PoolExhausted when the store's word on its blocks is in doubt."""
+        """Raise PoolExhausted when it is not certain that this node owns its blocks."""
         from fastipam.allocation import blocks
 
         doubt = blocks.doubt(self.txn, self.pool_id)
@@ -186,9 +187,9 @@ class Ledger(Accounts):
     def acquire(self, index: int, range_set: RangeSet, value: int, owner: Requester) -> None:
         """Take a requested address: a free or cooling one, or one reserved for this owner.
 
-        Only who requests a cooling address gets it: a container that is restarted with its
-        address. Raises AddressInUse, AddressNotInRange (another node's block), PoolExhausted when
-        the store's word on its blocks is in doubt.
+        A cooling address is assigned only on request: a restarted container asks for its address.
+        Raises AddressInUse, AddressNotInRange (another node's block), PoolExhausted when it is not
+        certain that this node owns its blocks.
         """
         family = range_set.family
         go_on = True
@@ -251,7 +252,7 @@ class Ledger(Accounts):
         return False
 
     def kept_for(self, owner: Requester) -> list[Address]:
-        """Return (family, address) of what is reserved for this owner, leased or not."""
+        """Return (family, address) of each address reserved for this owner, leased or not."""
         from fastipam.allocation import reservations
 
         return reservations.kept_for(self, owner)
@@ -275,7 +276,7 @@ class Ledger(Accounts):
         cooldown.take_place(self, key, raw, family, value)
 
     def take_over(self, owner: Requester, family: int, value: int, allocated_ns: int) -> bool:
-        """Enter a lease of another plugin; return False if the owner has it already.
+        """Import a lease of another plugin; return False if the owner has it already.
 
         The address may lie outside all ranges, and the owner may have others. Raises AddressInUse.
         """
@@ -304,7 +305,7 @@ class Ledger(Accounts):
     def keep_or_hold(
         self, key: bytes, raw: bytes, address: Address, together: list[Address]
     ) -> bool:
-        """Return whether a released address stays reserved, for whoever it was or for its pod.
+        """Return whether a released address stays reserved: by its reservation, or for its pod.
 
         ``together`` are the addresses that the owner releases now.
         """
@@ -330,7 +331,7 @@ class Ledger(Accounts):
         return its_set is not None and not blocks.host_bits(its_set, value)
 
     def note_cleared(self, family: int, value: int) -> None:
-        """Note that an address is free, in what depends on the ranges or on blocks."""
+        """Note that an address is free, in the counters and lists of ranges and blocks."""
         if self.state.outside:
             self.state.outside -= not self.stored.holds(family, value)
         if CUT in self.text:

@@ -1,4 +1,4 @@
-"""Networks that share a pool: join it, have ranges of their own in it, change to another one.
+"""Networks that share a pool: join it, use their own ranges in it, change to another pool.
 
 A pool is a set of ranges in which an address is unique. It has the addresses of all its networks;
 each network assigns those of its own ranges. Imported when a network names a pool, when its ranges
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Member = tuple[bytes, int]  # a network's encoded name, its id
 
     class Naming(Protocol):
-        """What a caller says of a network's pool, as :class:`fastipam.network.books.Books`."""
+        """What a caller gives for a network's pool; see :class:`fastipam.network.books.Books`."""
 
         pool: Pool | None
         pool_key: bytes | None
@@ -68,7 +68,7 @@ def name_of(txn: Transaction | Snapshot, network_id: int) -> str:
 
 
 def own_text(txn: Transaction | Snapshot, network_id: int) -> str | None:
-    """Return the ranges of a network itself, None when its pool has no others. O(1)."""
+    """Return the network's own ranges, None when they are the ranges of its pool. O(1)."""
     found = own_ranges.read(tables.META.get(txn, own_ranges.key(network_id)))
     return None if found is None else found[1]
 
@@ -165,11 +165,11 @@ def _sum(each: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def whole(accounts: Accounts, pool: Pool) -> Pool | None:
-    """Return the ranges that a pool has from now on, as one network of it has these.
+    """Return the new ranges of a pool, after one of its networks has got these ranges.
 
-    They are the network's alone when no other network is in the pool. Return None when the pool has
-    them as they are. O(1) then, else O(networks of the store). Raises ConfigError when the pool is
-    a cluster's and its networks would name different ranges.
+    They are the network's ranges when no other network is in the pool. Return None when the pool's
+    ranges do not change: then O(1), else O(networks of the store). Raises ConfigError when the pool
+    is a cluster's and its networks would name different ranges.
     """
     txn, pool_id, network_id = accounts.txn, accounts.pool_id, accounts.network_id
     before = own_ranges.read(tables.META.get(txn, own_ranges.key(network_id)))
@@ -201,7 +201,7 @@ def whole(accounts: Accounts, pool: Pool) -> Pool | None:
 
 
 def is_told(network: Naming) -> bool:
-    """Return whether a configuration says which pool the network is in."""
+    """Return whether a configuration names the network's pool."""
     return network.pool_key is not None and network.names_pool
 
 
@@ -264,14 +264,14 @@ def _is_declared(txn: Transaction | Snapshot, pool_id: int) -> bool:
 
 
 def notes(store: Store, network: str) -> list[str]:
-    """Return a line for each other pool that can assign an address of a network's pool."""
+    """Return a message for each other pool that can assign an address of a network's pool."""
     with store.read() as txn:
         pool = pool_of(txn, network)
         return [line(pool, *one) for one in overlaps(txn, pool)]
 
 
 def line(pool: str, other: str, family: int, value: int) -> str:
-    """Return what to say of two pools that overlap."""
+    """Return the message about two pools that overlap."""
     return (
         f"pools {pool} and {other} can both assign {format_ip(family, value)}: a container of each "
         f'may get it; if that is not on purpose, give both networks the same "pool"'

@@ -1,4 +1,4 @@
-"""The errors that refuse an address: who has it, when one is free. Imported when one is raised."""
+"""The errors for an address that cannot be assigned. Imported when one is raised."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ _MOST_NAMED = 3  # pods in a message
 
 
 def doubtful(accounts: Accounts, range_set: RangeSet, wanted: int, doubt: str) -> PoolExhausted:
-    """Return the error for a store whose word on its blocks is in doubt."""
+    """Return the error for a node that may not own its blocks any more."""
     return PoolExhausted(
         f"no address of network {accounts.name} can be assigned now: {doubt}",
         network=accounts.name,

@@ -42,8 +42,8 @@ _OF_NETWORK = (tables.OWNERS, tables.EVENTS)
 def leave(txn: Transaction, network: Configured, found: Found, to: bytes) -> None:
     """Take a network that has no address out of its pool: its configuration names another one.
 
-    The entry of the network is the caller's to write. An address that cools stays in a pool that
-    has other networks; else the pool is removed. Raises what :func:`require_move` does.
+    The caller writes the entry of the network. An address that cools stays in a pool that has other
+    networks; else the pool is removed. Raises the errors of :func:`require_move`.
     """
     network_id, pool_id, _, pool_key = found
     require_move(txn, network.name, found, to)
@@ -55,7 +55,7 @@ def leave(txn: Transaction, network: Configured, found: Found, to: bytes) -> Non
 
 
 def require_move(txn: Transaction | Snapshot, name: str, found: Found, to: bytes) -> None:
-    """Raise ConfigError unless a network may have another pool than it has.
+    """Raise ConfigError unless a network may change to another pool.
 
     It may not when it has an address, or is alone in a pool with reservations or blocks.
     """

@@ -1,4 +1,4 @@
-"""Renew the leases of an owner that comes again: it keeps its addresses, and is in another place.
+"""Renew the leases of an owner that asks again: same addresses, maybe another namespace.
 
 Imported when an ADD returns addresses that its owner has already (``repeatAdd``).
 """
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def renew(ledger: Ledger, owner: Requester, held: list[tuple[int, int]]) -> None:
     """Write the namespace, the pod and the time of this call into the leases of an owner.
 
-    Each gets a new generation: a GC that began before, or a sweep that has seen the old namespace
-    gone, then means the lease as it was. What the call does not name, namespace or pod, stays. The
-    caller saves the ledger. O(addresses of the owner). Raises StoreCorrupt.
+    Each lease gets a new generation, so that a GC or a sweep that has read the old lease does not
+    release the new one. If the call names no namespace or no pod, the old one stays. The caller
+    saves the ledger. O(addresses of the owner). Raises StoreCorrupt.
     """
     ledger.tick()
     state = ledger.state

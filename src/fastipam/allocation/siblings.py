@@ -1,7 +1,7 @@
-"""The records of another network of the same pool, for what a call finds of its there.
+"""The records of another network of the same pool, when a call finds a lease of that network.
 
-A pool's earlier boots, dead leases and cool-down are of all its networks. Imported when a lease of
-another network has to be released.
+Earlier boots, dead leases and the cool-down concern all networks of a pool. Imported when a lease
+of another network has to be released.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Sibling:
-    """Another network of a pool, by what the store remembers of it."""
+    """Another network of a pool, as the store has it."""
 
     lease_type = Lease
     pool = None

@@ -1,4 +1,4 @@
-"""Notice that a network is used with several ranges in turn: two configurations have its name."""
+"""Notice that a network's ranges change back and forth: two configurations have its name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IN_TURN_NS = 3600 * 10**9
 
 
 def note(accounts: Accounts, before: str, now: str) -> None:
-    """Note which ranges are replaced, and when those that replace them were there before."""
+    """Note which ranges are replaced, and whether the new ranges were in use before."""
     if not before:  # a network that was imported had none
         return
     key = earlier_ranges.key(accounts.state.pool_id)
@@ -28,7 +28,7 @@ def note(accounts: Accounts, before: str, now: str) -> None:
 
 
 def others(txn: Snapshot, pool_id: int) -> list[str]:
-    """Return the texts of the other ranges with which a network is used in turn; usually none."""
+    """Return the other ranges between which a network changes, as text; usually none."""
     raw = tables.META.get(txn, earlier_ranges.key(pool_id))
     returned_ns, texts = earlier_ranges.read(raw)
     in_turn = returned_ns and txn.store.clock() - returned_ns < IN_TURN_NS

@@ -1,4 +1,4 @@
-"""The options that say where a Kubernetes API is, for commands that need no node's settings."""
+"""The options for reaching a Kubernetes API, for commands without a node's settings."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ STANDARD_INPUT = "-"
 
 
 class Listed(NamedTuple):
-    """What a list says: (container id, interface) pairs, and the latest time it can be from.
+    """The content of a list: (container id, interface) pairs, and the latest time when it was made.
 
     An empty interface means every interface of the container. ``made_ns`` is wall clock.
     """

@@ -206,7 +206,7 @@ class Root(Group):
 
 
 def reason_of(error: FastipamError) -> str:
-    """Return an error in one line, with its field before it."""
+    """Return the text of an error as one line that begins with its field."""
     field = getattr(error, "field", "")
     return f"{field}: {error.message}" if field else error.message
 
@@ -234,7 +234,7 @@ def as_root() -> str:
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Return whether an error of the system or of LMDB is one of permissions."""
+    """Return whether an error of the system or of LMDB means missing permissions."""
     code = getattr(error, "code", 0) or getattr(error, "errno", 0)
     return code in (errno.EACCES, errno.EPERM)
 

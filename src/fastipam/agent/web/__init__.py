@@ -1,1 +1,1 @@
-"""What the agent serves over HTTP: the page, its API and the metrics."""
+"""The agent's HTTP part: the page, its API and the metrics."""

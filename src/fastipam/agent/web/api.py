@@ -1,4 +1,4 @@
-"""Answer what the agent's page asks: its numbers, the picture, an address, the last events.
+"""Answer the requests of the agent's page: numbers, picture, an address, the last events.
 
 Every answer is read from the stores when it is asked for, in O(networks). The picture is O(pages)
 and is drawn at most once a second for each network. A client that has the picture of a store that

@@ -1,7 +1,7 @@
 """Accept HTTP connections and read the heads of their requests, in one thread for all of them.
 
-A connection whose request has not arrived takes no thread and no place. There may be a bounded
-number of them; the oldest one is closed for a new one, first of the same address.
+A connection whose request has not arrived uses no thread. Their number is limited: for a new one
+the oldest is closed, of the same client address first.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Heads:
         self._wake_write.close()
 
     def stop(self) -> None:
-        """End :meth:`run`, in another thread; close what is silent."""
+        """Make :meth:`run` end, which runs in another thread; close the idle connections."""
         self._stopped = True
         with suppress(OSError):
             self._wake_write.send(b".")

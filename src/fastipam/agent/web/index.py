@@ -1,4 +1,4 @@
-"""Fill the agent's page with its numbers as tables: what is seen without JavaScript."""
+"""Write the numbers into the agent's page as tables, for browsers without JavaScript."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Index:
         )
 
     def fill(self, numbers: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
-        """Return the page with what /api/status says and the last events of all networks."""
+        """Return the page with the content of /api/status and the last events of all networks."""
         agent = numbers["agent"]
         level, alarm = _alarm(numbers["networks"])
         codes = ", ".join(f"{count:,} with code {code}" for code, count in numbers["codes"].items())

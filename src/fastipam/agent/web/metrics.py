@@ -120,7 +120,7 @@ class Metrics(Observer):
         self._seconds.labels(verb).observe(seconds)
 
     def batch(self, size: int, commit_seconds: float) -> None:
-        """Count a commit."""
+        """Count a batch, which is one commit."""
         self._batches.observe(size)
         self._commits.observe(commit_seconds)
 
@@ -261,7 +261,7 @@ class _Written:
         self._conflist = conflist
 
     def collect(self) -> Iterator[Metric]:
-        """Yield how the file stands; no sample when the agent writes none."""
+        """Yield the state of the configuration file; no sample when the agent writes none."""
         state = _gauge(
             "conflist",
             "State of the network configuration that the agent writes.",

@@ -48,12 +48,12 @@ class Pulse(logging.Handler):
         self._error: tuple[float, str, str] | None = None
 
     def request(self, seconds: float) -> None:
-        """Note a request that was answered after so many seconds."""
+        """Note a request and the seconds until its answer."""
         with self._guard:
             self._requests.append((self._monotonic(), seconds))
 
     def commit(self, seconds: float) -> None:
-        """Note a commit that took so many seconds."""
+        """Note a commit and the seconds that it took."""
         with self._guard:
             self._commits.append((self._monotonic(), seconds))
 
@@ -69,7 +69,7 @@ class Pulse(logging.Handler):
             self._error = self._clock(), record.levelname.lower(), text
 
     def report(self, *, private: bool) -> dict[str, Any]:
-        """Return the numbers for the page; what has none is None. O(requests that are kept)."""
+        """Return the numbers for the page, None where there is none. O(requests that are kept)."""
         now = self._monotonic()
         with self._guard:
             requests, commits = list(self._requests), list(self._commits)

@@ -1,4 +1,4 @@
-"""Group requests that were refused for the same reason: whose they were, how often, when last."""
+"""Group refused requests by reason: whose they were, how often, and when the last one came."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Refusal(NamedTuple):
 
 
 def refusal_of(at: float, verb: str, output: bytes, request: Request | None) -> Refusal:
-    """Return what an error object and its request say. Raises nothing."""
+    """Return the refusal that an error object and its request describe. Raises nothing."""
     code, message, hint = _error_of(output)
     network = pod = ""
     if request is not None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Routes:
-    """What is set and what is not."""
+    """The routes that are set, and those that are not."""
 
     def __init__(self, status: Callable[[], Status | None]) -> None:
         self._status = status

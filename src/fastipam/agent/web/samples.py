@@ -215,7 +215,7 @@ class Watch(Observer):
             return [] if found is None else found.all()
 
     def exhaustion_s(self, key: tuple[str, str], number: int = 0) -> float:
-        """Return the seconds until a range set has no address left, as the last 15 minutes went.
+        """Return the seconds until a range set has no address left, at the last 15 minutes' rate.
 
         Infinite when the use does not grow, or the samples are too few to tell. A cooling address
         counts as left.
@@ -235,7 +235,7 @@ class Watch(Observer):
         return left * seconds / grown
 
     def soonest_s(self, reading: Reading) -> float:
-        """Return the same of a network, which is full when the first of its range sets is."""
+        """Return the seconds for a network, which is full when its first range set is full."""
         return min(
             (self.exhaustion_s(reading.key, one.number) for one in reading.sets), default=math.inf
         )
@@ -273,7 +273,7 @@ class Watch(Observer):
 
 
 def error_of(output: bytes) -> tuple[int, str]:
-    """Return code and text of an answer's error object, -1 and "" when it is none."""
+    """Return code and text of an answer's error object, -1 and "" when it is not an error."""
     try:
         document = json.loads(output)
         parts = (str(document.get(key) or "") for key in ("msg", "details"))

@@ -57,7 +57,7 @@ _HEADERS = (
 
 
 class Asked(NamedTuple):
-    """A request: the fields of its query, its Accept header, the tag that the client has."""
+    """A request: the fields of its query, its Accept header, and the ETag that the client sent."""
 
     query: Mapping[str, str]
     accept: str
@@ -74,7 +74,7 @@ class Response(NamedTuple):
 
 
 class Route(NamedTuple):
-    """What answers a path; ``open`` to any Host header, see :meth:`_Handler._is_our_name`."""
+    """The function for a path; ``open``: any Host header is accepted."""
 
     answer: Callable[[Asked], Response]
     open: bool = False

@@ -1,4 +1,4 @@
-"""The options that say which cluster a command is about, and what they lead to."""
+"""The options that say which cluster a command is about, and how to reach it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diagnose the installed plugin: whether it is there, and of this fastipam."""
+"""Diagnose the installed plugin: whether it exists, and belongs to this fastipam."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Diagnosis]:
 
 
 def overlaps(ipam: Ipam) -> Iterator[Diagnosis]:
-    """Diagnose pools that can assign the same address, and of which nobody says so."""
+    """Diagnose pools that can assign the same address without a configuration that allows it."""
     told: set[frozenset[str]] = set()
     with ipam.store.read() as txn:
         for pool in node_pools.names(txn):

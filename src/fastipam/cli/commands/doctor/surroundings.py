@@ -1,4 +1,4 @@
-"""Where the doctor looks from: as which user, and from a container or from the node itself."""
+"""Where the doctor runs: as which user, and in a container or on the node itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHARTS_NAMESPACE = "fastipam-system"
 
 
 def look() -> Iterator[Diagnosis]:
-    """Say what can be seen from here."""
+    """Diagnose what this process can see of the node."""
     sign = container()
     if sign:
         text = f"this is a container ({sign}): it sees only what is mounted of the node"
@@ -34,7 +34,7 @@ def look() -> Iterator[Diagnosis]:
 
 
 def container() -> str:
-    """Return by what this process knows that it is in a container, or "" when it is in none."""
+    """Return what shows that this process is in a container, or "" when it is not in one."""
     found = next((one for one in (_KUBERNETES, _VARIABLE) if os.environ.get(one)), "")
     return f"{found} is set" if found else ""
 
@@ -54,7 +54,7 @@ def restart_in_kubernetes() -> str:
 
 
 def lacks(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path that is not there may be on the node: nothing is mounted above it."""
+    """Return whether a missing path may exist on the node: nothing is mounted above it."""
     return bool(container()) and not os.path.exists(path) and mount_of(os.fspath(path))[0] == "/"
 
 

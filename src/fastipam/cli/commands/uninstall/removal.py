@@ -1,7 +1,7 @@
-"""Take the parts of fastipam off a node, one function for each part.
+"""Remove fastipam from a node, with one function for each part.
 
-Each function removes what is fastipam's, and says of each path what became of it. What is not there
-is no error: a removal that was cut off is run again.
+Each function removes files of fastipam, and returns the result for each path. A missing file is not
+an error, so an interrupted removal can be run again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STORE_FILES = (DATA_FILE, LOCK_FILE, MAKER_LOCK_FILE, NEW_FILE, "cluster.lock")
 
 
 class Outcome(NamedTuple):
-    """What became of a path: REMOVED, ABSENT, KEPT or FAILED, and why in the last two cases."""
+    """The result for a path: REMOVED, ABSENT, KEPT or FAILED, and the reason for the last two."""
 
     what: str
     path: str
