@@ -53,7 +53,7 @@ class _Known(NamedTuple):
 def explain(
     ipam: Ipam, name: str, address: tuple[int, int], *, local: bool
 ) -> dict[str, Any] | None:
-    """Return all about an address in one network, or None when the network does not have it.
+    """Return everything about an address in one network, or None when the network does not have it.
 
     O(1), and O(events that are kept) for the history.
     """
@@ -115,7 +115,7 @@ def _read(ipam: Ipam, name: str, address: tuple[int, int], local: bool) -> _Know
 
 
 def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> list[str]:
-    """Return the status of each address in one network, all of one moment. O(addresses)."""
+    """Return the status of each address in one network, all at one moment. O(addresses)."""
     with ipam.store.read() as txn:
         found = look_up(txn, name)
         if found is None:

@@ -55,7 +55,7 @@ class Filter:
         return not self.states or state in self.states
 
     def needles(self) -> list[bytes]:
-        """Return bytes that every packed record of a wanted lease contains."""
+        """Return texts, as bytes, that the packed record of every matching lease contains."""
         found = []
         if self.container:
             found.append(_encode(self.container))

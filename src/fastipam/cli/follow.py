@@ -1,6 +1,6 @@
 """``list --watch``: draw a screen again and again, or write a line for each change into a pipe.
 
-The changes are the events of the history since the last look: O(changes) each time.
+The changes are the events of the history since the last reading: O(changes) each time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def event_row(network: str, event: event_record.Event, when: rows.When) -> dict[
 
 
 class Changes:
-    """The events of some networks since the last look."""
+    """The events of some networks since the last reading."""
 
     def __init__(self, ipam: Ipam, only: str | None) -> None:
         self._ipam = ipam
@@ -58,7 +58,7 @@ class Changes:
             return txn.event_log(found[0]).next if found else 0
 
     def look(self) -> Iterator[tuple[str, event_record.Event]]:
-        """Yield (network, event) of what has happened since, in new networks too."""
+        """Yield (network, event) for each event since the last reading, in new networks too."""
         for name in [self._only] if self._only else self._ipam.networks():
             more = True
             while more:  # a page has been read when it is yielded: the reader may be slow

@@ -1,8 +1,8 @@
 """Print what commands answer: tables and JSON, one row at a time, and messages.
 
 On a terminal a table has colours (rich's; ``NO_COLOR`` and ``TERM=dumb`` switch them off) and fits
-the width. In a pipe it is plain text, one row a line, and no cell is empty or cut. Rows are written
-as they come, so that a million rows need no memory.
+the width. In a pipe it is plain text, one row per line, and no cell is empty or cut. Rows are
+written as they come, so that a million rows need no memory.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def rows(
 
 
 def json_array(documents: Iterable[Mapping[str, Any]]) -> bool:
-    """Print an array, one document a line; return whether there were any."""
+    """Print an array, one document per line; return whether there were any."""
     from json import JSONEncoder
 
     encode = JSONEncoder().encode
@@ -125,7 +125,7 @@ def json_object(document: Mapping[str, Any]) -> None:
 def table(
     columns: Sequence[Column], documents: Iterable[Mapping[str, Any]], *, wide: bool = False
 ) -> bool:
-    """Print headings and a row a document; return whether there were any.
+    """Print headings and one row per document; return whether there were any.
 
     On a terminal the table fits the width, unless it is to be ``wide``.
     """
@@ -152,7 +152,7 @@ def lines(
 
 
 def width_of(*, wide: bool) -> int | None:
-    """Return how wide the lines on standard output may be; None: as wide as they are."""
+    """Return the largest width of a line on standard output, or None for no limit."""
     return console().width if is_narrow(wide=wide) else None
 
 

@@ -83,7 +83,7 @@ def usage(page: Page) -> str:
 
 
 def paragraphs(page: Page) -> list[str]:
-    """Return the paragraphs of the command's help, a line each."""
+    """Return the paragraphs of the command's help, one line for each."""
     text = (page.command.help or "").partition("\f")[0]
     return [" ".join(part.split()) for part in text.split("\n\n") if part.strip("\b \n")]
 

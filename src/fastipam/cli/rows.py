@@ -109,7 +109,7 @@ def rows(
     with_free: bool = False,
     when: When = Stamps(local=False),  # noqa: B008  # it remembers one second, which is harmless
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row an address: network by network, each in address order.
+    """Yield one row per address: network by network, each in address order.
 
     Up to 4096 used addresses of a network are as of one moment; more are read in pages, each as of
     one moment. No read transaction is open while a row is printed: the reader may be a pager.
@@ -361,7 +361,7 @@ def _place(family: int, value: int) -> bytes:
 
 
 def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:
-    """Yield a document a network: its counts, those of its range sets, how full it is.
+    """Yield one document per network: its counts, the counts of its range sets, how full it is.
 
     A network is as full as its fullest set.
     """
@@ -370,7 +370,7 @@ def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:
 
 
 def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield a row a range set of the documents of :func:`stats`.
+    """Yield one row per range set of the documents of :func:`stats`.
 
     Addresses in use that no range has any longer are in a row of their own, unless they are in the
     ranges of another configuration of this name.
@@ -405,7 +405,7 @@ def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
 
 
 def pool_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the documents of a pool: what anybody gets, static areas, what is outside.
+    """Yield the rows of a pool's documents: assignable, static, and outside addresses.
 
     In each row the states add up to the size.
     """
@@ -418,7 +418,7 @@ def pool_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def percent_text(percent: float | None) -> str:
-    """Return how full something is as a person reads it."""
+    """Return a percentage as text."""
     if percent is None:
         return "-"
     return f"{percent:.2f}%" if percent >= 0.01 or not percent else "<0.01%"

@@ -88,7 +88,7 @@ class Compacted(EngineError):
 class HistoryLost(EngineError):
     """The shared store has lost changes that this node has seen; a change may have been made.
 
-    Every call raises it until :meth:`History.accept`: nothing is believed before all blocks were
+    Every call raises it until :meth:`History.accept`: no answer is trusted before all blocks were
     compared.
     """
 
@@ -100,11 +100,11 @@ class HistoryLost(EngineError):
 
 
 class History:
-    """What was heard of a store: its identity, 0 while it is not known, and its highest revision.
+    """The last known state of a store: its identity (0: unknown) and its highest revision.
 
-    A store that is put back to an older copy forgets who has claimed which block since. Its
-    revision is lower then than one that somebody has seen, or its identity is another one. Each
-    answer of an engine is compared with what was heard before the call.
+    A store that is put back to an older copy forgets who has claimed which block since. Then its
+    revision is lower than one that a node has seen, or its identity is different. Each answer of an
+    engine is compared with the state that was known before the call.
 
     Safe to use from several threads: each step is one assignment.
     """
@@ -118,11 +118,11 @@ class History:
 
     @property
     def is_lost(self) -> bool:
-        """Whether a loss was noticed that nobody has accepted yet."""
+        """Whether a loss was noticed and not accepted yet."""
         return bool(self._lost)
 
     def expect(self, identity: int, revision: int) -> None:
-        """Remember what an earlier process has heard, unless this one has heard something."""
+        """Take over the state that an earlier process knew, unless this process knows one."""
         if not self.revision and revision:
             self.identity, self.revision = identity, revision
 
@@ -133,7 +133,7 @@ class History:
         return self.revision
 
     def hear(self, identity: int, revision: int, floor: int, *, changed: bool = False) -> None:
-        """Note an answer: who gave it, its revision (0: it says none) and what :meth:`begin` said.
+        """Note an answer: its sender, its revision (0: none) and the result of :meth:`begin`.
 
         ``changed``: the revision is that of a change that was made. Raises HistoryLost.
         """
@@ -153,12 +153,12 @@ class History:
         self.revision = max(self.revision, revision)
 
     def lose(self, message: str) -> None:
-        """Note that something is gone that this node has seen. Raises HistoryLost."""
+        """Note that the store has lost a change that this node has seen. Raises HistoryLost."""
         self._lost = message
         raise HistoryLost(message)
 
     def accept(self) -> None:
-        """Begin anew with the store as it is now."""
+        """Accept the store as it is now."""
         self.identity = self.revision = 0
         self._lost = ""
 
@@ -278,7 +278,7 @@ class KeyEvent(_Record):
 
 
 class Engine(Protocol):
-    """A linearizable key-value store: every later call of any client sees what a call returned.
+    """A linearizable key-value store: every later call of any client sees a finished change.
 
     Every method that asks the store raises EngineUnavailable, EngineTimeout and EngineDenied, and
     compares its answer with ``history``.
@@ -325,7 +325,7 @@ class Engine(Protocol):
     def watch(
         self, prefix: bytes, revision: int, *, deadline_s: float
     ) -> tuple[builtins.list[KeyEvent], int]:
-        """Wait for changes of keys with ``prefix`` after ``revision``; return them, and how far.
+        """Wait for changes of keys with ``prefix`` after ``revision``; return them and a revision.
 
         Returns as soon as there is an event, with all that are there, in order of revision, and
         never a part of one transaction; or at the deadline with none. A next call with the

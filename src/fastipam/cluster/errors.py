@@ -18,5 +18,5 @@ class NoBlock(TryLater):
 
 
 def in_words(error: FastipamError) -> str:
-    """Return what an error says, with its hint."""
+    """Return the message of an error, with its hint."""
     return f"{error.message}; {error.hint}" if error.hint else error.message

@@ -1,4 +1,4 @@
-"""The addresses by which other nodes reach this one."""
+"""The addresses at which other nodes reach this one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def own_addresses(settings: Settings, towards: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the addresses of this node, those of the settings if they have any.
+    """Return the addresses of this node: those in the settings, if there are any.
 
     Otherwise it is the one from which the shared store is reached (``towards``). If the pools have
     another family, its interface may have an address in that.

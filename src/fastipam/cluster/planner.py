@@ -1,8 +1,9 @@
-"""A node's decisions about its blocks: which to try, how many, when to give back. No I/O, no clock.
+"""A node's decisions about its blocks: which to claim, how many, when to give back.
 
-A pool of 2**n blocks is a row of numbers; a *run* is an aligned slice of 2**k of them, so that a
-run is one route. Each function depends only on its arguments, so a node and a simulator of ten
-thousand nodes decide alike. Random choices are hashes of names, and so repeatable.
+No function does I/O or reads a clock. A pool of 2**n blocks is a row of numbers; a *run* is an
+aligned slice of 2**k of them, so that a run is one route. Each function depends only on its
+arguments, so a node and a simulator of ten thousand nodes decide alike. Random choices are hashes
+of names, and so repeatable.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def backoff_s(node: str, failures: int, *, first_s: float = 0.1, most_s: float =
 
 
 def postponed_s(node: str, failures: int, later_s: float) -> float:
-    """Return how much of the pause that the shared store asks for a node waits. O(1).
+    """Return how long a node waits when the shared store asks for a pause. O(1).
 
     At least half of it, by the node's name, but 5 s at most. An API server asks for up to 32 s when
     all nodes start at once, and has time again long before: with all of it the last of 5,000 nodes

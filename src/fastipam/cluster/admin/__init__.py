@@ -1,1 +1,1 @@
-"""What an operator does to a cluster, and asks about it."""
+"""Commands of an operator for a cluster: changes and reports."""

@@ -1,4 +1,4 @@
-"""What an operator does to a cluster, from any machine: initialise it, read it, remove a node."""
+"""An operator's changes of a cluster, from any machine: initialise it, read it, remove a node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Removed:
-    """What :func:`release_node` has done: how many blocks are free again, and the node's epoch."""
+    """The result of :func:`release_node`: how many blocks are free again, and the node's epoch."""
 
     __slots__ = ("blocks", "epoch")
 
@@ -45,8 +45,8 @@ def init(node: Node, deadline: Deadline) -> bool:
 def release_node(node: Node, name: str, deadline: Deadline, *, force: bool = False) -> Removed:
     """Reclaim all blocks of a node that is gone. Idempotent.
 
-    First its epoch is counted up: it can claim nothing more, and learns it when it comes back.
-    Then its blocks are deleted. Without ``force`` a node that gives its sign of life is refused.
+    First its epoch is increased, so that the node can claim nothing more and notices this when it
+    comes back. Then its blocks are deleted. Without ``force`` a node that is alive is refused.
     Raises ClusterRefused (no such node, or alive), EngineError.
     """
     try:
@@ -76,10 +76,10 @@ def _take_back(node: Node, name: str, deadline: Deadline) -> int:
 def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool = False) -> int:
     """Take this node out of its cluster; return how many blocks it gives up. Idempotent.
 
-    Call it while :class:`NodeLock` is held. The store assigns nothing more before the shared store
-    is told that the blocks are free. ``offline`` does not tell it, for a cluster that is gone.
-    Raises ClusterRefused: the node gives its sign of life, or addresses are in use and not
-    ``force``. Then the node is registered again by its next claim.
+    Call it while :class:`NodeLock` is held. The node's store stops to assign addresses before the
+    blocks become free in the shared store. ``offline`` does not call the shared store, for a
+    cluster that is gone. Raises ClusterRefused if the node is alive, or if addresses are in use and
+    ``force`` is not set. Then the node is registered again by its next claim.
     """
     has_signs = node.registry.has_signs
     if not offline and has_signs and node.registry.is_alive(node.name, deadline):

@@ -1,4 +1,4 @@
-"""What an operator asks about the AddressPools of a cluster: who may use each, what holds one."""
+"""The report on the AddressPools of a cluster: who may use each, and what keeps one alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator asks about a node's share: its use, and whether both stores agree."""
+"""The report on a node's blocks: their use, and whether both stores agree."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def use_of_blocks(node: Node) -> dict[BlockId, dict[str, Any]]:
 
 
 def of_node(node: Node, has_store: bool) -> dict[str, Any]:
-    """Return what this node's store says of its share."""
+    """Return the state of this node's blocks, from its own store."""
     document: dict[str, Any] = {
         "network": node.network.name,
         "node": node.name,
@@ -66,7 +66,7 @@ def of_node(node: Node, has_store: bool) -> dict[str, Any]:
 
 
 def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
-    """Return what the shared store says: nodes, and how much of the pool is owned.
+    """Return the state in the shared store: nodes, and how much of the pool is owned.
 
     ``not_seen`` names what the credentials may not read; what of the document would have come from
     it is left out.

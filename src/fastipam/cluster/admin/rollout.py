@@ -1,4 +1,4 @@
-"""How far a DaemonSet is: on which nodes a ready pod of its present version runs."""
+"""The progress of a DaemonSet: on which nodes a ready pod of its current version runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Rollout(NamedTuple):
 
 
 def look(client: Client, namespace: str, name: str) -> Rollout | None:
-    """Return how far it is, None when there is no such DaemonSet. Two requests.
+    """Return the progress, None when there is no such DaemonSet. Two requests.
 
     Raises EngineError.
     """

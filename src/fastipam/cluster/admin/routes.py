@@ -83,7 +83,7 @@ def follow(
     wait_s: float = 30.0,
     have: Callable[[], Table] = dict,
 ) -> Iterator[tuple[Table, Table]]:
-    """Return (routes before, routes after) at each change, for ever.
+    """Yield (routes before, routes after) at each change, without end.
 
     ``have`` returns the routes that are in place, by default none: they are compared with the
     cluster's at first, and whenever nothing has changed for ``wait_s`` seconds. After a lost watch
@@ -152,7 +152,7 @@ def whole(table: Mapping[str, tuple[str, str]], there: Mapping[str, tuple[str, s
 def changes(
     before: Mapping[str, tuple[str, str]], after: Mapping[str, tuple[str, str]]
 ) -> list[str]:
-    """Return a JSON object a line: what was added or changed, then what is gone."""
+    """Return one JSON object per line: first the added or changed routes, then the deleted ones."""
     from json import dumps
 
     lines = [

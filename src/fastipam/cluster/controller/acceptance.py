@@ -49,7 +49,7 @@ _BY_OTHERS = ("Overlaps", REFUSED, overlap.GATEWAY)
 
 
 class Acceptance:
-    """Decides about pools whose spec has changed, and about refused ones when others have gone."""
+    """Decides on pools whose spec has changed, and on refused ones after a pool was deleted."""
 
     def __init__(
         self,

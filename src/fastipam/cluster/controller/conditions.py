@@ -1,4 +1,4 @@
-"""What people see of a pool: conditions in its status, and events beside it."""
+"""The information for people about a pool: conditions in its status, and events."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def generation_of(found: dict[str, Any]) -> int:
 
 
 class Events:
-    """Events about pools. One that cannot be written is left out: it says nothing that lasts."""
+    """Events about pools. An event that cannot be written is dropped."""
 
     def __init__(self, client: Client, now: Callable[[], float] = time.time) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""A controller: what its leader does in a turn. Claims, ADD and DEL never need it.
+"""A controller: the work of its leader in one round. Claims, ADD and DEL never need it.
 
 It goes over the state again and again; an event only makes the next turn come sooner. Whatever a
 turn begins and does not finish, the next one, of this process or another one, goes on with.

@@ -1,4 +1,4 @@
-"""The end of a pool: its object is held until no node owns a block of it.
+"""The deletion of a pool: its object is kept until no node owns a block of it.
 
 Agents treat a pool that is being deleted as disabled, and give its blocks back as they empty. The
 finalizer goes when a list shows no block of the pool, and the deletion is so long ago that every
@@ -34,7 +34,7 @@ _MOST_NAMED = 8  # blocks in a condition
 
 
 class Deletion:
-    """Lets pools go that are being deleted and have no block left."""
+    """Removes the finalizer of deleted pools that have no block left."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""The first pools of a cluster: a file has them, and the controller makes those that are absent.
+"""The first pools of a cluster: the controller creates those pools of a file that do not exist.
 
-A pool that is there stays as it is, whatever the file says: people change pools with kubectl.
+A pool that exists is not changed, whatever the file says: people change pools with kubectl.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CALL_S = 5.0
 
 
 class FirstPools:
-    """Makes each pool once in the life of a process, unless there is one of its name."""
+    """Creates each pool once per process, unless a pool of that name exists."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Work on many objects, where what fails with one does not stop the others."""
+"""Work on many objects, so that a failure with one of them does not stop the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FORGET_S = 600.0
 
 
 class ApiFails(Exception):
-    """The API does not serve: leave all other objects for later."""
+    """The API does not answer: the other objects are handled later."""
 
 
 class Guard:

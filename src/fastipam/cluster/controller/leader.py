@@ -1,9 +1,9 @@
-"""One controller of several leads: who keeps the Lease ``fastipam-controller``.
+"""Leader election: the controller that holds the Lease ``fastipam-controller`` leads.
 
-A leader renews the Lease, and stops to lead when it could not for four fifths of its duration. A
-follower takes it over when it has seen it unchanged for the whole duration, on its own clock: no
-clocks of two machines are compared. Two leaders at once (a process that was stopped for long) do no
-harm: whatever a leader changes is compared by its version.
+A leader renews the Lease, and stops leading if it could not renew it for four fifths of its
+duration. A follower takes the Lease over when it was unchanged for the whole duration, measured by
+the follower's own clock: the clocks of two machines are never compared. Two leaders at once (a
+process that was stopped for long) do no harm: whatever a leader changes is compared by its version.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CALL_S = 3.0
 
 
 class Election:
-    """The part of one process in it; ``identity`` is no other process's.
+    """One process in the election; ``identity`` is different for each process.
 
     For one thread, which calls :meth:`step`; :attr:`is_leading` is for any thread.
     """

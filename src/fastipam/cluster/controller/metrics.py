@@ -1,4 +1,4 @@
-"""What a controller tells Prometheus."""
+"""The metrics of a controller for Prometheus."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _UNSAFE = frozenset({"OtherLength", "SharedPodCIDR", "Owned", "Removed"})
 
 
 class Problem(NamedTuple):
-    """Why a Node has no block of its podCIDR: one word for programs, and a sentence."""
+    """Why a Node has no block for its podCIDR: one word for programs, and a sentence for people."""
 
     reason: str
     text: str

@@ -32,19 +32,19 @@ class Refusal(NamedTuple):
 
 
 def wanted(pool: dict[str, Any]) -> AddressPool:
-    """Return a pool as it is written. Raises ConfigError."""
+    """Return a pool as its spec asks for it. Raises ConfigError."""
     return AddressPool(objects.name_of(pool), pool["spec"])
 
 
 def accepted_spec(pool: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what of a pool is in force, None if nothing is."""
+    """Return the accepted spec of a pool, None if there is none."""
     accepted = status_of(pool).get("accepted")
     spec = accepted.get("spec") if isinstance(accepted, dict) else None
     return spec if isinstance(spec, dict) else None
 
 
 def own_fault(pool: dict[str, Any]) -> Refusal | None:
-    """Return why a pool cannot be accepted, whatever others there are; None if it can."""
+    """Return why a pool cannot be accepted, other pools aside; None if it can."""
     try:
         one = wanted(pool)
         before = accepted_spec(pool)
@@ -116,9 +116,9 @@ def gateway_in_use(
 ) -> Refusal | None:
     """Return why a pool's gateway cannot be what it is changed to: a pod may have it. O(blocks).
 
-    Which addresses pods have no API knows; but an address that no node owns no pod has. The
-    gateway of a pool in force was never assigned, and those who take over a node's podCIDR begin
-    with blocks that are owned.
+    The API does not know which addresses pods have; but a pod has only addresses of owned blocks.
+    The gateway of a pool in force was never assigned, and those who take over a node's podCIDR
+    begin with blocks that are owned.
     """
     before = _in_force(pool.name, pools)
     router = pool.range.gateway

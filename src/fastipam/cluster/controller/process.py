@@ -83,7 +83,7 @@ class Process:
     def problem(self) -> str:
         """Return what is wrong with this process, or an empty text.
 
-        An API that cannot be reached is nothing that a new process would mend.
+        An API that cannot be reached is not a problem of this process: a restart would not help.
         """
         oldest = time.monotonic() - _STALE_S
         stuck = [name for name, at in self._came_round.items() if at < oldest]

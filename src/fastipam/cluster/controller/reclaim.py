@@ -86,13 +86,13 @@ class Reclaim:
         self._kept = kept
 
     def begin(self) -> None:
-        """Forget what an earlier leadership has seen: others have led since."""
+        """Forget what was seen as an earlier leader: other processes have led since."""
         for one in self._kept:
             one.clear()
 
     @property
     def waiting(self) -> int:
-        """How many nodes without a Node object are waited for."""
+        """How many nodes have no Node object and are not removed yet."""
         return len(self._absent)
 
     def orphans(self) -> int:
@@ -109,7 +109,7 @@ class Reclaim:
         return count
 
     def work(self) -> None:
-        """Go one step on with each node that is to be removed. O(nodes). Raises ApiFails."""
+        """Do the next step for each node that is to be removed. O(nodes). Raises ApiFails."""
         for name in self._view.returned():
             self._absent.pop(name, None)
         entries, owners = self._view.entries(), self._view.owners()

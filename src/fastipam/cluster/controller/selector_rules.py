@@ -87,6 +87,6 @@ def _require_value(value: object, where: str) -> None:
 
 
 def wrong(field: str, value: object, what: str, hint: str | None = _HINT) -> ConfigError:
-    """Return the error for a value: ``what`` goes on after it."""
+    """Return the error for a value; ``what`` follows the value in the message."""
     shown = value if isinstance(value, str) and value else repr(value)
     return ConfigError(f"{shown:.80} {what}", field=field, value=value, hint=hint)

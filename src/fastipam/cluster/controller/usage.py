@@ -1,7 +1,8 @@
 """How much of each pool is owned and used: counts in its status, and the condition Exhausted.
 
-Blocks are counted by their objects. What is used of them the agents report (AddressNode.status). A
-pool's status is written once a minute at most, and only when it would say something else.
+Blocks are counted by their objects. The agents report how many addresses are in use
+(AddressNode.status). A pool's status is written once a minute at most, and only when it would say
+something else.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Usage:
                 self._guard.run(f"usage of {name}", self._write, pools[name])
 
     def counts(self, pool: dict[str, Any]) -> dict[str, Any]:
-        """Return what the status of a pool that is in force has to say of its blocks."""
+        """Return the counts of blocks for the status of a pool that is in force."""
         if self._clock() - self._counted_at >= 1.0:
             self._count()
         name, found = objects.name_of(pool), objects.read_pool(pool)

@@ -1,7 +1,7 @@
-"""What the API has, as watches tell it: pools, nodes, blocks, machines.
+"""The objects of the API, as watches report them: pools, nodes, blocks, machines.
 
-All of it may be old. It says where to look: what decides a change is read again, from the API
-itself. Memory: a pool's object, and about 600 bytes for each block, node and machine.
+It may be out of date. So an object is read again from the API before a change is decided. Memory: a
+pool's object, and about 600 bytes for each block, node and machine.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class View:
             return [self._blocks[one] for one in self._by_node.get(node, ())]
 
     def forget(self, gone: Iterable[Owned]) -> None:
-        """Forget blocks that are deleted, before the watch tells it; not what came since."""
+        """Forget deleted blocks before the watch reports the deletion; keep newer ones."""
         with self._lock:
             for one in gone:
                 names = self._by_node.get(one.node, ())
@@ -132,7 +132,7 @@ class View:
             self._replace(kind, listed)
 
     def followers(self) -> list[Follower]:
-        """Return what follows the kinds, each for a thread of its own."""
+        """Return the followers of the kinds, each for a thread of its own."""
         return [self._follower(kind) for kind in KINDS]
 
     def _follower(self, kind: Kind) -> Follower:
@@ -165,7 +165,7 @@ class View:
         return tables[kind.plural]
 
     def see(self, kind: Kind, what: str, found: dict[str, Any]) -> None:
-        """Take over an event: ADDED, MODIFIED or DELETED, and the object."""
+        """Apply an event: ADDED, MODIFIED or DELETED, and the object."""
         name, is_gone = objects.name_of(found), what == "DELETED"
         if kind == objects.POOLS:
             self._see_pool(name, None if is_gone else found)

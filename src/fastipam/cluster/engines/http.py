@@ -72,7 +72,7 @@ def host_and_port(text: str, default: int) -> tuple[str, int] | None:
 
 
 class WantsTls(ConnectionError):
-    """A server answers what Go's server answers to plain HTTP where it speaks TLS."""
+    """A server that speaks TLS was asked in plain HTTP, and answered as Go's server does."""
 
 
 class _Plain:
@@ -84,7 +84,7 @@ class _Plain:
         self._sock = sock
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Hand all of the data to the kernel."""
+        """Send all of the data."""
         self._sock.settimeout(_left_s(deadline))
         self._sock.sendall(data)
 

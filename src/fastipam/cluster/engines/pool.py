@@ -38,13 +38,13 @@ class Endpoint:
         self.rests_until = 0.0
 
     def failed(self) -> None:
-        """Note that it could not serve."""
+        """Note that the endpoint could not serve."""
         rest_s = min(_FIRST_REST_S * 2 ** min(self.failures, 10), _LONGEST_REST_S)
         self.failures += 1
         self.rests_until = time.monotonic() + rest_s
 
     def worked(self) -> None:
-        """Note that it has served."""
+        """Note that the endpoint has served."""
         self.failures, self.rests_until = 0, 0.0
 
 
@@ -88,8 +88,8 @@ class Pool:
     def take(self, endpoint: Endpoint, until: float) -> Connection:
         """Return an idle connection to that endpoint, or open one.
 
-        Raises EngineUnavailable after :meth:`close`; OSError and EngineDenied when there is none:
-        nothing was sent then.
+        Raises EngineUnavailable after :meth:`close`; OSError and EngineDenied when no connection
+        can be opened: then nothing was sent.
         """
         oldest = time.monotonic() - _FRESH_S
         while True:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
     class Link(Protocol):
-        """The way of bytes to and from a peer, with or without TLS."""
+        """The connection to a peer, with or without TLS."""
 
         def send(self, data: bytes, deadline: float) -> None: ...
 
@@ -92,7 +92,7 @@ class TlsLink:
             ) from error
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Hand all of the data, encrypted, to the kernel."""
+        """Encrypt and send all of the data."""
         rest = memoryview(data)
         while rest:
             view = rest

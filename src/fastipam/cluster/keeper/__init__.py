@@ -1,1 +1,1 @@
-"""Keep a node's share of a cluster's pool, beside an agent or for one ADD."""
+"""Keep a node's blocks of a cluster's pool, in an agent or for one ADD."""

@@ -125,9 +125,9 @@ class Keeper:
     # What others see ------------------------------------------------------------------------
 
     def need(self, who: str = "", lines: Lines | None = None) -> str:
-        """Note an ADD without an address; return why there is no block yet. Never waits.
+        """Note an ADD that found no address; return why there is no block yet. Never waits.
 
-        ``lines`` are those of its pools, if it has chosen some.
+        ``lines`` are the lines of its pools, if it has chosen pools.
         """
         lines = self.settings.lines if lines is None else lines
         self.needs.note(who, lines)
@@ -141,12 +141,12 @@ class Keeper:
         )
 
     def want(self, who: str, addresses: Sequence[tuple[int, int]]) -> Told:
-        """Note an ADD that requests these addresses; return why they are not here. Never waits."""
+        """Note an ADD that requests these addresses; return why they are missing. Never waits."""
         told = self.named.want(who, addresses)
         return told if told.is_final or not self._reason else Told(self._reason)
 
     def namespace(self, name: str) -> Namespace | str:
-        """Return a namespace, or why it is not known: "" while it is read. Never waits."""
+        """Return a namespace, or why it is unknown ("" while it is being read). Never waits."""
         found = self.namespaces.get(name)
         if found == "":
             self._wake.set()
@@ -172,7 +172,7 @@ class Keeper:
             self._threads.append(thread)
 
     def stop(self, seconds: float = 2.0) -> bool:
-        """Stop; return False if a call of the shared store has not ended in so many seconds.
+        """Stop; return False if a call of the shared store has not ended within these seconds.
 
         The next keeper finishes what was begun. The blocks stay this node's.
         """

@@ -37,7 +37,7 @@ class Membership:
         self._keep_at = self._reconcile_at = self._look_at = 0.0
 
     def doubt(self) -> None:
-        """Join again at the next :meth:`keep`: what is known of this node may be wrong."""
+        """Join again at the next :meth:`keep`: the known state of this node may be wrong."""
         self._joined = False
 
     def require_own(self) -> None:

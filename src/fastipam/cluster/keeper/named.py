@@ -1,4 +1,4 @@
-"""The blocks that ADDs request by name: how a keeper gets them, and says who has them.
+"""The blocks that ADDs request by name: a keeper gets them, or says which node has them.
 
 An address that is a block of its own follows its pod. The node of an ADD that requests it claims
 the block if nobody has it, and asks its owner for it by name if somebody has. One request names all
@@ -45,7 +45,7 @@ _COMING = Told("the block of the requested address is being claimed for this nod
 
 
 class Named:
-    """What ADDs of this node have requested by name. :meth:`want` may be called by any thread.
+    """The addresses that ADDs have requested. :meth:`want` may be called by any thread.
 
     ``marked`` are the pools for which the keeper has asked other nodes: a node has one request.
     ``clock`` gives seconds.
@@ -102,7 +102,7 @@ class Named:
     # One step -------------------------------------------------------------------------------
 
     def get(self, deadline: Deadline) -> bool:
-        """Claim and ask for what is wanted; return whether all of it is here now."""
+        """Claim the wanted blocks, or ask for them; return whether all of them are here."""
         wanted = self.wanted()
         self._forget_told(wanted)
         if not wanted:
@@ -169,7 +169,7 @@ class Named:
             self._node.registry.unask(deadline)
 
     def makes_way(self, deadline: Deadline) -> bool:
-        """Return whether the keeper may ask for blocks of a family now: no request stands."""
+        """Return whether the keeper may ask for blocks of a family now: no request is open."""
         if self._asked and self._clock() >= self._asked_at + TURN_S:
             self.withdraw(deadline)
         return not self._node.registry.awaits

@@ -1,4 +1,4 @@
-"""What the namespaces of waiting ADDs say of themselves: read by the keeper, for a minute.
+"""The annotations of the namespaces of waiting ADDs: read by the keeper, kept for a minute.
 
 An agent's loop never waits for the API: it asks here, and the request is handled again when the
 keeper has read the namespace.
@@ -35,7 +35,7 @@ class Namespaces:
     def get(self, name: str) -> Namespace | str:
         """Return a namespace, or why it is not known: "" while the keeper reads it. Never waits.
 
-        What was read earlier counts on while the API cannot be asked.
+        While the API cannot be reached, the last reading stays valid.
         """
         now = self._clock()
         until, found = self._known.get(name, (0.0, None))
@@ -53,7 +53,7 @@ class Namespaces:
         return bool(self._wanted)
 
     def read(self, deadline: Deadline) -> None:
-        """Read what was asked for. One request a namespace; raises nothing."""
+        """Read the namespaces that were asked for. One request per namespace; raises nothing."""
         for name in list(self._wanted):
             try:
                 found = self._registry.namespace(name, deadline)

@@ -1,8 +1,8 @@
-"""The ADDs of a node that wait for an address: of which pools, and what is to be claimed for them.
+"""The ADDs of a node that wait for an address: from which pools, and what to claim for them.
 
 A pod that chooses nothing gets an address of the node's *lines* (``configuration/pool_lines.py``),
-others have lines of their own. Of each line the first group counts whose pools have a free block:
-only when they have none, a pod may get an address of the next group.
+others have lines of their own. In each line, the first group with a free block serves: a pod gets
+an address of the next group only when no pool of this group has a free block.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Needs:
         return not all(self.is_used_up(family, one) for one in groups)
 
     def within_reach(self, family: int, groups: Sequence[Group]) -> Sequence[Group]:
-        """Return the groups of which an ADD may get an address now: up to one with a free block."""
+        """Return the groups that may serve an ADD now: up to the first one with a free block."""
         for at, one in enumerate(groups):
             if not self.is_used_up(family, one):
                 return groups[: at + 1]

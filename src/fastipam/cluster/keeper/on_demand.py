@@ -1,4 +1,4 @@
-"""A block for an ADD without an address, claimed in the process of the ADD: no agent runs."""
+"""Claim a block for an ADD that found no address, in the process of the ADD: no agent runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of this node's blocks is used: what the keeper plans with."""
+"""How many addresses of this node's blocks are used: the input of the keeper's decisions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK = 32  # blocks counted before the agent's loop may run: a tenth of a mill
 
 
 def generation(share: Share) -> tuple[int, int]:
-    """Return two numbers that change when an address is assigned or released. O(1)."""
+    """Return two numbers, which change when an address is assigned or released. O(1)."""
     with share.store.read() as txn:
         pool_id = share.network._pool_in(txn)
         if pool_id is None:
@@ -53,7 +53,7 @@ def count(share: Share) -> Iterator[tuple[Block, int, int]]:
 
 
 def survey(share: Share) -> tuple[list[tuple[Geometry, Use]], dict[str, int]]:
-    """Return what is used of each active block, and how many blocks are in which state."""
+    """Return the used addresses of each active block, and the number of blocks by state."""
     uses: list[tuple[Geometry, Use]] = []
     states: dict[str, int] = {}
     for block, used, size in count(share):

@@ -1,1 +1,1 @@
-"""Masquerading: pods reach what is outside of all pools by the address of their node."""
+"""Masquerading: packets from pods to addresses outside all pools get the node's address."""

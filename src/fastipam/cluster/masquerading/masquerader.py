@@ -57,12 +57,12 @@ class Masquerader:
         self._thread = threading.Thread(target=self._run, name="masquerading", daemon=True)
 
     def use(self, network: object, pools: Callable[[], Iterable[Prefix]]) -> None:
-        """Spare the pools of this network from now on; they may become others. For any thread."""
+        """Do not masquerade packets to the pools of this network. For any thread."""
         self._pools = {**self._pools, network: pools}
         self.wake()
 
     def wake(self) -> None:
-        """Look soon whether the pools are others. For any thread; never waits."""
+        """Check soon whether the pools have changed. For any thread; never waits."""
         self._wake.set()
 
     def start(self) -> None:

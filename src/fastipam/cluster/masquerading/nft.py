@@ -15,7 +15,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class NftFails(Exception):
-    """What keeps ``nft`` from its work, as one word and in words."""
+    """Why ``nft`` failed: one word for programs, and a sentence for people."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -55,7 +55,7 @@ def table(family: int, cidrs: Iterable[str]) -> str:
 
 
 def change(tables: dict[int, str]) -> str:
-    """Return what replaces the tables of these families in one transaction; "": there is none."""
+    """Return the commands that replace the tables of these families; "" if there are none."""
     lines = []
     for family, text in sorted(tables.items()):
         # ``delete`` fails without a table, and ``destroy`` is too new for the nodes' kernels.
@@ -66,5 +66,5 @@ def change(tables: dict[int, str]) -> str:
 
 
 def plain(listed: str) -> str:
-    """Return a table in a form in which equal tables are equal, however they are broken up."""
+    """Return a table in a normal form, so that equal tables compare equal."""
     return " ".join(listed.split())

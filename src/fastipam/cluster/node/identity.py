@@ -1,4 +1,4 @@
-"""Who a node is: what its own store says, before anybody else is asked."""
+"""The identity of a node, from its own store, before the shared store is asked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def identify(share: Share, machine: str, step: Callable[[str], None]) -> Member:
-    """Return who this node is; store it before anybody is told, to recognise its own entry."""
+    """Return who this node is; store it first, to recognise the node's entry later."""
     member = require_own(share)
     name = share.settings.node
     if member is not None and member.node == name:
@@ -41,7 +41,7 @@ def identify(share: Share, machine: str, step: Callable[[str], None]) -> Member:
 
 
 def require_own(share: Share) -> Member | None:
-    """Return who the store says that this node is. Asks nobody.
+    """Return this node's identity from its store. Does not call the shared store.
 
     Raises ClusterRefused when the store is another node's, or was founded for another engine.
     """

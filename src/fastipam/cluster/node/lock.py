@@ -1,4 +1,4 @@
-"""The lock that lets one process of a node at a time work on its claims."""
+"""The lock that only one process of a node holds at a time, to work on the node's claims."""
 
 from __future__ import annotations
 

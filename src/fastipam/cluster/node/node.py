@@ -1,4 +1,4 @@
-"""A node's side of the protocol: how a block gets into its store and back, whatever dies meanwhile.
+"""A node's side of the protocol: how it takes and gives back blocks, safe against crashes.
 
 Two stores cannot change in one transaction: the shared one says who owns a block, the local one
 (``share``) whether addresses are assigned from it. These rules make it safe:
@@ -140,7 +140,7 @@ class Node:
         return any(self.claim(one, run, deadline) for one in filter(settings.claims_ahead, pools))
 
     def claim(self, pool: Geometry, run: int, deadline: Deadline) -> list[BlockId]:
-        """Claim an aligned run of up to ``run`` blocks; return them, none of a used up pool.
+        """Claim an aligned run of up to ``run`` blocks; return them, none if the pool is used up.
 
         One request unless another node was faster. Raises NoBlock: not in time, or another
         node was faster each time.
@@ -176,9 +176,9 @@ class Node:
         raise NoBlock("other nodes claimed every block that was tried")
 
     def claim_named(self, ids: Sequence[BlockId], deadline: Deadline) -> list[BlockId]:
-        """Claim these very blocks, of which this node has none; return those that it won.
+        """Claim exactly these blocks, of which this node has none; return those that it won.
 
-        One request for each, and one more. The others are somebody else's, or were a moment ago.
+        One request for each, and one more. Other nodes own the rest, or owned it a moment ago.
         """
         member = self.share.member()
         if member is None or not member.revision:
@@ -213,7 +213,10 @@ class Node:
     # Releasing ------------------------------------------------------------------------------
 
     def give_back(self, ids: Sequence[BlockId], deadline: Deadline) -> int:
-        """Make blocks free for all nodes; return how many. Blocks in use stay."""
+        """Give blocks back, so that any node can claim them; return how many.
+
+        Blocks in use stay this node's.
+        """
         begun = self._begin_release(ids)
         for block in begun:
             self._finish_release(block, deadline)

@@ -1,4 +1,4 @@
-"""Who owns the blocks of a pool that has no free one: what an operator is told."""
+"""Who owns the blocks of a pool without a free one: the error for an operator."""
 
 from __future__ import annotations
 

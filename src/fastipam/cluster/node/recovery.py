@@ -81,7 +81,7 @@ def _reason(path: str, error: OSError) -> str:
 
 
 class Recovered:
-    """What :func:`recover` has done.
+    """The result of :func:`recover`.
 
     ``entered`` are the addresses in use, as (family, integer). ``remarks`` says of which addresses
     the store named somebody else, and which of them several namespaces have.
@@ -210,7 +210,7 @@ def _of_the_node(settings: Settings, wanted: set[BlockId]) -> set[tuple[int, int
 
 
 def own_addresses() -> list[tuple[int, int]]:
-    """Return (family, integer) of the addresses of this process's namespace: the node's."""
+    """Return (family, integer) of the addresses in this process's namespace (the node's)."""
     return rtnetlink.addresses()
 
 

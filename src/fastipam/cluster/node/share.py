@@ -1,4 +1,4 @@
-"""A node's share of a cluster: its records in the local store, and how they change."""
+"""A node's blocks of a cluster: their records in the local store, and their changes."""
 
 from __future__ import annotations
 
@@ -226,20 +226,20 @@ class Share:
         return member
 
     def prove_until(self, until_ns: int) -> None:
-        """Record until when ownership is certain: nobody takes a block of a live session before."""
+        """Record until when ownership is certain: until then no other node takes these blocks."""
         with self.store.write() as txn:
             blocks.prove(txn, self._pool_id(txn), until_ns)
 
     # The shared store -----------------------------------------------------------------------
 
     def heard(self) -> Heard:
-        """Return what was last heard of the shared store."""
+        """Return the last known state of the shared store."""
         with self.store.read() as txn:
             pool_id = self.network._pool_in(txn)
             return Heard() if pool_id is None else blocks.get_heard(txn, pool_id)
 
     def note_heard(self, identity: int, revision: int) -> None:
-        """Note how far the shared store has come. Writes nothing when it is known."""
+        """Store the revision of the shared store. Writes nothing when it has not changed."""
         heard = self.heard()
         if (heard.identity, heard.revision) != (identity, revision):
             heard.identity, heard.revision = identity, revision
@@ -291,7 +291,7 @@ class Share:
         return begun
 
     def spare(self, ids: Iterable[BlockId]) -> list[BlockId]:
-        """Return those of the blocks that are active, and whose first address no pod has."""
+        """Return the active blocks whose first address no pod has."""
         with self.store.read() as txn:
             pool_id = self.network._pool_in(txn)
             if pool_id is None:
@@ -305,7 +305,7 @@ class Share:
             return found
 
     def activate(self, revisions: Mapping[BlockId, int], state: int) -> None:
-        """Assign addresses from those of the blocks that are in ``state`` from now on.
+        """Make those of the blocks active that are in ``state``: their addresses can be assigned.
 
         ``revisions`` has the revision of each block in the shared store; 0: unchanged.
         """
@@ -409,7 +409,7 @@ class Share:
         return found, granted
 
     def reindex(self) -> bool:
-        """List blocks with free addresses that no list has; return whether there were any.
+        """Add blocks with free addresses to the open list; return whether any were missing.
 
         O(blocks). Writes nothing, and waits for no disk, when there were none.
         """
@@ -448,7 +448,7 @@ class Share:
     # Leaving --------------------------------------------------------------------------------
 
     def begin_leaving(self, *, force: bool) -> bool:
-        """Assign nothing from now on, because this node leaves; return False if it is no member.
+        """Assign nothing from now on, because this node leaves; return False if it is not a member.
 
         Raises ClusterRefused, and changes nothing, while addresses of its blocks are in use, unless
         ``force``. The check and the change are one transaction: an ADD comes before or after it.

@@ -1,9 +1,9 @@
-"""Sending a request to a member that answers it: endpoints, idle connections, the login.
+"""Send a request to a member that answers it: endpoints, idle connections, the login.
 
-A read goes on to the next endpoint until the deadline. A change goes on only while it is certain
-that nothing was proposed: the connection was refused, or the member said that it has no leader.
-Every other failure of a change is an EngineTimeout with ``ambiguous``: the caller reads what
-became of it.
+A read goes on to the next endpoint until the deadline. A change is sent to the next endpoint only
+while it is certain that nothing was proposed: the connection was refused, or the member said that
+it has no leader. Every other failure of a change is an EngineTimeout with ``ambiguous``: the caller
+reads whether the change was made.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Members:
         *,
         change: bool = False,
     ) -> T:
-        """Send one request; return what ``read`` makes of its answer.
+        """Send one request; return its answer, parsed by ``read``.
 
         An answer that ``read`` cannot read is not etcd's.
         """
@@ -91,7 +91,7 @@ class Members:
     def attempt(
         self, ask: Callable[[Endpoint, float], T], deadline: float, *, change: bool = False
     ) -> T:
-        """Ask one member after the other, as long as none can have made the change."""
+        """Ask one member after the other, as long as no member can have made the change."""
         pause_s = _FIRST_PAUSE_S
         logins = 0
         last = "no endpoint was asked"

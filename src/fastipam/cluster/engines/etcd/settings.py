@@ -15,7 +15,7 @@ _DEFAULT_PORT = 2379
 
 
 class Credentials:
-    """What a client proves itself with, and what it trusts.
+    """The credentials of a client, and the certificates that it trusts.
 
     ``ca`` is a file of certificates to trust, empty for the system's. ``cert`` and ``key`` are
     files of this client's own, for mutual TLS; the key may be in the certificate's file.

@@ -168,7 +168,7 @@ class KeyValueRegistry:
 
     @property
     def has_lost_changes(self) -> bool:
-        """Whether a loss was noticed that nobody has accepted yet."""
+        """Whether a loss was noticed and not accepted yet."""
         return self.history.is_lost
 
     def note(self) -> None:
