@@ -36,7 +36,7 @@ else:
 
 
 class Unsettled(Exception):
-    """A change was asked for, and ``error`` came instead of its outcome."""
+    """A change was requested, and its outcome is unknown because of ``error``."""
 
     def __init__(self, error: FastipamError) -> None:
         super().__init__(str(error))
@@ -44,7 +44,7 @@ class Unsettled(Exception):
 
 
 class Counts:
-    """What a node has done since the object was made; all but two count blocks.
+    """Counters of a node since the object was made; all but two count blocks.
 
     ``transactions`` were sent for claims, at ``conflicts`` of them another node was faster.
     """
@@ -87,7 +87,7 @@ class Request:
 
 
 class Namespace:
-    """What a namespace of Kubernetes says of itself."""
+    """The labels and annotations of a Kubernetes namespace that choose pools."""
 
     __slots__ = ("annotations", "labels")
 
@@ -109,7 +109,7 @@ class NodeRow:
 
 
 class Layout:
-    """Who owns what, and where: what routes are made of.
+    """Who owns which block, and the nodes' addresses: the input for routes.
 
     ``addresses`` are those of each node. ``blocks`` names the owner of each block, and
     ``revision`` is where :meth:`Registry.changes` goes on.
@@ -129,7 +129,7 @@ class Layout:
 
 
 class Requests(Protocol):
-    """What is told of the requests of other nodes. ``wake``: the keeper has to look."""
+    """Receives the requests of other nodes. ``wake`` is called when the keeper has to act."""
 
     wake: Callable[[], object]
 
@@ -137,32 +137,32 @@ class Requests(Protocol):
         """A request waits for an answer."""
 
     def forget(self, needy: str) -> None:
-        """The request of this node is gone, or answered."""
+        """The request of that node is gone, or answered."""
 
     def replace(self, listed: Sequence[Request]) -> None:
         """These are all requests that there are."""
 
 
 class Owners(Protocol):
-    """What is told of the owners of all blocks, and of how they are reached."""
+    """Receives the owners of all blocks, and the addresses of these nodes."""
 
     def see(self, pair: BlockId, length: int, entry: BlockEntry) -> None:
-        """A block with this prefix length has this owner; the entry may have his addresses."""
+        """A block with this prefix length has this owner, perhaps with addresses in the entry."""
 
     def see_node(self, name: str, addresses: Sequence[str]) -> None:
         """A node has these addresses. They count for blocks that say none themselves."""
 
     def forget(self, pair: BlockId, *, certain: bool) -> None:
-        """A block has no owner. Not ``certain``: a list lacks it, and no event has told why."""
+        """A block has no owner. Not ``certain``: it is missing in a list, but no event said so."""
 
     def complete(self) -> None:
-        """All that there is has been told, and the shared store is reached."""
+        """The whole state has been reported, and the shared store is reached."""
 
     def reached(self) -> None:
-        """The shared store is reached, and tells every change from now on."""
+        """The shared store is reached, and reports every change from now on."""
 
     def lost(self) -> None:
-        """The shared store is not reached; what was told may be out of date."""
+        """The shared store is not reached; the reported state may be out of date."""
 
 
 class Registry(Protocol):
@@ -186,7 +186,7 @@ class Registry(Protocol):
     # This node ------------------------------------------------------------------------------
 
     def remember(self) -> None:
-        """Compare each answer from now on with what this node has heard earlier. Asks nothing."""
+        """Compare each later answer with the state that this node knew earlier. No request."""
 
     def register(self, member: Member, deadline: Deadline, *, agent: bool, sign: bool) -> bool:
         """Write this node's entry; set the member's epoch and revision; return whether it is new.
@@ -196,34 +196,34 @@ class Registry(Protocol):
         """
 
     def addresses(self) -> tuple[str, ...]:
-        """Return the addresses by which other nodes reach this one; asks a resolver at most."""
+        """Return the addresses at which other nodes reach this one; may ask a name server."""
 
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:
-        """Return the pools that are in force, None when the node's own settings say them."""
+        """Return the pools that are in force, None when the node's own settings have them."""
 
     def namespace(self, name: str, deadline: Deadline) -> Namespace:
-        """Return what a namespace says of itself; nothing where there are none."""
+        """Return the labels and annotations of a namespace; empty without Kubernetes."""
 
     def check_settings(self, deadline: Deadline) -> None:
-        """Raise ClusterRefused unless the cluster's settings are this node's."""
+        """Raise ClusterRefused unless this node's settings equal the cluster's."""
 
     def read_era(self, is_new: bool, deadline: Deadline) -> tuple[str | None, bool]:
-        """Return the era (None: not read), and whether others say that changes were lost since.
+        """Return the era (None: not read), and whether other nodes have noticed lost changes since.
 
         ``is_new``: this node has just registered for the first time, and has nothing to lose.
         """
 
     def heard(self, era: str | None) -> Heard:
-        """Return what this node has heard by now, to be noted."""
+        """Return the state of the shared store that this node knows, to be stored."""
 
     def owned(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return what the shared store says is this node's, in its present epoch."""
+        """Return the blocks that this node owns in the shared store, in its current epoch."""
 
     def hold(self, deadline: Deadline) -> None:
-        """Give the sign of life, unless it is given. Raises ClusterRefused, NoBlock."""
+        """Create this node's sign of life, unless it exists. Raises ClusterRefused, NoBlock."""
 
     def keep(self, deadline: Deadline) -> bool:
-        """Renew it; return False if it has ended, or if this node's entry was changed."""
+        """Renew the sign of life; return False if it has ended or this node's entry was changed."""
 
     @property
     def is_held(self) -> bool:
@@ -231,7 +231,7 @@ class Registry(Protocol):
 
     @property
     def proven_ns(self) -> int:
-        """When the sign of life was last known to be given: a time of this boot."""
+        """When the sign of life was last known to exist: a time of this boot."""
 
     def let_go(self, deadline: Deadline) -> None:
         """Forget that the sign of life is kept, because it may not be this node's any more."""
@@ -245,14 +245,14 @@ class Registry(Protocol):
         """Begin anew with a store that has lost changes, and tell other nodes. Idempotent."""
 
     def learn_history(self, deadline: Deadline) -> None:
-        """Read what tells a loss that others have noticed, unless this node knows it."""
+        """Read whether other nodes have noticed a loss, unless this node knows it already."""
 
     @property
     def has_lost_changes(self) -> bool:
         """Whether a loss was noticed that :meth:`hold_back` has not accepted yet."""
 
     def note(self) -> None:
-        """Note in the node's own store how far the shared store has come."""
+        """Store the latest revision of the shared store in the node's own store."""
 
     # Blocks ---------------------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ class Registry(Protocol):
         deadline: Deadline,
         routes: Condition | None = None,
     ) -> None:
-        """Tell people what is used of this node's blocks, and whether its routes are set.
+        """Report how full this node's blocks are, and whether its routes are set, for people.
 
         ``routes`` is None when fastipam sets none. Raises nothing; may do nothing.
         """
@@ -305,7 +305,7 @@ class Registry(Protocol):
 
     @property
     def awaits(self) -> bool:
-        """Whether :meth:`granted` is to be asked, though this process needs no block any more.
+        """Whether :meth:`granted` must be called although this process needs no block any more.
 
         A request may be answered in the instant in which it is withdrawn, or be an earlier
         process's. Always false where donors answer and hand over in one transaction.
@@ -318,7 +318,7 @@ class Registry(Protocol):
         """Return whether the request still waits for an answer."""
 
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return what the shared store says is this node's, after a donor may have answered."""
+        """Return this node's blocks in the shared store, with those that a donor has just given."""
 
     def collected(self, ids: Sequence[BlockId], deadline: Deadline) -> None:
         """End the request that these blocks have answered, after they are in use."""
@@ -343,7 +343,7 @@ class Registry(Protocol):
         """
 
     def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:
-        """Return (name, function) of what more has to run beside a keeper, until ``is_over``.
+        """Return (name, function) of the threads that a keeper needs, until ``is_over``.
 
         ``wake`` is called when the keeper has to look at something.
         """
@@ -365,10 +365,10 @@ class Registry(Protocol):
     def contradictions(
         self, entries: Mapping[BlockId, BlockEntry], deadline: Deadline
     ) -> list[tuple[str, BlockId, str]]:
-        """Return (node, block, what is wrong) for what the store contradicts itself in."""
+        """Return (node, block, what is wrong) for each contradiction inside the store."""
 
     def layout(self, deadline_s: float) -> Layout:
-        """Return what the routes are made of now."""
+        """Return the current input for the routes."""
 
     def changes(self, revision: int, wait_s: float) -> Iterator[tuple[bool, int]]:
         """Yield whether the layout may have changed, with the revision so far.
@@ -383,7 +383,7 @@ class Registry(Protocol):
         """Write the cluster's pools if there are none; return what was there before, or None."""
 
     def is_alive(self, name: str, deadline: Deadline) -> bool:
-        """Return whether a node gives its sign of life."""
+        """Return whether a node's sign of life exists."""
 
     def end(self, name: str, deadline: Deadline, *, force: bool) -> int | None:
         """Mark a node as removed; return its new epoch, or None when there is no such node.

@@ -268,7 +268,7 @@ class SignOfLife:
         self.ttl_s = ttl_s
 
     def is_of(self, incarnation: str, boot: str) -> bool:
-        """Return whether it is that of this incarnation, in this boot."""
+        """Return whether the sign of life is of this incarnation, in this boot."""
         return self.incarnation == incarnation and self.boot in ("", boot)
 
     def pack(self) -> bytes:

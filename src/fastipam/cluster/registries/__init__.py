@@ -1,1 +1,1 @@
-"""The shared stores of a cluster, each behind the interface :class:`Registry`."""
+"""The shared stores of a cluster; each implements the interface :class:`Registry`."""

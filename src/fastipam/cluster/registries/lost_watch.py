@@ -1,4 +1,4 @@
-"""The word in the log about a watch of the shared store that was lost."""
+"""The log message for a lost watch of the shared store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fastipam.errors import FastipamError
 
 
 def log_lost_watch(network: str, what: str, error: Exception) -> None:
-    """Note at debug level that ``what`` was lost, and a defect of this program as an error."""
+    """Log at debug level that ``what`` was lost; log a defect of this program as an error."""
     import logging  # an ADD that runs directly watches nothing
 
     log = logging.getLogger("fastipam.cluster")

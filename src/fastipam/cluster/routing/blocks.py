@@ -1,4 +1,4 @@
-"""The blocks of one network as its shared store tells them: who has each, and how to reach him."""
+"""The blocks of one network as its shared store reports them: owners and their addresses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Blocks:
         self._is_told = self._is_reached = False
 
     def begin_anew(self, pools: Callable[[], Iterable[Prefix]]) -> None:
-        """Expect to be told everything again, by another follower; use these pools from now on."""
+        """Expect the whole state again, from another follower; use these pools from now on."""
         with self._lock:
             self.pools = pools
             self._is_reached = False
@@ -103,7 +103,7 @@ class Blocks:
         self._changed()
 
     def complete(self) -> None:
-        """Note that all was told."""
+        """Note that the whole state was reported."""
         self._is_told = self._is_reached = True
         self._changed()
 
@@ -121,12 +121,12 @@ class Blocks:
 
     @property
     def is_told(self) -> bool:
-        """Whether all blocks were told once."""
+        """Whether all blocks were reported once."""
         return self._is_told
 
     @property
     def is_reached(self) -> bool:
-        """Whether the shared store is reached, and all blocks were told."""
+        """Whether the shared store is reached, and all blocks were reported."""
         return self._is_told and self._is_reached
 
     def due_s(self) -> float | None:

@@ -1,4 +1,4 @@
-"""What the kernel tells of changes that concern the routes between nodes."""
+"""The kernel's notifications of changes that concern the routes between nodes."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Events:
         self._link.close()
 
     def read(self, interfaces: Collection[int], own_port: int) -> Heard:
-        """Return what was told since the last call; never waits.
+        """Return the changes since the last call; never waits.
 
-        ``interfaces`` are those over which routes lead. A change by the socket ``own_port`` is no
-        news. When the kernel had no room for events, everything may have changed.
+        ``interfaces`` are those over which routes lead. A change by the socket ``own_port`` is
+        ignored. When the kernel had no room for events, everything may have changed.
         """
         heard = Heard()
         while True:

@@ -1,7 +1,7 @@
 """The kernel's routes of fastipam's protocol: read, set, deleted, by rtnetlink(7).
 
-Of the machine's other routes nothing is read and nothing is changed: fastipam's have metrics of
-their own, and a route is replaced by its prefix and metric.
+The machine's other routes are neither read nor changed: fastipam's routes have metrics of their
+own, and a route is replaced by its prefix and metric.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def unreachable(prefix: Prefix) -> Route:
 
 
 def is_own(route: Route) -> bool:
-    """Return whether a route is as this module makes them."""
+    """Return whether this module can have made a route."""
     return route in (via(route[:3], route.gateway or 0), unreachable(route[:3])) and (
         route.gateway != 0
     )
@@ -84,8 +84,8 @@ def is_own(route: Route) -> bool:
 class Hop(NamedTuple):
     """How the kernel reaches an address.
 
-    ``interface`` is the number of the one on whose link it is, 0: it is on none. Then ``problem``
-    says why, and ``gateway`` is the router's address if one leads there.
+    ``interface`` is the number of the interface on whose link the address is, or 0. Then
+    ``problem`` says why, and ``gateway`` is the router's address if one leads there.
     """
 
     interface: int = 0
@@ -118,7 +118,7 @@ class Kernel:
         return int(self._link.getsockname()[0])
 
     def reopen(self) -> None:
-        """Begin anew after an OSError: what was asked before is answered to nobody."""
+        """Open a new socket after an OSError; answers to earlier requests are lost."""
         self._link.close()
         self._link = self._open()
 

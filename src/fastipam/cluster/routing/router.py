@@ -29,7 +29,7 @@ _END_S = 2.0  # for a step that is under way
 class Router:
     """Keeps the routes of some networks' blocks. ``nodes`` has this node's name in each.
 
-    Without ``gateways`` only those are set by which packets to nobody are unreachable.
+    Without ``gateways`` only the unreachable routes are set, for addresses that no pod has.
 
     Raises ConfigError when the kernel does not let this process change routes.
     """
@@ -62,7 +62,7 @@ class Router:
         return self._setting.status
 
     def wake(self) -> None:
-        """Look soon whether the blocks or pools are others. For any thread; never waits."""
+        """Check soon whether blocks or pools have changed. For any thread; never waits."""
         if self._is_woken:
             return
         self._is_woken = True

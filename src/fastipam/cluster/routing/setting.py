@@ -1,4 +1,4 @@
-"""Keep the kernel's routes as the blocks want them: what is compared, set and deleted, and when."""
+"""Keep the kernel's routes equal to the routes that the blocks need: compare, set, delete."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Setting:
 
     ``networks`` do not change. Without ``gateways`` no route leads to another node.
 
-    Nothing is set before the blocks of one network were told, and nothing is deleted while one is
-    not reached.
+    No route is set before the blocks of at least one network are known. No route is deleted while
+    the shared store of a network is not reached.
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class Setting:
     # What has happened ----------------------------------------------------------------------
 
     def changed(self) -> None:
-        """Note that the blocks may be others."""
+        """Note that the blocks may have changed."""
         self._has_changed = True
 
     def hear(self, heard: Heard) -> None:
-        """Note what the kernel has told."""
+        """Note the kernel's notifications."""
         now = self._clock()
         if heard.by:
             self._note_other(heard.by, now)

@@ -22,7 +22,7 @@ PROTOCOL = 147
 
 
 def merged(blocks: Iterable[tuple[Prefix, Hop]]) -> Iterator[tuple[Prefix, Hop]]:
-    """Yield the fewest prefixes that lead every block where it leads. O(n log n).
+    """Yield the fewest prefixes that route every block to its target. O(n log n).
 
     Adjacent blocks that lead to the same place are one prefix if they are an aligned run.
     """

@@ -24,7 +24,7 @@ _WATCH_S = 30.0
 
 
 class Following:
-    """Tells :class:`Owners` of the blocks; ``layout`` reads who owns what, within seconds."""
+    """Reports the blocks to :class:`Owners`; ``layout`` reads who owns which block."""
 
     def __init__(
         self,

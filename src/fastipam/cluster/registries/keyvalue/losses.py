@@ -41,18 +41,18 @@ class Losses:
         self._keys = keys
 
     def remember(self) -> None:
-        """Have the engine compare its answers with what this node has heard earlier."""
+        """Have the engine compare its answers with the state that this node knew earlier."""
         if not self._engine.history.revision:
             heard = self._share.heard()
             self._engine.history.expect(heard.identity, heard.revision)
 
     def heard(self, era: str | None) -> Heard:
-        """Return what the node has heard by now, to be noted."""
+        """Return the state of the shared store that the node knows now, to be stored."""
         history = self._engine.history
         return Heard(history.identity, history.revision, era)
 
     def note(self) -> None:
-        """Note how far the shared store has come."""
+        """Note the latest revision of the shared store."""
         history = self._engine.history
         self._share.note_heard(history.identity, history.revision)
 
@@ -70,9 +70,9 @@ class Losses:
         self._share.note_era(self.read_era(deadline))
 
     def hold_back(self, deadline: Deadline) -> None:
-        """Let nobody claim new blocks for a while, because changes were lost.
+        """Stop all nodes from claiming new blocks for a while, because changes were lost.
 
-        Meanwhile every node finds that out, and claims again what it has. Idempotent.
+        Meanwhile every node notices the loss, and claims its blocks again. Idempotent.
         """
         self._engine.history.accept()
         seconds = self._share.settings.session_s + _NOTICED_S
@@ -87,7 +87,7 @@ class Losses:
         )
 
     def nobody_holds_back(self) -> Compare:
-        """Return the condition that new blocks may be claimed."""
+        """Return the transaction's condition under which new blocks may be claimed."""
         return Compare(self._keys.restored, "absent")
 
     def conditions(self, newest: Block | None) -> list[Compare]:

@@ -75,7 +75,7 @@ class Registration:
         return outcome.succeeded
 
     def check_settings(self, deadline: Deadline) -> None:
-        """Raise ClusterRefused unless the cluster's settings are this node's."""
+        """Raise ClusterRefused unless this node's settings equal the cluster's."""
         share = self._share
         stored = self._engine.get(self._keys.settings, deadline_s=deadline.call_s())
         if stored is None:
@@ -118,7 +118,7 @@ class Registration:
         return Compare(self._keys.settings, "value", self._share.settings.text.encode())
 
     def addresses(self) -> tuple[str, ...]:
-        """Return the addresses of this node, those of the settings or the one towards the store."""
+        """Return this node's addresses: from the settings, or the one that reaches the store."""
         return own_addresses(self._share.settings, self._engine.local_addresses)
 
     def _entry(

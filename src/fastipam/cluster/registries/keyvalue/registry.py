@@ -90,7 +90,7 @@ class KeyValueRegistry:
     # This node ------------------------------------------------------------------------------
 
     def remember(self) -> None:
-        """Compare each answer from now on with what this node has heard earlier. Asks nothing."""
+        """Compare each later answer with the state that this node knew earlier. No request."""
         self.losses.remember()
 
     def register(self, member: Member, deadline: Deadline, *, agent: bool, sign: bool) -> bool:
@@ -106,15 +106,15 @@ class KeyValueRegistry:
         return None
 
     def namespace(self, name: str, deadline: Deadline) -> Namespace:  # noqa: ARG002  # no such
-        """Return a namespace that says nothing."""
+        """Return a namespace without annotations."""
         return Namespace({}, {})
 
     def check_settings(self, deadline: Deadline) -> None:
-        """Raise ClusterRefused unless the cluster's settings are this node's."""
+        """Raise ClusterRefused unless this node's settings equal the cluster's."""
         self.registration.check_settings(deadline)
 
     def read_era(self, is_new: bool, deadline: Deadline) -> tuple[str | None, bool]:
-        """Return the era, and whether it is another one than this node knows. One read."""
+        """Return the era, and whether it differs from the one that this node knows. One read."""
         if is_new:
             return None, False
         known = self.share.heard().era
@@ -122,11 +122,11 @@ class KeyValueRegistry:
         return era, era != (known or "")
 
     def heard(self, era: str | None) -> Heard:
-        """Return what this node has heard by now, to be noted."""
+        """Return the state of the shared store that this node knows, to be stored."""
         return self.losses.heard(era)
 
     def owned(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return what the shared store lists for this node. One read."""
+        """Return this node's blocks, as the shared store lists them. One read."""
         listed, _ = self.engine.list(self.keys.owned_by(self.name), deadline_s=deadline.call_s())
         return schema.read_blocks(listed)
 
@@ -155,10 +155,10 @@ class KeyValueRegistry:
     # Lost changes ---------------------------------------------------------------------------
 
     def look(self, deadline: Deadline) -> None:
-        """Do nothing: each answer tells whether changes were lost."""
+        """Do nothing: each answer shows whether changes were lost."""
 
     def hold_back(self, deadline: Deadline) -> None:
-        """Let nobody claim new blocks for a while, because changes were lost."""
+        """Stop all nodes from claiming new blocks for a while, because changes were lost."""
         self.losses.hold_back(deadline)
 
     def learn_history(self, deadline: Deadline) -> None:
@@ -172,7 +172,7 @@ class KeyValueRegistry:
         return self.history.is_lost
 
     def note(self) -> None:
-        """Note in the node's own store how far the shared store has come."""
+        """Store the latest revision of the shared store in the node's own store."""
         self.losses.note()
 
     # Claims ---------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class KeyValueRegistry:
     ) -> Claimed:
         """Claim all of the blocks or none, in one transaction.
 
-        If the shared store does not know the claim of ``newest``, it has lost it.
+        If the shared store does not know the claim of ``newest``, it has lost that change.
         """
         entry = BlockEntry(self.name, member.epoch, claimed_ns)
         conditions, operations = self._claim(member, ids, entry)
@@ -322,7 +322,7 @@ class KeyValueRegistry:
         deadline: Deadline,
         routes: Condition | None = None,
     ) -> None:
-        """Do nothing: etcd has nobody who looks; the agents' metrics say it."""
+        """Do nothing: there is no object in etcd for it; the agents' metrics report it."""
 
     # Need -----------------------------------------------------------------------------------
 
@@ -358,11 +358,11 @@ class KeyValueRegistry:
         return self.engine.get(key, deadline_s=deadline.call_s()) is not None
 
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return what the shared store lists for this node. One read."""
+        """Return this node's blocks, as the shared store lists them. One read."""
         return self.owned(deadline)
 
     def collected(self, ids: Sequence[BlockId], deadline: Deadline) -> None:
-        """Do nothing: who answered the mark has deleted it."""
+        """Do nothing: the node that answered the mark has deleted it."""
 
     def hand_over(
         self,
@@ -442,7 +442,7 @@ class KeyValueRegistry:
         is_over: Callable[[], bool],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Tell of the owners of all blocks; the entries of the nodes have their addresses."""
+        """Report the owners of all blocks; the nodes' entries have their addresses."""
         from fastipam.cluster.registries.keyvalue.following import Following
 
         Following(self.share, self.engine, self.keys, self.layout, owners).run(is_over, sleep)
@@ -506,7 +506,7 @@ class KeyValueRegistry:
         return found
 
     def layout(self, deadline_s: float) -> Layout:
-        """Return who owns what, and where. Two readings; the first one's revision."""
+        """Return who owns which block, and the nodes' addresses. Two readings."""
         nodes, revision = self.engine.list(self.keys.nodes, deadline_s=deadline_s)
         addresses = {
             schema.name_of(one.key): NodeEntry.read(one.key, one.value).addresses for one in nodes

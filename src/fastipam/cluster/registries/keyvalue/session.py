@@ -1,4 +1,4 @@
-"""A node's session: the one that its sign of life is tied to, whichever process keeps it.
+"""A node's session, to which its sign of life is tied, whichever process renews it.
 
 A node has one session. The sign of life in the shared store names it, so that another process of
 the same store (a second agent, an ADD that runs directly) keeps that session and opens no other.
@@ -58,7 +58,7 @@ class Session:
         self._spare = (0, 0.0, 0)
 
     def spare(self, deadline: Deadline) -> int:
-        """Return a session to tie: a new one, or that of an attempt that failed just now."""
+        """Return a session that is not tied yet: a new one, or the one of a failed attempt."""
         if self._clock() >= self._spare[1]:
             began_ns = boottime_ns()
             seconds = self._share.settings.session_s

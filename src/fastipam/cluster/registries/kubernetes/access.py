@@ -1,4 +1,4 @@
-"""Where the Kubernetes API is, whom to trust as its server, and what to prove oneself with.
+"""Access to the Kubernetes API: its servers, the certificates to trust, the credentials.
 
 In a pod: the environment names the server, and the files of the service account, which the kubelet
 renews while the pod runs, hold the token and the authority. ``kubeconfig.py`` reads the file that
@@ -29,7 +29,7 @@ _Stamp = tuple[int, int, int]
 
 
 class Memory:
-    """Texts that OpenSSL takes from files only, under paths that this process alone can open."""
+    """Texts for OpenSSL, which reads files only, under paths that only this process can open."""
 
     def __init__(self) -> None:
         self._open: list[int] = []
@@ -51,9 +51,9 @@ class Access:
     """The servers of one API, and the credentials for it. Safe to use from several threads.
 
     ``token_file``, ``ca``, ``cert`` and ``key`` are read again when they have changed; ``memory``
-    holds those that are no files. One that cannot be read any more leaves in force what was read
-    before. ``ca`` empty: the authorities of the system. ``base`` stands before every path.
-    ``namespace`` is where this process lives, or the default.
+    holds those that are no files. If a file cannot be read any more, its last content stays in use.
+    ``ca`` empty: the authorities of the system. ``base`` stands before every path. ``namespace`` is
+    where this process lives, or the default.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Access:
             self._token_stamp = None
 
     def tls(self) -> TlsFiles | None:
-        """Return what a new connection trusts and shows, None when no server speaks TLS.
+        """Return the certificates and keys for a new connection, None when no server speaks TLS.
 
         One stat a file. Raises ConfigError for files that could never be used.
         """
@@ -134,7 +134,7 @@ class Access:
 
     @property
     def trust(self) -> str:
-        """What to look at when the server's certificate is not trusted, in words."""
+        """A hint for the error that the server's certificate is not trusted."""
         return f"check the authority in {self.ca}" if self.ca else "the system's authorities"
 
     def _read_token(self) -> None:

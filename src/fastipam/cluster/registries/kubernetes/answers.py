@@ -26,7 +26,7 @@ MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, Recurs
 
 
 class Refused(EngineError):
-    """The API says no, and nothing was changed; ``reason`` is the Status's own word."""
+    """The API refuses, and nothing was changed; ``reason`` is the reason in its Status."""
 
     reason = ""
 
@@ -48,7 +48,7 @@ class Invalid(Refused):
 
 
 class Behind(EngineTimeout):
-    """No server has come to the version that a list should have at least."""
+    """No server has reached the version that a list must have at least."""
 
 
 class Retry(Exception):
@@ -65,7 +65,7 @@ class Unauthorized(Exception):
 
 
 class Untrusted(Exception):
-    """One server, or this client at that server, is refused before it is asked: another may do."""
+    """A certificate was refused before the request was sent: another server may work."""
 
     def __init__(self, denied: EngineDenied) -> None:
         super().__init__(str(denied))
@@ -73,7 +73,7 @@ class Untrusted(Exception):
 
 
 def failure(status: int, headers: dict[str, str], raw: bytes, where: str, call: Call) -> Exception:
-    """Return the exception for an answer that does not say yes."""
+    """Return the exception for an answer that is not a success."""
     found = _status(raw)
     message = str(found.get("message") or shown(raw))
     text = f"{where}: {message} ({status})"

@@ -1,4 +1,4 @@
-"""The Kubernetes API as one node uses it: what all parts of its registry share."""
+"""The Kubernetes API as one node uses it: the shared part of its registry's modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The request of a node that needs blocks, on the Kubernetes API, and what comes of it."""
+"""The request of a node that needs blocks, on the Kubernetes API, and the answers to it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ANSWER_S = 2.0  # between two looks at the own request, while no event tells of
 
 
 class Asking:
-    """The own request. ``awaits``: an answer to it, or what that promises, may still come."""
+    """The own request. ``awaits``: an answer, or the blocks of one, may still come."""
 
     def __init__(self, api: Api, losses: Losses, entry: Entry, blocks: Blocks) -> None:
         self._api = api
@@ -111,7 +111,7 @@ class Asking:
     def unask(self, deadline: Deadline) -> None:
         """Delete the request of this node, if nobody has answered it. Idempotent.
 
-        If somebody has, :meth:`granted` waits for what he gives, and deletes it then.
+        If a node has answered, :meth:`granted` waits for its blocks, and deletes the request then.
         """
         if not self.awaits and not self._request_uid:
             return
@@ -125,7 +125,7 @@ class Asking:
         self._request_uid = ""
 
     def is_asked(self, deadline: Deadline) -> bool:
-        """Return whether the request waits for an answer, or for what it promises. One read."""
+        """Return whether the request waits for an answer, or for its blocks. One read."""
         found = self._api.get(objects.REQUESTS, self._api.name, deadline)
         if found is None:
             return False
@@ -137,8 +137,8 @@ class Asking:
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
         """Return the blocks that the answer to the own request names, stamped (I7).
 
-        Asks nothing while no watch tells of an answer; every two seconds it looks itself. From the
-        answer on it looks at each call, for two seconds, until all blocks have come.
+        It reads nothing while no watch reports an answer, except once every two seconds. After the
+        answer it reads at each call, for two seconds, until all blocks have come.
         """
         now = self._api.clock()
         if not self.awaits or (not self._has_answer and now < self._ask_at):
@@ -182,7 +182,7 @@ class Asking:
         self.awaits = self._has_answer = True
 
     def collected(self, deadline: Deadline) -> None:
-        """Delete the request when all that its answer names has come, or will not come."""
+        """Delete the request when all blocks of its answer have come, or will not come."""
         if not self._is_complete:
             return
         found, self._told = self._told, None
@@ -192,7 +192,7 @@ class Asking:
             self.awaits = self._has_answer = self._is_complete = False
 
     def read_request(self, found: dict[str, Any]) -> Request | None:
-        """Return a request that waits for an answer; note when the own one has it."""
+        """Return a request that waits for an answer; note when the own one has got its answer."""
         if objects.answered_by(found):
             if objects.name_of(found) == self._api.name:
                 self._told = found

@@ -39,7 +39,7 @@ class _NotInForce(NoBlock):
 
 
 class Blocks:
-    """What a node does with block objects. ``counts`` says what it has done."""
+    """A node's operations on block objects; ``counts`` counts them."""
 
     def __init__(self, api: Api, losses: Losses, entry: Entry, pools: Pools) -> None:
         self._api = api
@@ -49,7 +49,7 @@ class Blocks:
         self.counts = Counts()
 
     def owned(self, member: Member, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return what is this node's, each stamped with its present epoch (I7). One list.
+        """Return this node's blocks, each stamped with its current epoch (I7). One list.
 
         One write for each block that another epoch of the node has left, and one read after them
         all: what is there counts only if the node was not removed since (I6).
@@ -100,7 +100,7 @@ class Blocks:
                     )
 
     def look(self, deadline: Deadline) -> None:
-        """Look at the own objects if that is due; what another has changed was lost.
+        """Compare the own objects if that is due; one that somebody else has changed was lost.
 
         One read of each block and of the entry; one list instead of many reads.
         """
@@ -183,7 +183,7 @@ class Blocks:
     ) -> Claimed:
         """Create the objects of the blocks, then read the own entry (I6). One write a block.
 
-        What other nodes have is left out: a part of a run may be won.
+        Blocks that other nodes own are left out: the claim may succeed for a part of a run.
         """
         self.look(deadline)
         if self._losses.suspect_at:  # no watch goes on yet: all blocks are to be compared

@@ -1,4 +1,4 @@
-"""A client of the Kubernetes API that tells what an answer means for the caller.
+"""A client of the Kubernetes API that turns answers into results and exceptions.
 
 Every call takes ``deadline_s`` and returns or raises within that many seconds. The errors are those
 of ``cluster/engine.py``, by what has become of a change::
@@ -106,7 +106,7 @@ class _Round:
 
     @property
     def is_final(self) -> bool:
-        """Whether no server can be trusted, or none trusts this client: waiting mends nothing."""
+        """Whether no server is trusted, or none trusts this client: waiting does not help."""
         return self._denied is not None and not self._others
 
     @property
@@ -115,7 +115,7 @@ class _Round:
         return min(self.waits, default=0.0)
 
     def error(self) -> EngineError:
-        """Return what to tell the caller: nothing was changed."""
+        """Return the error for the caller, which says that nothing was changed."""
         if self._denied:
             return self._denied
         if self._is_behind:
@@ -164,7 +164,7 @@ class Client:
     ) -> dict[str, Any] | None:
         """Return the object as it is now, None when there is none. Linearizable; one request.
 
-        ``from_cache``: what the server has in memory, which may be a little older.
+        ``from_cache``: read it from the server's cache, which may be a little older.
         """
         path = kind.path(name) + ("?resourceVersion=0" if from_cache else "")
         try:

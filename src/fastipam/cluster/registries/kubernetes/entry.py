@@ -1,4 +1,4 @@
-"""A node's entry on the Kubernetes API: which incarnation of it is there, in which epoch."""
+"""A node's entry on the Kubernetes API: its current incarnation and epoch."""
 
 from __future__ import annotations
 
@@ -144,9 +144,10 @@ class Entry:
     def hold(self, deadline: Deadline) -> None:
         """Take the Lease, with fencing, and name it in the own entry.
 
-        Who ends a node reads its entry, ends its Lease, and then writes the tombstone by the
-        version of the entry. A Lease that was made anew between these two steps protects the node
-        only because its entry has another version by then. Raises ClusterRefused, NoBlock.
+        To remove a node, the controller reads its entry, ends its Lease, and then writes the
+        tombstone by the version of the entry. A Lease that was made anew between these two steps
+        protects the node only because its entry has another version by then. Raises ClusterRefused,
+        NoBlock.
         """
         if self.lease is None:
             return

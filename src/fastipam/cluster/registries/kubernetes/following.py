@@ -39,7 +39,7 @@ class Following:
         self._read = read
 
     def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
-        """Tell of the requests of other nodes. One long connection; raises nothing."""
+        """Report the requests of other nodes. One long connection; raises nothing."""
 
         def see(kind: str, found: dict[str, Any]) -> None:
             request = None if kind == "DELETED" else self._read(found)
@@ -51,7 +51,7 @@ class Following:
         self._follow(objects.REQUESTS, see, is_over)
 
     def follow_blocks(self, owners: Owners, is_over: Callable[[], bool]) -> None:
-        """Tell of all blocks, which say themselves how their owners are reached.
+        """Report all blocks; each block object has the address of its owner.
 
         One long connection; raises nothing. Memory: 200 bytes a block, beside what ``owners`` has.
         """
@@ -76,7 +76,7 @@ class Following:
         )
 
     def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:
-        """Return what another thread has to run: the following of the pools."""
+        """Return the function for another thread: it follows the pools."""
         known: dict[str, dict[str, Any]] = {}
         is_whole = False
 

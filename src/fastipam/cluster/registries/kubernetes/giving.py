@@ -27,7 +27,7 @@ MOST_GIVEN = 32  # blocks that one request is answered with: one write each
 
 
 class Giving:
-    """What a node gives to others."""
+    """The blocks that a node gives to others."""
 
     __slots__ = ("_api", "_blocks")
 
@@ -40,8 +40,8 @@ class Giving:
     ) -> bool:
         """Answer a request, then give it the blocks, one write each.
 
-        The answer moves no block. Until the first write to one it can be taken for a definite no
-        (I4); from there on each write is repeated until its outcome is known.
+        The answer moves no block. Until the first write to a block, a failure counts as a definite
+        no (I4); from there on each write is repeated until its outcome is known.
         """
         places = [self._api.place(block.family, block.base) for block in blocks]
         if None in places or not self._answer(request, places, deadline):

@@ -4,8 +4,8 @@ A kubeconfig is YAML. fastipam needs no YAML, and depends on no reader of it: a 
 which is YAML too, is read as it is; for another one PyYAML is used if it is installed, and if not,
 the error says how kubectl writes the same file as JSON.
 
-What is not understood and would change who is asked or as whom (a proxy, impersonation, a password)
-is refused, never ignored.
+A field that fastipam does not support, and that would change the server or the user (a proxy,
+impersonation, a password), is refused, never ignored.
 """
 
 from __future__ import annotations

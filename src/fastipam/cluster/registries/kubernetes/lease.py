@@ -1,9 +1,10 @@
 """The sign of life of a node with fencing: a Lease of coordination.k8s.io.
 
-Nothing expires a Lease. Who wants a node ended has seen its Lease unchanged for longer than the
-lease lasts, on his own clock, and then deletes it by its version: that succeeds only if the node
-has not renewed it. No clocks of two machines are compared (docs/cluster.md, "Fencing"). That is the
-controller for a node that is gone, and the node itself for a Lease of a store that it has lost.
+Nothing expires a Lease. To end a node, a process waits until the Lease was unchanged for longer
+than its duration, on the process's own clock, and then deletes it by its version: that succeeds
+only if the node has not renewed it. No clocks of two machines are compared (docs/cluster.md,
+"Fencing"). That is the controller for a node that is gone, and the node itself for a Lease of a
+store that it has lost.
 """
 
 from __future__ import annotations

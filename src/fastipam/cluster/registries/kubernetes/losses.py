@@ -1,4 +1,4 @@
-"""Changes that the cluster's store has lost, as a node notices them: its etcd was put back.
+"""How a node notices that the cluster's store has lost changes: its etcd was restored.
 
 A version that goes back or leaps, or an own object that is not as it was last written: then all
 blocks are compared before another one is claimed. A history that was cut off is a reason to look at
@@ -30,7 +30,7 @@ _LEAP = 1 << 28
 
 
 class Losses:
-    """What a node has heard of the cluster's store, and whether a part of that was lost."""
+    """The state of the cluster's store that a node knows, and whether some of it was lost."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -43,13 +43,13 @@ class Losses:
         self.followers: dict[Follower, str] = {}  # and their versions when a loss was accepted
 
     def remember(self) -> None:
-        """Compare each answer from now on with what this node has heard earlier. Asks nothing."""
+        """Compare each later answer with the state that this node knew earlier. No request."""
         if not self.history.revision and not self.begins_anew:
             heard = self._api.share.heard()
             self.history.expect(heard.identity, heard.revision)
 
     def heard(self, era: str | None) -> Heard:
-        """Return what this node has heard by now, to be noted."""
+        """Return the state of the shared store that this node knows, to be stored."""
         return Heard(self.history.identity, self.history.revision, era)
 
     @property
@@ -70,11 +70,11 @@ class Losses:
         self.history.accept()
 
     def note(self) -> None:
-        """Note in the node's own store how far the API's store has come."""
+        """Store the latest version of the API's store in the node's own store."""
         self._api.share.note_heard(self.history.identity, self.history.revision)
 
     def suspect(self, why: str) -> None:
-        """Have the own objects looked at soon, and before a block is claimed. For any thread.
+        """Have the own objects compared soon, and before a block is claimed. For any thread.
 
         All nodes suspect in the same instant, when the API server has started anew. So they look
         when a watch goes on (:meth:`resynced`), which each does after a random pause.
@@ -84,17 +84,17 @@ class Losses:
             self.suspect_at = self._api.clock() + 2 * SPREAD_S
 
     def resynced(self) -> None:
-        """Note that a watch knows the present state again. For any thread."""
+        """Note that a watch has read the current state again. For any thread."""
         if self.suspect_at:
             self.suspect_at = min(self.suspect_at, self._api.clock())
 
     @property
     def is_look_due(self) -> bool:
-        """Whether the own objects are to be looked at now."""
+        """Whether the own objects must be compared now."""
         return bool(self.suspect_at) and self._api.clock() >= self.suspect_at
 
     def looked(self, *, is_as_known: bool) -> None:
-        """Note what a look at the own objects has shown. Raises nothing."""
+        """Note the result of comparing the own objects. Raises nothing."""
         newest = max(
             (int(one.version) for one in self.followers if one.version.isdigit()), default=0
         )
@@ -108,7 +108,7 @@ class Losses:
             self.notice()
 
     def notice(self) -> None:
-        """Take what is suspected for lost. Raises nothing."""
+        """Treat suspected changes as lost. Raises nothing."""
         self.suspect_at = 0.0
         with suppress(EngineError):
             self.history.lose(self.suspicion)
@@ -151,7 +151,7 @@ class Losses:
             self._hear_version(int(version))
 
     def hear_followers(self) -> None:
-        """Note how far the watches have come: what is answered from now on is later."""
+        """Note the watches' version: answers from now on must not be older."""
         for one, before in list(self.followers.items()):
             if one.version != before and one.version.isdigit():
                 self.history.revision = max(self.history.revision, int(one.version))

@@ -241,7 +241,7 @@ def stamp(seconds: float) -> str:
 
 
 def read_stamp(text: object) -> float | None:
-    """Return a time as seconds since 1970, None when it is none."""
+    """Return a time as seconds since 1970, None when the text is not a time."""
     from calendar import timegm  # only the controller reads one
 
     try:
@@ -293,7 +293,7 @@ def condition(kind: str, told: Condition, since: str) -> dict[str, Any]:
 
 
 def read_uses(found: dict[str, Any]) -> tuple[tuple[str, int, int], ...]:
-    """Return what a node's status says: pool, used and free addresses. Nothing if it is odd."""
+    """Return pool, used and free addresses from a node's status; nothing if it is malformed."""
     try:
         listed = (found.get("status") or {}).get("pools") or ()
         return tuple((str(one["name"]), int(one["used"]), int(one["free"])) for one in listed)
@@ -319,7 +319,7 @@ def request(name: str, mark: Mark, cidrs: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def as_told(told: Request) -> dict[str, Any]:
-    """Return the head of a request that was read, to replace its status."""
+    """Return the metadata of a request that was read, to replace its status."""
     made = _object("AddressRequest", told.needy, told.revision)
     made["metadata"]["uid"] = told.uid
     return made

@@ -1,4 +1,4 @@
-"""What an operator asks of the Kubernetes API: every node, every block, the end of a node."""
+"""An operator's view of the Kubernetes API: every node, every block, removal of a node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WATCH_S = 300.0
 
 
 class Overview:
-    """The half of a registry that speaks of all nodes."""
+    """The part of a registry that concerns all nodes."""
 
     alive_text = "its Node object is Ready"
     alive_hint = (
@@ -65,7 +65,7 @@ class Overview:
         ]
 
     def layout(self, deadline_s: float) -> Layout:
-        """Return who owns what, and where: the blocks say it themselves. One list."""
+        """Return who owns which block, and the owners' addresses. One list."""
         listed, version = self._api.client.list(objects.BLOCKS, deadline_s=deadline_s)
         blocks = dict(objects.read_block(one) for one in listed)
         addresses: dict[str, list[str]] = {}

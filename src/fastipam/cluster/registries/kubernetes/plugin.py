@@ -94,11 +94,11 @@ class Plugin:
         self._cluster = cluster if reader.flag(holder, "provideClusterInfo", path) else None
 
     def run(self, until: float) -> Credential:
-        """Run the program; return what it prints. Its errors go where this process's go.
+        """Run the program; return its output. It uses this process's standard error.
 
-        ``until``, as ``time.monotonic()``, or a minute: then it is killed, with what it started.
-        Raises ConfigError when it cannot be started, EngineUnavailable when it takes too long, and
-        EngineDenied when it fails or prints no credential.
+        At ``until`` (``time.monotonic()``; default: after a minute) it is killed, with its child
+        processes. Raises ConfigError when it cannot be started, EngineUnavailable when it takes too
+        long, and EngineDenied when it fails or prints no credential.
         """
         until = min(until, time.monotonic() + LONGEST_S)
         spec: dict[str, Any] = {"interactive": self._is_interactive}
@@ -227,6 +227,6 @@ class PluginAccess(Access):
             return f"Bearer {found.token}" if found.token else ""
 
     def renew(self) -> None:
-        """Have the plugin run again: the server has refused what it gave."""
+        """Have the plugin run again: the server has refused its credential."""
         with self._run_lock:
             self._credential = None

@@ -1,4 +1,4 @@
-"""The pools in force, as a node has read them from the Kubernetes API, and whether they are still.
+"""The pools in force, as a node has read them from the Kubernetes API.
 
 A block is used for good only if its pool was in force when its object had been written (I9): a
 watch may be late, and a pool may be deleted and made again with blocks of another size meanwhile.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Pools:
-    """What a node knows of the pools: from a follower, or from the last list."""
+    """The pools that a node knows, from a follower or from the last list."""
 
     def __init__(self, api: Api) -> None:
         self.follower: Follower | None = None
@@ -33,7 +33,7 @@ class Pools:
         self._listed_at = -math.inf  # when the list was asked for
 
     def told(self, found: Iterable[dict[str, Any]]) -> None:
-        """Take what the follower knows. For any thread."""
+        """Take over the follower's pools. For any thread."""
         self._followed = _read(found)
 
     def in_force(self, deadline: Deadline) -> list[AddressPool]:
@@ -43,8 +43,8 @@ class Pools:
     def have(self, cidrs: Iterable[str], deadline: Deadline, *, deleting: bool = False) -> bool:
         """Return whether blocks that were written are blocks of pools that are in force (I9).
 
-        ``deleting``: or of pools that are being deleted. No request while the pools were read less
-        than ``POOLS_FRESH_S`` ago, else one list.
+        With ``deleting``, pools that are being deleted count as well. It sends no request if the
+        pools were read less than ``POOLS_FRESH_S`` ago, else one list.
         """
         since = self._api.clock() - objects.POOLS_FRESH_S
         follower = self.follower

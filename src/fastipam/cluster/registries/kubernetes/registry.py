@@ -89,19 +89,19 @@ class KubernetesRegistry(Overview):
     # This node --------------------------------------------------------------------------------
 
     def remember(self) -> None:
-        """Compare each answer from now on with what this node has heard earlier. Asks nothing."""
+        """Compare each later answer with the state that this node knew earlier. No request."""
         self._losses.remember()
 
     def read_era(self, is_new: bool, deadline: Deadline) -> tuple[str | None, bool]:  # noqa: ARG002
-        """Return nothing: an object that another has changed tells a loss."""
+        """Return nothing: a changed own object shows a loss."""
         return None, False
 
     def heard(self, era: str | None) -> Heard:
-        """Return what this node has heard by now, to be noted."""
+        """Return the state of the shared store that this node knows, to be stored."""
         return self._losses.heard(era)
 
     def addresses(self) -> tuple[str, ...]:
-        """Return the addresses of this node: those of the settings, or the one towards the API."""
+        """Return this node's addresses: from the settings, or the one that reaches the API."""
         return self.api.addresses()
 
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:
@@ -109,7 +109,7 @@ class KubernetesRegistry(Overview):
         return self._selection.for_node(self._pools.in_force(deadline), deadline)
 
     def namespace(self, name: str, deadline: Deadline) -> Namespace:
-        """Return what a namespace says of itself, from the server's cache. One read."""
+        """Return the labels and annotations of a namespace, from the server's cache. One read."""
         return self._selection.namespace(name, deadline)
 
     def check_settings(self, deadline: Deadline) -> None:
@@ -124,7 +124,7 @@ class KubernetesRegistry(Overview):
         return is_new
 
     def owned(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return what is this node's, each stamped with its present epoch (I7). One list."""
+        """Return this node's blocks, each stamped with its current epoch (I7). One list."""
         member = self._entry.member()
         found = self._blocks.owned(member, deadline)
         self._asking.look_for_an_earlier(member.mark)
@@ -171,7 +171,7 @@ class KubernetesRegistry(Overview):
         """Do nothing: there is no era."""
 
     def note(self) -> None:
-        """Note in the node's own store how far the API's store has come."""
+        """Store the latest version of the API's store in the node's own store."""
         self._losses.note()
 
     # Blocks -----------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ class KubernetesRegistry(Overview):
 
     @property
     def awaits(self) -> bool:
-        """Whether an answer to the own request, or what that promises, may still come."""
+        """Whether an answer to the own request, or the blocks of an answer, may still come."""
         return self._asking.awaits
 
     def unask(self, deadline: Deadline) -> None:
@@ -239,7 +239,7 @@ class KubernetesRegistry(Overview):
         self._asking.unask(deadline)
 
     def is_asked(self, deadline: Deadline) -> bool:
-        """Return whether the request waits for an answer, or for what it promises. One read."""
+        """Return whether the request waits for an answer, or for its blocks. One read."""
         return self._asking.is_asked(deadline)
 
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
@@ -251,7 +251,7 @@ class KubernetesRegistry(Overview):
         self._asking.look_for_an_answer()
 
     def collected(self, ids: Sequence[BlockId], deadline: Deadline) -> None:  # noqa: ARG002
-        """Delete the request when all that its answer names has come, or will not come."""
+        """Delete the request when all blocks of its answer have come, or will not come."""
         self._asking.collected(deadline)
 
     def hand_over(
@@ -261,7 +261,7 @@ class KubernetesRegistry(Overview):
         return self._giving.hand_over(request, blocks, claimed_ns, deadline)
 
     def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
-        """Tell of the requests of other nodes. One long connection; raises nothing."""
+        """Report the requests of other nodes. One long connection; raises nothing."""
         self._following.follow_requests(requests, is_over)
 
     def follow_blocks(self, owners: Owners, is_over: Callable[[], bool]) -> None:
@@ -269,11 +269,11 @@ class KubernetesRegistry(Overview):
         self._following.follow_blocks(owners, is_over)
 
     def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:
-        """Return what another thread has to run: the following of the pools."""
+        """Return the function for another thread: it follows the pools."""
         return self._following.threads(wake)
 
     def read_request(self, found: dict[str, Any]) -> Request | None:
-        """Return a request that waits for an answer; note when the own one has it."""
+        """Return a request that waits for an answer; note when the own one has got its answer."""
         return self._asking.read_request(found)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The end of a node on the Kubernetes API: the tombstone first, then what the node has left (I5).
+"""The removal of a node on the Kubernetes API: first the tombstone, then its blocks (I5).
 
 A tombstone is the node's entry without an incarnation, in a later epoch. Its blocks and its request
 are deleted only under one, by their versions, and only those of that epoch or an earlier one: what

@@ -1,4 +1,4 @@
-"""What is used of a node's blocks, written into its entry's status for people."""
+"""Report the use of a node's blocks in the status of its entry, for people."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REPORT_CALL_S = 1.0  # the keeper has more urgent things to do
 
 
 class Report:
-    """What was reported last, and when the next report is due."""
+    """The last report, and when the next one is due."""
 
     def __init__(self, api: Api) -> None:
         self._api = api

@@ -1,4 +1,4 @@
-"""What the selectors of pools select: this node, by the labels of its Node object; namespaces.
+"""The selectors of pools: which of them match this node's Node object, or a namespace.
 
 Neither is watched: a Node object changes every few minutes, and there may be many namespaces.
 """
@@ -49,7 +49,7 @@ class Selection:
         return [one.for_node(self._labels) for one in pools]
 
     def namespace(self, name: str, deadline: Deadline) -> Namespace:
-        """Return what a namespace says of itself, from the server's cache. One read.
+        """Return the labels and annotations of a namespace, from the server's cache. One read.
 
         One that is not there says nothing.
         """

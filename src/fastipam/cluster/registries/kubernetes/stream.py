@@ -1,4 +1,4 @@
-"""A watch as the Kubernetes API sends it: one event a line, for as long as it lasts."""
+"""A watch as the Kubernetes API sends it: one event per line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Watch:
         raise StopIteration
 
     def wait(self, seconds: float) -> tuple[str, dict[str, Any]] | None:
-        """Return the next event, None after so many seconds or when it ``is_over``.
+        """Return the next event, None after these seconds or when it ``is_over``.
 
         Raises Compacted; EngineUnavailable when the connection broke or the server is in trouble.
         An error ends the watch.
