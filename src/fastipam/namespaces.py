@@ -25,12 +25,13 @@ _FIRST_INODE = 0xEFFFFFF0
 
 
 class Netns:
-    """A network namespace as a lease records it; what is not known is empty or 0.
+    """A network namespace as a lease records it; unknown fields are empty or 0.
 
-    ``path`` leads to its file and ``inode`` is that file's. The kernel reuses inodes: ``born_ns``,
-    when the file was made, tells two namespaces with one inode apart. ``mount_ns`` is the inode of
-    the mount namespace in which ``path`` is a path. Without an inode nothing can tell that the
-    namespace has ended: :meth:`of` looks at it. Raises ConfigError with the field.
+    ``path`` is the path of its file, ``inode`` the inode of that file, and ``born_ns`` the time
+    when the file was made: the kernel reuses inodes, and the time tells two namespaces with the
+    same inode apart. ``mount_ns`` is the inode of the mount namespace in which ``path`` is valid.
+    Without an inode it is impossible to notice that the namespace has ended; :meth:`of` reads the
+    inode. Raises ConfigError with the field.
     """
 
     __slots__ = ("born_ns", "inode", "mount_ns", "path")

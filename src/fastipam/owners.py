@@ -1,4 +1,4 @@
-"""Who has an address, as a library's caller says it: owners and pods, checked as they come in."""
+"""The owner of an address in the library's API: owners and pods, checked when they are made."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Owner(tuple[str, str]):
 class Pod(tuple[str, str, str]):
     """A pod of Kubernetes as a lease records it: namespace, name and UID; a value.
 
-    The UID may be empty. Raises ConfigError for what is no text, or empty.
+    The UID may be empty. Raises ConfigError for a value that is not a text, or is empty.
     """
 
     __slots__ = ()
@@ -125,7 +125,7 @@ def check_ifname(ifname: object) -> None:
 
 
 def fault_of(ifname: object) -> str:
-    """Return why this is no name of an interface, or an empty text."""
+    """Return why this is not a valid name of an interface, or an empty text."""
     if not isinstance(ifname, str):
         return f"{shown(ifname)} is not a string"
     if ifname.isalnum() and ifname.isascii() and len(ifname) <= LONGEST_IFNAME:

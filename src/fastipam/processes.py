@@ -328,9 +328,9 @@ def _inode(path: str) -> int:
 
 
 class Searches:
-    """Shares one search a second among all who ask; safe to use from several threads.
+    """Runs at most one search per second for all callers; safe to use from several threads.
 
-    Who asks while a search runs waits for it, and gets its result.
+    A caller during a search waits for it, and gets its result.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a plugin of somebody else answers: the result of an ADD, and the error object."""
+"""The answers of a plugin that embeds fastipam: the result of an ADD, and the error object."""
 
 from __future__ import annotations
 

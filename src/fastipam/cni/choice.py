@@ -1,8 +1,9 @@
 """Which pools an ADD gets its addresses from, in a cluster whose pools are AddressPools.
 
-What is there first counts: the pod's annotation, that of its namespace, ``ipam.pool``; else all
-pools that need not be named, by priority. Filters always apply, also to pools that are named, and
-a refusal says which filter refused which pool. Imported when one of these makes a difference.
+The first of these that exists decides: the pod's annotation, its namespace's annotation,
+``ipam.pool``. Without any, all pools that need not be named serve, by priority. Filters always
+apply, also to pools that are named, and a refusal says which filter refused which pool. Imported
+when one of these makes a difference.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _SEE = "kubectl get addresspools shows them"
 
 
 class Selection:
-    """What an ADD has chosen: ``lines`` of pools. ``permitted`` may serve an address by name.
+    """The pools that an ADD has chosen: ``lines``. ``permitted`` may serve a requested address.
 
     ``is_settled``: it does not depend on which pools have a free block.
     """
@@ -54,7 +55,7 @@ class Selection:
         self._made: tuple[Network, Chosen] | None = None
 
     def within(self, services: Services, store: Store, network: str) -> Selection:
-        """Return the same with what is within reach now: no pool before one with a free block."""
+        """Return the same choice without the pools that are used up now."""
         if self.is_settled:
             return self
         reach = services.within_reach(store, network, self._settings, self.lines)
@@ -63,9 +64,9 @@ class Selection:
         return Selection(self._settings, self.lines, self.permitted, reach)
 
     def narrow(self, network: Network, addresses: Sequence[tuple[int, int]]) -> Chosen:
-        """Return the network with addresses of the chosen pools only.
+        """Return the network, limited to the addresses of the chosen pools.
 
-        And of any pool for a family of which an address is requested.
+        For a family in which an address is requested, all pools stay.
         """
         made = self._made
         if made is not None and made[0] is network and not addresses:
@@ -107,7 +108,7 @@ class Chooser:
         self.read: Namespace | None = None
 
     def select(self, addresses: Sequence[tuple[int, int]] = ()) -> Selection | None:
-        """Return what is chosen; None: any address of each family.
+        """Return the chosen pools; None: any address of each family.
 
         ``addresses`` are requested. Raises ConfigError, or NoBlock where nothing was named, with
         what refused each pool.

@@ -1,8 +1,7 @@
-"""What ADDs of one configuration have chosen, kept while the cluster's pools are the same.
+"""The choices of one configuration's ADDs, kept while the cluster's pools are the same.
 
 The pods of a node choose in a few ways, and what a choice leads to depends on the pools, on the
-pod's annotations and on its namespace alone. Imported when it depends on the pod which pools give
-it an address.
+pod's annotations and on its namespace alone. Imported when the pools of an ADD depend on the pod.
 """
 
 from __future__ import annotations

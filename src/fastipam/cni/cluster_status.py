@@ -1,4 +1,4 @@
-"""STATUS of a network in cluster mode: what is known now, without waiting for the cluster.
+"""STATUS of a network in cluster mode, from what is known without asking the cluster.
 
 Imported for STATUS alone.
 """

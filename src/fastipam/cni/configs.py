@@ -1,4 +1,4 @@
-"""Read a runtime's directory of network configurations, and what each plugin is sent."""
+"""Read a runtime's directory of network configurations, and the input of each plugin."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_read(path: Path) -> bool:
 
 
 def with_ipam(path: Path) -> list[dict[str, Any]]:
-    """Return what the plugins of a file with an ``ipam`` section are sent, keys folded.
+    """Return the inputs of a file's plugins that have an ``ipam`` section, keys case-folded.
 
     Raises OSError and ConfigError.
     """

@@ -1,4 +1,4 @@
-"""Check a network configuration list before it is written: whether a runtime and an ADD take it."""
+"""Check a network configuration list before it is written: whether runtime and ADD accept it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def require_list(path: str, field: str) -> None:
 
 
 def completed(path: str, families: Iterable[int], mtu: int | None) -> bytes:
-    """Return what a template becomes on a node.
+    """Return a template, completed for a node.
 
     Raises ConfigError for what an ADD would refuse, OSError.
     """

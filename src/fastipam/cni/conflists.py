@@ -1,4 +1,4 @@
-"""The network configuration lists that fastipam makes, and what of a list a node has to add."""
+"""The network configuration lists that fastipam makes, and the keys that a node adds."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _ADDED = {
 
 
 class Standing(NamedTuple):
-    """How a list that an agent writes stands: one of STATES, and the reason.
+    """The state of a list that an agent writes: one of STATES, and the reason.
 
-    ``before`` are the configurations that a runtime reads first; ``failures`` counts how often it
-    was tried in vain.
+    ``before`` are the configurations that a runtime reads first; ``failures`` counts the failed
+    attempts to write it.
     """
 
     state: str = WAITING
@@ -90,7 +90,7 @@ def encode(document: dict[str, Any]) -> bytes:
 
 
 def complete(content: bytes, path: str, families: Iterable[int], mtu: int | None) -> bytes:
-    """Return a list with what differs from node to node, and from pool to pool.
+    """Return a list completed with the keys that depend on the node and its pools.
 
     A plugin ptp or bridge gets the key ``mtu``, and its ipam section, if it is fastipam's, a
     default route for each family. A key that is there stays; so does the text, when all are there.
@@ -120,8 +120,8 @@ def _routes(families: Iterable[int]) -> list[dict[str, str]]:
 def sorted_before(target: Path) -> list[Path]:
     """Return the other configurations that a runtime reads before a file, or instead of it.
 
-    A runtime makes the first one its default network. One of Multus does not count: it is meant to
-    be the first, and calls the next. Raises OSError.
+    A runtime makes the first one its default network. A configuration of Multus does not count:
+    Multus is meant to be the first, and calls the next one. Raises OSError.
     """
     return [
         one
@@ -144,7 +144,7 @@ def _types(path: Path) -> set[str]:
 def is_ours(path: Path, network: str = "") -> bool:
     """Return whether a configuration has an ipam section of fastipam's, or is of this network.
 
-    What cannot be read as a configuration is not. Raises OSError.
+    A file that is not a readable configuration does not count. Raises OSError.
     """
     try:
         content = reader.decode(path.read_bytes())

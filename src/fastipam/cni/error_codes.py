@@ -1,4 +1,4 @@
-"""The error object of the CNI specification, and the codes of what is no class of ``errors``."""
+"""The error object of the CNI specification, and the codes that have no class in ``errors``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_TEXT = 1500
 
 
 def document(error: BaseException, version: str, defect: str = OURS) -> dict[str, Any]:
-    """Return the error object of an exception. ``defect`` is what an unexpected one is told."""
+    """Return the error object of an exception; ``defect`` is the message of an unexpected one."""
     code, message, details = explain(error, defect)
     body = {"cniVersion": version, "code": code, "msg": clean(message)}
     if details:

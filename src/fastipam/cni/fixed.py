@@ -1,4 +1,4 @@
-"""The addresses that a pod's annotation keeps for it: the n-th of each family for the n-th pod.
+"""The addresses that an annotation lists for pods: the n-th of each family for the n-th pod.
 
 The annotation stands on the template of a StatefulSet, so all its pods have the same list. The
 number at the end of a pod's name says which of them is its own: nothing has to be remembered.
@@ -60,7 +60,7 @@ def addresses(areas: Sequence[Area], pod_name: str) -> list[tuple[int, int]]:
 
 
 def name_annotation(error: FastipamError, listed: Sequence[tuple[int, int]]) -> None:
-    """Have an error say where a requested address comes from, if it is about a listed one."""
+    """Add to an error that the requested address comes from the annotation, if it does."""
     named = {word.rstrip(",;:") for word in error.message.split()}
     named.update(getattr(error, "addresses", ()))
     if not named.isdisjoint(format_ip(*one) for one in listed):

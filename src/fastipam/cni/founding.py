@@ -1,4 +1,4 @@
-"""What the agent has noted in the node's store of a cluster on the Kubernetes API, for plugins.
+"""The cluster's engine, node name and pools, which the agent stores for plugins (Kubernetes).
 
 An ADD asks nobody: engine, node name and pools stand in the store (``Share.adopt_pools``). Imported
 when a configuration names that engine.
@@ -59,7 +59,7 @@ def complete(settings: Settings, network: str, data_dir: str, *, is_named: bool)
 
 
 def is_current(config: Config) -> bool:
-    """Return whether a configuration that was read has the pools that are in force. One read."""
+    """Return whether the cached configuration has the pools that are in force. One read."""
     assert config.cluster is not None
     try:
         store = open_stores.get(config.data_dir, config.durability, create=False)

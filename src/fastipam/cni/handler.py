@@ -40,7 +40,7 @@ OWN_NETNS_PATH = "/proc/self/ns/net"
 
 
 def discard(_: str) -> None:
-    """Log nothing."""
+    """Drop the text, for callers without a log."""
 
 
 def handle(
@@ -99,11 +99,11 @@ def answer(
     seen_netns: str = "",
     services: Services | None = None,
 ) -> bytes:
-    """Return the standard output of a request; ``read`` gets its configuration once it is decoded.
+    """Return the standard output of a request; ``read`` is called with its decoded configuration.
 
     ``began_ns`` is the default of ``started_ns``, and counts only for a store that has the
-    machine's clock; default now. The rest is as in :func:`handle`. Raises what there makes the
-    error object.
+    machine's clock; default now. The rest is as in :func:`handle`. Raises the exceptions from which
+    :func:`handle` makes the error object.
     """
     if started_ns is None and began_ns is None:
         began_ns = time.time_ns()
@@ -131,7 +131,8 @@ def answer(
 def assign(environ: Mapping[str, str], stdin: bytes, log: Log = discard) -> Lease:
     """Do what an ADD does, short of its answer, and return the lease with its siblings.
 
-    ``log`` is as in :func:`handle`. Raises what there makes the error object.
+    ``log`` is as in :func:`handle`. Raises the exceptions from which :func:`handle` makes the error
+    object.
     """
     asked = environment.Variables({**environ, "CNI_COMMAND": environment.ADD})
     known, annotations = _read(stdin, _services)
@@ -169,8 +170,8 @@ class Known:
     """A configuration that was read, and what was derived from it alone.
 
     ``versions`` are those agreed on, by command; ``asks_nothing`` says that it wants no address by
-    name. Only what was found good is kept: what is wrong is found wrong each time. ``adds`` and
-    ``deletes`` are how an agent serves these commands in native code (``plain``).
+    name. Only valid configurations are kept: an invalid one is checked again each time. ``adds``
+    and ``deletes`` are how an agent serves these commands in native code (``plain``).
     """
 
     __slots__ = (

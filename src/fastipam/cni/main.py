@@ -31,7 +31,7 @@ def _write(descriptor: int, data: bytes) -> OSError | None:
 
 
 def fill_gaps(input_mode: int = os.O_RDONLY) -> set[int]:
-    """Open what is closed of the descriptors 0 to 2, and return which were.
+    """Open those of the descriptors 0 to 2 that are closed, and return them.
 
     Otherwise the next file to be opened would get the number, and the answer would be written into
     the store. Standard output stays one that cannot be written. Standard input is empty, unless its
@@ -179,7 +179,7 @@ def _quoted(text: str) -> str:
 
 
 def refuse_forced() -> None:
-    """Raise ImportError when the environment asks lmdb for what fastipam does not work with."""
+    """Raise ImportError when the environment forces an lmdb that fastipam cannot use."""
     if _FORCED in os.environ:
         raise ImportError(f"the variable {_FORCED} is set")
 

@@ -1,4 +1,4 @@
-"""The plugin's part of cluster mode: read the settings, and get more blocks when all are full.
+"""The plugin's part of cluster mode: read the settings, get another block when all are full.
 
 Imported only when a configuration has the key ``cluster``; nothing of ``fastipam.cluster`` is
 imported before.
@@ -91,7 +91,7 @@ def _node_addresses(told: str) -> tuple[str, ...]:
 def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int, int]]) -> Settings:
     """Return the settings under ``ipam.cluster``: an object, or the path of a file with one.
 
-    Raises ConfigError, also when they are another network's or another store's.
+    Raises ConfigError, also when the settings are for another network or another store.
     """
     path = "ipam.cluster"
     if isinstance(value, str):
@@ -223,7 +223,7 @@ def allocate_again(
 
 
 def settle(promises: Sequence[Promise]) -> None:
-    """Raise the error of a promise that cannot be kept; in a batch, leave that to its answer.
+    """Raise the error if the addresses are not this node's any more; a batch does it at its answer.
 
     Only what is committed can be settled: an agent does so when it writes the answer.
     """

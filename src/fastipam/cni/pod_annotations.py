@@ -29,11 +29,11 @@ _FAMILIES = {"v4": V4, "v6": V6}
 
 
 class Choice:
-    """What annotations choose; a value. What is empty is not chosen.
+    """The choices in annotations; a value. An empty field means that nothing is chosen.
 
-    ``addresses`` are (family, first, last) of each address, CIDR or range, in their order, and
-    ``pools`` the names of AddressPools, the preferred one first. ``families`` are those of which
-    the pod gets an address.
+    ``addresses`` are (family, first, last) of each address, CIDR or range, in the order of the
+    annotation, and ``pools`` the names of AddressPools, the preferred one first. ``families`` are
+    the address families of which the pod gets an address.
     """
 
     __slots__ = ("addresses", "families", "pools")
@@ -63,9 +63,9 @@ SILENT = None, None, None  # what annotations say that choose nothing
 
 
 def cut(stdin: bytes) -> tuple[bytes, dict[str, Any] | None]:
-    """Return a request's input with no annotations in it, and what they were; None: there are none.
+    """Return a request's input without its annotations, and the annotations, or None.
 
-    What cannot be read stays in the input, and whoever decodes that says what is wrong.
+    Annotations that cannot be read stay in the input; decoding it then raises the error.
     """
     at = -1
     while (at := stdin.find(_KEY, at + 1)) >= 0:
@@ -105,12 +105,12 @@ def of_pod(document: dict[str, Any], raw: bytes, found: dict[str, Any] | None) -
 
 
 def said(found: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Return what annotations say of addresses, of pools and of families; None: nothing."""
+    """Return what annotations choose: addresses, pools, families; None: nothing."""
     return found.get(ADDRESSES), found.get(POOL), found.get(FAMILIES)
 
 
 def choice(found: dict[str, Any], whose: str) -> Choice:
-    """Return what these annotations choose; ``whose`` stands before their names in an error."""
+    """Return the choice of these annotations; ``whose`` is put before their names in an error."""
     if said(found) == SILENT:
         return NOTHING
     return Choice(

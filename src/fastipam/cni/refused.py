@@ -1,4 +1,4 @@
-"""Serve an ADD that was refused, when leases of dead containers are in its way: release those.
+"""Serve an ADD that was refused, after releasing leases of dead containers that block it.
 
 A pool is full, or the same id or the requested address is assigned already. The runtime would wait
 for the sweeper, and without an agent for ever. Imported when an ADD was refused.
@@ -35,7 +35,7 @@ def allocate_again(
     allocate: Callable[[Network], Lease],
     lines: Lines | None = None,
 ) -> Lease:
-    """Serve an ADD that was refused: without the leases of the dead, or from another block.
+    """Serve an ADD that was refused: release leases of dead containers, or get another block.
 
     ``lines`` are those of the pools that it has chosen. Raises the refusal, which says what is in
     doubt, TryLater when another sandbox of the pod is in the way, or what a cluster's node raises.

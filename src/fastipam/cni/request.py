@@ -1,4 +1,4 @@
-"""A CNI request as a plugin of somebody else reads it, and its IPAM part, served in process."""
+"""A CNI request for plugins that embed fastipam, and its IPAM part, served in this process."""
 
 from __future__ import annotations
 

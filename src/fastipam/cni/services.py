@@ -1,4 +1,4 @@
-"""The object that a process which serves many requests gives to each of them."""
+"""The state that a process shares between the requests that it serves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGEST_KNOWN = 16 << 10  # bytes; a larger one is read at each request
 
 
 class Services:
-    """The configurations that were read already, and the blocks of a cluster's pool.
+    """The cached configurations, and access to the blocks of a cluster's pool.
 
     ``known`` is what was read of a configuration, by its bytes: a runtime sends the same bytes for
     every pod of a network, and what they mean depends on them alone. ``waiting`` says that the
@@ -38,14 +38,14 @@ class Services:
         self._swept: dict[object, tuple[float, Report]] = {}
 
     def keep(self, stdin: bytes, known: Any) -> None:
-        """Keep what was read of a configuration."""
+        """Keep a configuration that was read."""
         if len(stdin) <= LARGEST_KNOWN:
             if len(self.known) >= MOST_KNOWN:
                 self.known.clear()
             self.known[stdin] = known
 
     def cut(self, stdin: bytes) -> tuple[bytes, dict[str, Any] | None]:
-        """Return a configuration without the pod's annotations, and what they were, or None.
+        """Return a configuration without the pod's annotations, and the annotations, or None.
 
         An agent asks twice for a request: which store it is of, and to serve it.
         """
@@ -77,10 +77,10 @@ class Services:
         return self._swept[key][1]
 
     def wait(self, seconds: float) -> None:
-        """Have the request handled again soon, if it has waited for less than that already."""
+        """Have the request handled again soon, unless it has waited this long already."""
 
     def note_cluster(self, data_dir: str, network: str, settings: Settings) -> None:
-        """Take note of a network in cluster mode that a request has named."""
+        """Note a network in cluster mode that a request has named."""
 
     def ask_for_blocks(
         self, store: Store, network: str, settings: Settings, who: str, lines: Lines | None = None
@@ -91,14 +91,15 @@ class Services:
         """
 
     def within_reach(self, store: Store, network: str, settings: Settings, lines: Lines) -> Lines:  # noqa: ARG002
-        """Return what of ``lines`` may serve a request now: no pool before one with a free block.
+        """Return the pools of ``lines`` that may serve now: up to the first with a free block.
 
-        Who does not know which pools are used up has the first of each family only.
+        When it is not known which pools are used up, only the first pool of each family is
+        returned.
         """
         return tuple((family, groups[:1]) for family, groups in lines)
 
     def namespace(self, store: Store, network: str, settings: Settings, name: str) -> Namespace:  # noqa: ARG002
-        """Return what a namespace of Kubernetes says of itself. Raises NoBlock if nobody knows."""
+        """Return the annotations of a Kubernetes namespace. Raises NoBlock if unknown."""
         from fastipam.cluster.errors import NoBlock
 
         raise NoBlock(
@@ -124,7 +125,7 @@ class Services:
         """
 
     def standing(self, store: Store, network: str, settings: Settings) -> tuple[str, bool] | None:
-        """Return how a node's keeper fares, as it knows it without asking anybody.
+        """Return the state of a node's keeper, without a request to the shared store.
 
         It is (why the node gets no blocks, or an empty text; whether the cluster does not accept it
         as it is configured), or None when nobody keeps blocks for this process.

@@ -1,4 +1,4 @@
-"""The pools of a cluster whose store is the Kubernetes API, as a node uses them.
+"""The AddressPools of a cluster on the Kubernetes API, as a node uses them.
 
 An AddressPool is in force once the controller has accepted it. The agent notes what is in force in
 the node's own store, and plugins read it there.
@@ -37,8 +37,8 @@ class AddressPool:
 
     ``block_length`` is the prefix length of its blocks. ``disabled``: no new address comes from it.
     ``claims_any``: nodes claim blocks; else each uses the block that is its Node's podCIDR.
-    ``is_gone``: no pool is in force any more, and this node has blocks of it.
-    ``manual``: only who names it gets an address of it. Of others the one with the highest
+    ``is_gone``: no pool is in force any more, and this node has blocks of it. ``manual``: a pod
+    gets an address of it only by naming it. Of the other pools, the one with the highest
     ``priority`` comes first. ``elsewhere``: ``node_selector`` does not select this node.
     ``deleting``: it is disabled because it is being deleted.
     """
@@ -103,7 +103,7 @@ class AddressPool:
         return hash(self.name)
 
     def overlaps(self, other: AddressPool) -> bool:
-        """Return whether both have an address."""
+        """Return whether both pools contain a common address."""
         (family, first, last), (theirs, low, high) = self.whole(), other.whole()
         return family == theirs and first <= high and low <= last
 
@@ -145,7 +145,7 @@ class AddressPool:
 
 
 def pack(pools: Iterable[AddressPool]) -> str:
-    """Return the pools as a text that :func:`read` reads; equal for equal pools in any order."""
+    """Return the pools as a text for :func:`read`; the order of the pools does not matter."""
     listed: Any = sorted(([one.name, one.spec] for one in pools), key=repr)
     by_name = dict(listed)
     if len(by_name) == len(listed):  # one that is gone may have the name of another one
@@ -182,7 +182,7 @@ def gone(
 def beside(
     gone: Sequence[AddressPool], noted: Sequence[AddressPool], pools: Sequence[AddressPool]
 ) -> list[AddressPool]:
-    """Return the pools that can be used beside those that are gone, some as they were before."""
+    """Return the pools that can be used beside those that are gone; some keep their old spec."""
     before = {one.name: one for one in noted if not one.is_gone}
     found = []
     for one in pools:

@@ -1,4 +1,4 @@
-"""What only GC and CHECK read of a request: the valid attachments, the addresses of the ADD."""
+"""The parts of a request for GC and CHECK only: valid attachments, addresses of the ADD."""
 
 from __future__ import annotations
 

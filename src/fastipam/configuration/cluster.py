@@ -121,7 +121,7 @@ class Geometry:
         return range(first, first + (1 << self.window_bits))
 
     def address(self, number: int) -> int:
-        """Return the first address of a block."""
+        """Return the first address of the block with a number."""
         return self.base + (number << self.host_bits)
 
     def number(self, address: int) -> int | None:
@@ -326,9 +326,9 @@ class Settings:
         return next((one for one in self.pools if (one.family, one.range.network) == key), None)
 
     def to_donate(self, family: int, name: str) -> list[Geometry]:
-        """Return the pools of which a node that asks for this one can use a block, it first.
+        """Return the pools whose blocks a node can use that asks for this one; this one first.
 
-        It can use those that are as good for a pod that chooses nothing, and are for all nodes.
+        These are pools for all nodes that serve a pod without a choice equally well.
         """
         found = self.geometries_of(family)
         if not name or not self.pools:

@@ -17,7 +17,8 @@ _PORTS = {"https": "443", "http": "80"}
 def read_servers(holder: dict[str, Any], path: str) -> tuple[str, ...]:
     """Return the URLs of the Kubernetes API as they are written; none: the environment names it.
 
-    Without TLS only this machine is asked: everybody on the way could read the token.
+    A URL without TLS is accepted only for this machine: otherwise others on the network could read
+    the token.
     """
     value = holder.get("server")
     listed = [] if value is None else value if isinstance(value, list) else [value]

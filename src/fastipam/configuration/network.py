@@ -1,4 +1,4 @@
-"""Read and check the network configuration once; in what results no field is unset.
+"""Read and check the network configuration once; in the result every field is set.
 
 Keys and their meaning are host-local's; whereabouts' names for the same things are accepted beside
 them; fastipam's own are ``pool``, ``exclude``, ``durability``, ``repeatAdd``, ``statusWhenFull``,
@@ -114,12 +114,11 @@ class Config:
     this container's (from ``runtimeConfig.ipRanges``). ``pool_name`` names the pool in which an
     address is unique, None is that of the network's name; ``names_pool`` says that it was chosen.
     ``pool_names`` are the AddressPools that the configuration of a cluster's network names, and
-    ``may_choose`` says that it depends on the pod which pools give it an address.
-    ``notes`` say what is odd but no error.
-    ``read_cluster`` makes settings of what stands under ``cluster``, which may be a file's path:
-    files and the host's name are the caller's to read. ``raw`` is the document as it was written,
-    for the spelling of keys in notes. Without any range the pool is empty, which only STATUS can
-    use: see :meth:`require_ranges`. Raises ConfigError.
+    ``may_choose`` says that it depends on the pod which pools give it an address. ``notes`` say
+    what is suspicious but not an error. ``read_cluster`` makes settings of what stands under
+    ``cluster``, which may be a file's path: files and the host's name are the caller's to read.
+    ``raw`` is the document as it was written, for the spelling of keys in notes. Without any range
+    the pool is empty, which only STATUS can use: see :meth:`require_ranges`. Raises ConfigError.
     """
 
     def __init__(

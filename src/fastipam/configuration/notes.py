@@ -1,4 +1,4 @@
-"""Note what a configuration says without effect: unknown keys, values that change nothing.
+"""Note the parts of a configuration without effect: unknown keys, values that change nothing.
 
 Imported only when there is something to note, or parts in which it may be. A note begins with the
 full path of the field.

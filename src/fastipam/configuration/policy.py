@@ -137,7 +137,7 @@ def read(ipam: dict[str, Any]) -> Policy:
 
 
 def usable(ipam: dict[str, Any]) -> Policy:
-    """Return the policy for DEL and GC: of each key that cannot be read, the default."""
+    """Return the policy for DEL and GC, with the default for each key that cannot be read."""
     asked: dict[str, Any] = {}
     for key in KEYS:
         if key.casefold() in ipam:

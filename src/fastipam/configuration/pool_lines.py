@@ -49,7 +49,7 @@ def are_uniform(pools: Sequence[AddressPool]) -> bool:
 def automatic(pools: Iterable[AddressPool]) -> Lines:
     """Return the lines of a pod that chooses nothing: pools by priority, then by name.
 
-    A pool that has to be named is in none, nor is one of other nodes, or of single addresses.
+    Pools that have to be named, pools of other nodes and pools of single addresses are left out.
     """
     by_priority: dict[int, dict[int, list[AddressPool]]] = {}
     for one in sorted(pools, key=lambda one: one.name):

@@ -1,4 +1,4 @@
-"""The reader of configurations: JSON, and its fields one at a time, of the right kind or refused.
+"""The reader of configurations: it decodes JSON, and checks the type of each field.
 
 A field that is absent is empty: "", [], {} or None. An error names the path of the field as the
 user wrote it.
@@ -115,7 +115,7 @@ def decode(raw: bytes, what: str = "the network configuration") -> dict[str, Any
 
 
 def decode_first(raw: bytes) -> tuple[dict[str, Any], int]:
-    """Return the JSON object at the begin of ``raw``, its keys as written, and its size in bytes.
+    """Return the JSON object at the start of ``raw``, keys as written, and its size in bytes.
 
     What stands behind it may be anything. Raises DecodingError, without a place.
     """
@@ -186,7 +186,7 @@ def encode(value: Any, margin: str = "") -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Return what kind a JSON value is, for an error's text."""
+    """Return the type of a JSON value, for an error's text."""
     if isinstance(value, bool):
         return "a boolean"
     for kind, name in ((dict, "an object"), (list, "a list"), (str, "a string")):
@@ -212,7 +212,7 @@ def show(value: Any) -> str:
 
 
 def wrong(field: str, value: Any, wanted: str) -> errors.ConfigError:
-    """Return the error for a value of another kind than it has to be."""
+    """Return the error for a value of the wrong type."""
     shown = "" if value is None else f": {show(value)}"
     return errors.ConfigError(
         f"this is {kind_of(value)}, not {wanted}{shown}", field=field, value=value
@@ -282,7 +282,7 @@ def exclusion(value: Any, field: str) -> tuple[int, int, int]:
 
 
 def address(value: str, field: str) -> tuple[int, int] | None:
-    """Return (family, address), a /length after it ignored; None for an empty text."""
+    """Return (family, address); a /length is ignored. Return None for an empty text."""
     if not value:
         return None
     try:

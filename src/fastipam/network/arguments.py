@@ -1,4 +1,4 @@
-"""Read what a caller of the library gives, and refuse what does not mean one thing.
+"""Read the arguments of a caller of the library, and refuse ambiguous ones.
 
 Imported with the library (``fastipam.ipam``), and not by the plugin. Every refusal is a ConfigError
 with the argument, its place in it, and the value; a method reads its arguments before it changes
@@ -177,7 +177,7 @@ _NUMBERS = {"cooldown_s": False, "sticky_s": True, "history": True, "history_age
 
 
 def check_options(given: dict[str, Any]) -> None:
-    """Raise ConfigError for an option of a network that is no number and has to be one."""
+    """Raise ConfigError for an option of a network that must be a number and is not."""
     for field, whole in _NUMBERS.items():
         number = given.get(field, 0)
         if isinstance(number, bool) or not isinstance(number, int if whole else (int, float)):

@@ -1,4 +1,4 @@
-"""The way into a network's records in the store, and the release of what is due there."""
+"""Access to a network's records in the store, and the release of expired addresses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Books:
 
     ``before_first`` is called before the network's first address is assigned, and may raise.
     ``pool_name`` names the network's pool, and ``names_pool`` says that somebody has chosen it.
-    Without a name the pool is that which the store has, and a new network has one of its own name.
+    Without a name, a network keeps its pool in the store, and a new network gets a pool of its own
+    name.
     """
 
     lease_type = Lease
@@ -79,7 +80,7 @@ class Books:
         return self._store
 
     def within(self, txn: Transaction) -> Self:
-        """Return the same network as a part of a transaction."""
+        """Return the same network, whose calls are part of a transaction."""
         from fastipam.storage.within import Within
 
         other = object.__new__(type(self))
@@ -88,7 +89,7 @@ class Books:
         return other
 
     def outside(self) -> Self:
-        """Return the same network in no transaction, for what happens after the end of one."""
+        """Return the same network outside a transaction, for calls after its end."""
         store: Any = self._store
         while store.nests:
             store = store._store
@@ -248,7 +249,7 @@ class Books:
     # What is due -----------------------------------------------------------------------------
 
     def tidy(self, limit: int = _BATCH, *, cooled: bool = True) -> bool:
-        """Free what is due, and return whether something was; then call again.
+        """Free expired addresses, and return whether there were any; then call again.
 
         Leases of an earlier boot come first (see :meth:`_sweep_reboot`). When none is left, up to
         ``limit`` sticky reservations that have expired are freed, and unless ``cooled`` is False as

@@ -1,4 +1,4 @@
-"""An ADD that gets addresses of some of a cluster's pools only. Imported when one does.
+"""An ADD that gets addresses from only some of a cluster's pools. Imported for such an ADD.
 
 The pools of a family are ranges of one set. Such an ADD has for each family parts of its set, each
 a set of its own, the preferred one first; the blocks, the round robin and the cool-down are those

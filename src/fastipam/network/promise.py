@@ -1,4 +1,4 @@
-"""What an answer with addresses of a fenced block promises, looked at again after the commit.
+"""The check, after the commit, that the addresses of an answer still are this node's (fencing).
 
 With fencing a node may assign from its blocks only while it has proven that it owns them. A commit
 may take longer than the proof lasts (a slow disk, a stopped process), and then
@@ -79,7 +79,7 @@ class Promise:
 def give(
     ledger: Ledger, network: Books, leases: Sequence[Lease], promises: list[Promise] | None
 ) -> None:
-    """Promise leases that were assigned just now; without fencing they promise nothing.
+    """Note new leases for the check at the answer; without fencing nothing is noted.
 
     The promise is added to ``promises``, or to those of the transaction for None.
     """

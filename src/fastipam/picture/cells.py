@@ -55,7 +55,7 @@ _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """The cells of one frame, a byte each, in address order.
+    """The cells of one frame, one byte per cell, in address order.
 
     ``counts`` is the number of addresses of each cell in each state, an array of shape (states,
     cells), or None when a cell is one address.

@@ -30,7 +30,7 @@ LINES_FROM = 8  # cells of at least this many pixels have lines between them
 
 
 def bare(panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | None) -> Image.Image:
-    """Return the image of a panel alone, one pixel a cell."""
+    """Return the image of a panel alone, one pixel per cell."""
     return Image.fromarray(paint(panel, layer, values)[hilbert.grid(panel.frame.cell_bits)])
 
 

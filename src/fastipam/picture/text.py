@@ -1,4 +1,4 @@
-"""Draw a picture in a terminal: in colour two cells a character, without colour one."""
+"""Draw a picture in a terminal: two cells per character in colour, else one."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def counted(
 
 
 def plain_lines(panel: Panel) -> Iterator[str]:
-    """Yield the lines of a panel with one character a cell, explained by PLAIN_KEY."""
+    """Yield the lines of a panel with one character per cell, explained by PLAIN_KEY."""
     states = panel.states
     levels = panel.cells >> LEVEL_SHIFT
     characters = np.array([PLAIN[code] for code in range(len(STATES))])[states]

@@ -17,8 +17,8 @@ class Batch:
     """A ``with`` block in which one :meth:`commit` writes what this thread does to any store.
 
     Every call is a part of its store's transaction: one that fails changes nothing, and the others
-    stand. Only after a write that failed the batch has ``failed``, and must not be committed.
-    Without a commit nothing changes.
+    stand. After a failed write, ``failed`` is true, and the batch must not be committed. Without a
+    commit nothing changes.
 
     A store is looked for once: ``found`` holds it by data directory and durability. ``since_ns`` is
     when the first request came (monotonic nanoseconds): if a thread has waited for the store in

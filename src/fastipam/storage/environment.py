@@ -1,4 +1,4 @@
-"""The open files of a store: what its transactions need of them."""
+"""The open files of a store, for its transactions."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ class Environment:
         return translated
 
     def refuse_who_waited(self, since_ns: int) -> None:
-        """Raise the error of a thread that waited for another writer in vain, until now.
+        """Raise the StoreBusy of a thread that has just waited for another writer without success.
 
-        So who waited behind that thread, from ``since_ns`` on, does not begin to wait anew.
+        So a thread that has waited behind it since ``since_ns`` does not begin to wait again.
         """
         refused = self.refused
         if refused is not None and refused[0] > since_ns and not self.is_writable_at_once:
@@ -243,5 +243,5 @@ class _Swept:
         self._store = store
 
     def settle(self) -> None:
-        """Know it."""
+        """Make the boot known."""
         self._store.unswept = False

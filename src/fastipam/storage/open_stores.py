@@ -216,7 +216,7 @@ def is_open(data_dir: str) -> bool:
 def waits_for_writer(data_dir: str, patience_s: float) -> bool:
     """Return whether opening this directory's store would wait longer for a writer.
 
-    A store that is kept open here is not opened again.
+    A store that is already open here is not opened again.
     """
     if is_open(data_dir):
         return False

@@ -1,4 +1,4 @@
-"""A store as a call sees it in a transaction, and after its user has closed it."""
+"""A store inside a transaction, and a store that its user has closed."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def give_back(
     grace_s: float = DEFAULT_GRACE_S,
     look: Look = processes.look,
 ) -> Iterator[Report]:
-    """Release all that nobody needs any longer, a few hundred leases at each step.
+    """Release everything that is no longer in use, a few hundred leases at each step.
 
     First the leases of an earlier boot, then addresses whose cool-down or whose sticky reservation
     is over, then leases whose network namespace is gone. No transaction is open between two steps,

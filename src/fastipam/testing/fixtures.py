@@ -53,6 +53,6 @@ def fastipam_requests(fastipam_store: TemporaryStore) -> Requests:
 
 @pytest.fixture
 def fastipam_netns() -> Iterator[TemporaryNetns]:
-    """A file that passes for a network namespace, until it dies."""
+    """A file that stands for a network namespace, until the test ends it."""
     with temporary_netns() as netns:
         yield netns

@@ -1,4 +1,4 @@
-"""Network namespaces that die when the test says so."""
+"""Network namespaces that end when the test says so."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ os.read(0, 1)
 
 
 class TemporaryNetns:
-    """A network namespace, or a file that passes for one; its path is for ``CNI_NETNS``."""
+    """A network namespace, or a file that stands for one; its path is for ``CNI_NETNS``."""
 
     def __init__(self, path: str, end: Callable[[], object]) -> None:
         self.path: str = path

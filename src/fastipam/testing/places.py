@@ -26,7 +26,7 @@ class Place:
         self._boot = path.with_name(f"{path.name}.boot")
 
     def reboot(self) -> None:
-        """Make the next who opens the store find another boot."""
+        """Make the next opening of the store find another boot."""
         self._boot.write_text(uuid.uuid4().hex)
 
     def options(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a result of ADD says, whatever the version of the specification that shapes it."""
+"""The content of a result of ADD, independent of the version of the specification."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OLD = (0, 3, 0)  # versions before it have one address of a family, with its ro
 
 @dataclass(frozen=True)
 class Contents:
-    """What a result says.
+    """The content of a result.
 
     ``addresses`` are pairs of an address with its prefix length and a gateway, or None. ``routes``
     are the objects of 0.3.0 and later. All of it is text in canonical form, IPv4 first, and

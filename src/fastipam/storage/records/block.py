@@ -188,7 +188,7 @@ def read_proof(raw: bytes) -> tuple[int, int] | None:
 
 
 class Heard:
-    """What was last heard of the cluster's store.
+    """The last known state of the cluster's store.
 
     ``identity`` and ``revision`` are the store's (0: not known). ``era`` is the value of its key
     ``history``, "" when it had none, or None when it was not read yet.
@@ -321,7 +321,7 @@ def is_member_key(key: bytes) -> bool:
 
 
 def heard_key(pool_id: int) -> bytes:
-    """Return the key of what was last :class:`Heard` of the cluster's store."""
+    """Return the key of the record :class:`Heard`."""
     return id_prefix(pool_id) + b"h"
 
 
