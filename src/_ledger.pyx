@@ -1792,7 +1792,7 @@ cdef class Accounts:
         raise NotImplementedError
 
     def damaged_owner(self, name, address):
-        """Return the error for a lease that does not name the owner that is entered for it."""
+        """Return the error for a lease whose owner differs from the owner entry that lists it."""
         raise NotImplementedError
 
     # Numbers, clock, events

@@ -25,8 +25,9 @@
         ├── TransactionOpen               a change beside the block that is open in its thread
         └── TransactionOver               a handle after its block, or in another thread
 
-The word before the colon is who has to act. Each error has a one-line text, perhaps a ``hint`` that
-says what to do next, and fields, so that no program has to parse the text. All can be pickled.
+The word before the colon names the one who has to act. Each error has a one-line text, perhaps a
+``hint`` that says what to do next, and fields, so that no program has to parse the text. All can be
+pickled.
 
 ``cni_code`` of each is the one table of the codes in the error objects of the CNI specification:
 codes below 100 are the specification's (CNI 1.1.0, section "Error"), 100 to 119 are fastipam's.

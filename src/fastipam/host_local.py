@@ -1,7 +1,7 @@
 """Read the files in which host-local keeps its leases.
 
-host-local keeps, in a directory a network, one file an address: named by the address, holding the
-container id and (since 0.7) the interface, divided by CR LF; ``last_reserved_ip.<set>`` is its
+host-local has one directory per network, with one file per address: named by the address, holding
+the container id and (since 0.7) the interface, divided by CR LF; ``last_reserved_ip.<set>`` is its
 round-robin cursor and ``lock`` what it locks. The tree says nothing about ranges.
 """
 

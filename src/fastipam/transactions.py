@@ -23,7 +23,7 @@ _NAMES_SHOWN = 8
 
 
 class Networks:
-    """What has networks: an open store, and a transaction."""
+    """The common base of an open store and a transaction: both have networks."""
 
     __slots__ = ()
 

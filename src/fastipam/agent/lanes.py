@@ -168,7 +168,7 @@ class Lanes:
         return found
 
     def stop(self, seconds: float) -> bool:
-        """Have the lanes end after what they do now; return whether all of them have."""
+        """Make the lanes end after their current work; return whether all of them have ended."""
         for lane in self._lanes.values():
             lane.queue.put(None)
         give_up = time.monotonic() + seconds

@@ -96,7 +96,7 @@ class Observer:
 
 
 class Observers(Observer):
-    """Several observers as one."""
+    """Passes everything on to several observers."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers

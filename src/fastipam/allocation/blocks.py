@@ -192,13 +192,13 @@ def static_size(txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet) 
 
 
 def get_member(txn: Transaction | Snapshot, pool_id: int) -> Member | None:
-    """Return who this node is in the network's cluster, or None when it never registered."""
+    """Return this node's identity in the network's cluster, or None when it never registered."""
     raw = tables.BLOCKS.get(txn, block_record.member_key(pool_id))
     return None if raw is None else Member.read(raw)
 
 
 def put_member(txn: Transaction, pool_id: int, member: Member) -> None:
-    """Write who this node is."""
+    """Write this node's identity in its cluster."""
     tables.BLOCKS.put(txn, block_record.member_key(pool_id), member.pack())
 
 

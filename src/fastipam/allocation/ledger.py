@@ -292,7 +292,7 @@ class Ledger(Accounts):
         return True
 
     def damaged_owner(self, name: bytes, address: Address) -> errors.StoreCorrupt:
-        """Return the error for a lease that does not name the owner that is entered for it."""
+        """Return the error for a lease whose owner differs from the owner entry that lists it."""
         owner = name.decode(keys.ENCODING, keys.ERRORS).replace("\0", " ")
         return errors.StoreCorrupt(
             f"{format_ip(*address)} is recorded for {owner}, but its lease names another owner",

@@ -45,7 +45,7 @@ class EngineError(FastipamError):
 class EngineUnavailable(EngineError):
     """No endpoint could be reached, or none could serve; nothing was changed.
 
-    ``retry_after_s`` is the pause that the store asks for, 0.0 when it says none.
+    ``retry_after_s`` is the pause that the store asks for, or 0.0.
     """
 
     retry_after_s = 0.0
@@ -294,8 +294,9 @@ class Engine(Protocol):
     ) -> tuple[builtins.list[KeyValue], int]:
         """Return all keys that begin with ``prefix``, ascending, and the revision of the listing.
 
-        O(keys), one round trip a thousand, all at one revision. ``limit`` > 0 stops after so many.
-        An empty prefix means every key. A watch from that revision misses nothing.
+        O(keys), one round trip per thousand keys, all at one revision. With ``limit`` > 0 it stops
+        after that many keys. An empty prefix means every key. A watch from that revision misses
+        nothing.
         """
 
     def transact(

@@ -281,7 +281,7 @@ class Search:
         self.step = None
 
     def conflict(self, taken: Iterable[int]) -> None:
-        """Go on after a try that claimed nothing, because these blocks are taken."""
+        """Continue after a try that claimed nothing, because these blocks are taken."""
         assert isinstance(self.step, Try)
         held = frozenset(taken)
         if self._tries == 1 and len(self.step.blocks) > 1:
@@ -295,7 +295,7 @@ class Search:
         self._try(found)
 
     def looked(self, taken: Collection[int]) -> None:
-        """Go on after a look that found these blocks taken. O(blocks looked at)."""
+        """Continue after a look that found these blocks taken. O(blocks looked at)."""
         assert isinstance(self.step, Look)
         seen = self.step.blocks
         start = digest("from", self._node, str(self._looks)) % len(seen) + seen.start

@@ -239,10 +239,10 @@ class Registry(Protocol):
     # Lost changes ---------------------------------------------------------------------------
 
     def look(self, deadline: Deadline) -> None:
-        """Look whether changes were lost, when there is a reason to suspect it."""
+        """Check whether changes were lost, if there is a reason to suspect it."""
 
     def hold_back(self, deadline: Deadline) -> None:
-        """Begin anew with a store that has lost changes, and tell other nodes. Idempotent."""
+        """Accept a store that has lost changes, and tell other nodes. Idempotent."""
 
     def learn_history(self, deadline: Deadline) -> None:
         """Read whether other nodes have noticed a loss, unless this node knows it already."""
@@ -273,7 +273,7 @@ class Registry(Protocol):
         """Claim a lost block; return its revision, or 0 when another node owns it."""
 
     def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
-        """Return those of the blocks that a node owns. One read."""
+        """Return the blocks among these that some node owns. One read."""
 
     def owner(self, pair: BlockId, deadline: Deadline) -> BlockEntry | None:
         """Return who owns a block now, None when nobody does. One read."""
@@ -336,7 +336,7 @@ class Registry(Protocol):
         """
 
     def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
-        """Tell of the requests of all nodes until ``is_over``; for a thread of its own.
+        """Report the requests of all nodes until ``is_over``; for a thread of its own.
 
         Raises nothing: an exception would end the thread unnoticed, and this node would answer no
         request.
@@ -349,7 +349,7 @@ class Registry(Protocol):
         """
 
     def follow_blocks(self, owners: Owners, is_over: Callable[[], bool]) -> None:
-        """Tell of the owners of all blocks until ``is_over``; for a thread of its own.
+        """Report the owners of all blocks until ``is_over``; for a thread of its own.
 
         Raises nothing: an exception would end the thread unnoticed.
         """
@@ -388,7 +388,7 @@ class Registry(Protocol):
     def end(self, name: str, deadline: Deadline, *, force: bool) -> int | None:
         """Mark a node as removed; return its new epoch, or None when there is no such node.
 
-        It can claim nothing more, and learns it when it comes back. Idempotent. Raises
+        The node can claim nothing more, and notices this when it comes back. Idempotent. Raises
         ClusterRefused for a node that is alive, unless ``force``; NoBlock.
         """
 

@@ -166,7 +166,7 @@ class Request:
         return f"<Request {self.command} {what} in {self.name!r}>"
 
     def requested_addresses(self) -> list[IPv4Address | IPv6Address]:
-        """Return the addresses that are asked for by name, each once, for ``allocate(addresses=)``.
+        """Return the requested addresses, each once, for ``allocate(addresses=)``.
 
         They come from ``IP`` in ``CNI_ARGS``, ``args.cni.ips`` and ``runtimeConfig.ips``. Raises
         CniError 4, ConfigError.

@@ -23,12 +23,12 @@ LARGEST_KNOWN = 16 << 10  # bytes; a larger one is read at each request
 class Services:
     """The cached configurations, and access to the blocks of a cluster's pool.
 
-    ``known`` is what was read of a configuration, by its bytes: a runtime sends the same bytes for
-    every pod of a network, and what they mean depends on them alone. ``waiting`` says that the
-    request that is handled now has asked for blocks and may be handled again later.
+    ``known`` maps the bytes of a configuration to the configuration: a runtime sends the same bytes
+    for every pod of a network. ``waiting`` says that the request that is handled now has asked for
+    blocks and may be handled again later.
 
-    This one has no blocks to give, which is what a plugin process and a program that embeds the
-    plugin want: a request then claims by itself. An agent's keepers override what is here.
+    This class has no keeper, for a plugin process and for a program that embeds the plugin: a
+    request then claims blocks by itself. An agent overrides the methods.
     """
 
     def __init__(self) -> None:

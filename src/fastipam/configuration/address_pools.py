@@ -165,7 +165,7 @@ def gone(
 ) -> list[AddressPool]:
     """Return the pools that are not in force any more, and that a node has blocks of.
 
-    ``noted`` are those that the node knew, ``mine`` its blocks: family and first address.
+    ``noted`` are the pools that the node knew, ``mine`` its blocks (family, first address).
     """
     wholes = [(one.block_length, *one.whole()) for one in pools]
     found = []

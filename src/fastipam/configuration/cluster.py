@@ -133,7 +133,7 @@ class Geometry:
 class Settings:
     """A cluster as one node sees it; does not change once it is read.
 
-    ``pool`` has one range set a family, cut into blocks; ``geometries`` has one entry a CIDR.
+    ``pool`` has one range set per family, cut into blocks; ``geometries`` has one entry per CIDR.
     ``text`` is what every node has to agree on. ``host_name`` is the node's name when the settings
     give none. ``options`` are the engine's own, which it reads itself. Raises ConfigError with the
     path of the field.

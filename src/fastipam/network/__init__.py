@@ -65,13 +65,13 @@ class Network(Reading):
     ) -> Lease:
         """Assign one address of every range set to this owner, all or nothing.
 
-        ``addresses`` are requested ones, at most one a range set; the other sets choose, round
-        robin. ``existing`` says what to do when the owner already has addresses: "error", or
-        "return" them; their leases then get the time of this call, and what it says of namespace
-        and pod, and their ``created`` is False. It is an error if other addresses are requested.
-        ``netns`` is the container's network namespace (``Netns.of(path)``): a sweep releases the
-        lease when it has ended. ``pod`` is a ``Pod``, or its namespace and name; an address that
-        is reserved for this container or pod comes before any other.
+        ``addresses`` are requested ones, at most one per range set; in the other sets an address is
+        chosen, round robin. ``existing`` says what to do when the owner already has addresses:
+        "error", or "return" them; their leases then get the time of this call, and what it says of
+        namespace and pod, and their ``created`` is False. It is an error if other addresses are
+        requested. ``netns`` is the container's network namespace (``Netns.of(path)``): a sweep
+        releases the lease when it has ended. ``pod`` is a ``Pod``, or its namespace and name; an
+        address that is reserved for this container or pod comes before any other.
 
         O(range sets and their intervals), whatever the occupancy. Returns after the commit is on
         disk (durable mode). Raises PoolExhausted, AddressInUse, AddressNotInRange,

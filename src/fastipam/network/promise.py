@@ -1,9 +1,9 @@
 """The check, after the commit, that the addresses of an answer still are this node's (fencing).
 
 With fencing a node may assign from its blocks only while it has proven that it owns them. A commit
-may take longer than the proof lasts (a slow disk, a stopped process), and then
-another node may own the block when the answer is given. So whoever gives the answer settles its
-promises as the last step. Imported when a fenced network assigns or returns an address.
+may take longer than the proof lasts (a slow disk, a stopped process), and then another node may own
+the block when the answer is given. So the code that gives the answer settles its promises as the
+last step. Imported when a fenced network assigns or returns an address.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def read_node() -> str:
 def runtime_pid_ns(nodes: bytes | None) -> frozenset[int]:
     """Return this process's pid namespace if a runtime runs in it, by a value of BOOT_NODES_KEY.
 
-    One that had its inode before is another.
+    An earlier namespace with the same inode does not count.
     """
     own = read_node()
     if own and own + RUNTIME in (nodes or b"").decode("ascii", "replace").split():

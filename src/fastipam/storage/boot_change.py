@@ -82,7 +82,7 @@ class _Known:
 
 
 def note(store: Environment, view: tuple[str, str], access: Access, *, may_count: bool) -> None:
-    """Do what :meth:`Store.note_boot` does, for a view that the store does not know."""
+    """Implement :meth:`Store.note_boot` for a view that the store does not know."""
     get, _, leases = access
     known = _Known(get)
     boot_id, node = view

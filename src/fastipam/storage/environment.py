@@ -229,7 +229,7 @@ class Environment:
             self.files.close()
 
     def reopen(self) -> bool:
-        """Undo :meth:`close` and return True, if a transaction still has the files open."""
+        """Undo :meth:`close` if a transaction still has the files open; return whether it had."""
         if self.files is None or not self.files.reopen():
             return False
         self._closed = False

@@ -1,7 +1,7 @@
-"""Name the limit of this process, or of the system, that a call has met.
+"""Name the limit of this process, or of the system, that a call has reached.
 
-Imported when an error may come from one. Nothing here is imported or opened where it cannot be: a
-process that has no descriptor left cannot open a file either.
+Imported when an error may come from one. It opens no file if none can be opened: a process without
+a free descriptor cannot open one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SIZE = "LimitFSIZE= of the service, or `ulimit -f`, raises the limit; nothing w
 
 
 def passing(code: int) -> tuple[str, str] | None:
-    """Return (what is exhausted, what to do) of an errno that may pass, else None."""
+    """Return (what is exhausted, what to do) for an errno that may be temporary, else None."""
     if code == errno.EMFILE:
         most = os.sysconf("SC_OPEN_MAX")
         return f"this process has {most} files open, as many as it may (ulimit -n)", _FILES
@@ -33,7 +33,7 @@ def passing(code: int) -> tuple[str, str] | None:
 
 
 def file_size() -> tuple[str, str] | None:
-    """Return (what is exceeded, what to do) when this process may write files of a size only."""
+    """Return (what is exceeded, what to do) when this process has a limit of file size."""
     most_bytes = _limit("Max file size")
     if most_bytes is None:
         return None

@@ -1,4 +1,4 @@
-"""Room for a release in a full store."""
+"""Disk space for a release in a full store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Reserve:
-    """A block in which the store has the room that it keeps for releases.
+    """A block in which the store may use the space that it keeps for releases.
 
     LMDB writes new pages before it frees the old ones, so a release in a full store may find none,
     however many leases it would remove. The room on disk is in the file of the maker's lock. The

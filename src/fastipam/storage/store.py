@@ -59,11 +59,11 @@ class Store(Environment):
     """The store of a data directory.
 
     Opening costs the same whatever the store holds. ``durability`` is "durable" (a change is on
-    disk when the call returns), "relaxed" (a killed process loses nothing, a power cut may lose
-    the last changes or damage the file), or None: as the store was created, "durable" for a new
-    one. Tests inject ``clock``, ``boottime`` (default: the same, if that is injected) and
-    ``boot_id``. With ``create=False`` a directory without a store raises FileNotFoundError. Who
-    only reads opens it with ``count_boot=False``. A call that finds another writer waits for
+    disk when the call returns), "relaxed" (a killed process loses nothing, a power cut may lose the
+    last changes or damage the file), or None: as the store was created, "durable" for a new one.
+    Tests inject ``clock``, ``boottime`` (default: the same, if that is injected) and ``boot_id``.
+    With ``create=False`` a directory without a store raises FileNotFoundError. A program that only
+    reads opens it with ``count_boot=False``. A call that finds another writer waits for
     ``patience_s`` seconds and then raises StoreBusy; opening waits since ``since_ns`` (monotonic
     clock). Raises StoreError, ConfigError (durability).
     """
@@ -315,8 +315,8 @@ class Store(Environment):
 
         Opening the file for writing fails on a file system that is read-only or has failed. Where
         little room is left, as many pages as a burst of assignments takes are written and deleted,
-        because only LMDB knows how many pages of the file it can use again. So it is after LMDB has
-        raised an error in this process: the disk may refuse what it has to write.
+        because only LMDB knows how many pages of the file it can use again. The same test is made
+        after LMDB has raised an error in this process, because the disk may refuse writes.
         """
         try:
             descriptor = os.open(os.path.join(self.path, DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
@@ -341,10 +341,10 @@ class Store(Environment):
         return (int(env.info()["last_pgno"]) + 1) * int(env.stat()["psize"])
 
     def widen(self, room: int) -> int:
-        """Make the memory map larger than the file by so many bytes, if it is not.
+        """Make the memory map larger than the file by this many bytes, if it is not.
 
-        Return the size that it had, or 0 if it was large enough. Raises StoreBusy when a
-        transaction of this process goes on using the map.
+        Return its old size, or 0 if it was large enough. Raises StoreBusy when a transaction of
+        this process goes on using the map.
         """
         before = self._map_size
         wanted = self._end() + room

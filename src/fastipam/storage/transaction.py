@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastipam.errors import FastipamError
 
     class Promise(Protocol):
-        """What has to hold for an answer to be given."""
+        """A condition that must hold when an answer is given."""
 
         def settle(self) -> FastipamError | None:
             """Return None, or the error to answer with."""

@@ -80,10 +80,10 @@ class Clock:
 
 
 def forget_looks() -> None:
-    """Let this process look at namespaces anew.
+    """Make this process search for namespaces again, without the last result.
 
-    A search of the machine serves, for a second of the machine's clock, all who ask after it. In a
-    test minutes may have passed meanwhile, and namespaces have died.
+    The result of a search is used for one second of the machine's clock. In a test, minutes may
+    have passed in that time, and namespaces have ended.
     """
     vars(processes)["_searches"] = processes.Searches()
     handler = sys.modules.get("fastipam.cni.handler")

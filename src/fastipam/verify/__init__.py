@@ -64,7 +64,7 @@ def verify(store: Store, progress: Progress | None = None) -> list[Finding]:
 def findings(store: Store, progress: Progress | None = None) -> Iterator[Finding]:
     """Yield the findings of :func:`verify`. A read transaction is open during the iteration.
 
-    So whoever prints them collects them first: a pager that stands would hold the transaction.
+    So collect them before printing: a pager that waits would keep the transaction open.
     """
     with store.read() as txn:
         told = Told(txn, progress)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def findings(network: NetworkCheck) -> Iterator[Finding]:
-    """Check each record by itself, then the open list. Who owns a block the cluster decides."""
+    """Check each record by itself, then the open list. Ownership of blocks is not checked here."""
     damaged = False
     for key, raw in network.items(tables.BLOCKS, network.prefix):
         text = fault(network.pool, key, raw)

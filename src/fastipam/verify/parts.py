@@ -1,4 +1,4 @@
-"""What all checks share: a finding, the progress, and the network that is checked."""
+"""The common parts of all checks: a finding, the progress, and the checked network."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Finding:
 
 
 class Told:
-    """Reports to the caller how many records of how many have been read."""
+    """Reports the progress to the caller: records read, and records in total."""
 
     def __init__(self, txn: Snapshot, progress: Progress | None) -> None:
         self._progress = progress
@@ -73,7 +73,7 @@ class Told:
         return found if self._progress is None else self._counted(found)
 
     def all(self) -> None:
-        """Report that everything was read."""
+        """Report that all records were read."""
         if self._progress is not None:
             self._progress(self._total, self._total)
 

@@ -24,7 +24,7 @@ _ACCEPT_AGAIN_S = 0.1  # after accept failed, because there was no descriptor fo
 
 
 class Connection(NamedTuple):
-    """A connection, its address, and what has arrived until when."""
+    """A connection: its address, the received bytes, and the deadline for the rest."""
 
     socket: socket.socket
     address: Any

@@ -232,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile = io.BytesIO(self.server.heads[self.request])
 
     def do_GET(self) -> None:
-        """Answer a path."""
+        """Answer a GET request."""
         self._send(self._respond())
 
     do_HEAD = do_GET  # noqa: N815

@@ -68,8 +68,8 @@ def of_node(node: Node, has_store: bool) -> dict[str, Any]:
 def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
     """Return the state in the shared store: nodes, and how much of the pool is owned.
 
-    ``not_seen`` names what the credentials may not read; what of the document would have come from
-    it is left out.
+    ``not_seen`` names the objects that the credentials may not read; the parts of the document that
+    depend on them are left out.
     """
     try:
         rows: list[dict[str, Any]] | None = admin.read_nodes(node, deadline)

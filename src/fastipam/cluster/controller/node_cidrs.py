@@ -72,7 +72,7 @@ class NodeCIDRs:
         self._step = step
 
     def work(self) -> None:
-        """Make the blocks that are missing. O(nodes); two requests a block. Raises ApiFails."""
+        """Make the blocks that are missing. O(nodes); two requests per block. Raises ApiFails."""
         for name, found in self._view.pools().items():
             pool = objects.read_pool(found)
             if pool is not None and not pool.claims_any:

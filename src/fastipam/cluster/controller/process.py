@@ -56,7 +56,7 @@ class Process:
         self._came_round = {"controller": time.monotonic(), "election": time.monotonic()}
 
     def run(self) -> None:
-        """Work until :meth:`stop`; ends a second after it at most. Raises nothing."""
+        """Work until :meth:`stop`, and return within a second after it. Raises nothing."""
         worker = self._thread("controller", self._work)
         elector = self._thread("election", self._elect)
         for follower in self.controller.view.followers():

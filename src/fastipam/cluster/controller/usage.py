@@ -65,7 +65,7 @@ class Usage:
         self._counted_at = float("-inf")
 
     def work(self) -> None:
-        """Write the counts that have changed. One request a pool. Raises ApiFails."""
+        """Write the counts that have changed. One request per pool. Raises ApiFails."""
         pools = self._view.pools()
         self._written_at = {one: at for one, at in self._written_at.items() if one in pools}
         self._totals = {one: total for one, total in self._totals.items() if one in pools}

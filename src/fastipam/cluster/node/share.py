@@ -135,7 +135,7 @@ class Share:
     # Reading --------------------------------------------------------------------------------
 
     def member(self) -> Member | None:
-        """Return who this node is in its cluster, or None before it first registers."""
+        """Return this node's identity in its cluster, or None before it first registers."""
         with self.store.read() as txn:
             pool_id = self.network._pool_in(txn)
             return None if pool_id is None else blocks.get_member(txn, pool_id)
@@ -186,7 +186,7 @@ class Share:
     # This node ------------------------------------------------------------------------------
 
     def put_member(self, member: Member) -> None:
-        """Store who this node is."""
+        """Store this node's identity."""
         with self.store.write() as txn:
             blocks.put_member(txn, self._pool_id(txn), member)
 

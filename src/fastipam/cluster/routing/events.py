@@ -22,10 +22,10 @@ _ROUTES = (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE)
 
 
 class Heard:
-    """What the events since the last look mean.
+    """The result of the events since the last reading.
 
-    ``compare``: the routes may not be as they were set. ``by`` is the process that has changed
-    them, if it was one. ``links``: an interface or an address was changed somewhere.
+    ``compare``: the routes may have changed. ``by`` is the process that has changed them, if it was
+    one. ``links``: an interface or an address was changed somewhere.
     """
 
     __slots__ = ("by", "compare", "links")

@@ -57,7 +57,7 @@ class Plan:
                 )
 
     def choose(self, hops: Mapping[Address, Hop]) -> None:
-        """Choose the routes; ``hops`` tells how the kernel reaches each address of ``nodes``."""
+        """Choose the routes; ``hops`` says how the kernel reaches each address of ``nodes``."""
         inside = Inside(self.nodes)
         for prefix, gateway in self._gateways.items():
             address = prefix[0], gateway

@@ -1,4 +1,4 @@
-"""A node's entry in the shared store: who it is."""
+"""A node's entry in the shared store: its incarnation, epoch, boot and addresses."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ class KeyValueRegistry:
         return self.session.since_ns
 
     def let_go(self, deadline: Deadline) -> None:
-        """Forget which session is kept."""
+        """Stop renewing the session."""
         self.session.let_go(deadline)
 
     # Lost changes ---------------------------------------------------------------------------
@@ -277,7 +277,7 @@ class KeyValueRegistry:
         return Outcome(False, 0, mine) if len(mine) == len(ids) else None
 
     def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
-        """Return those of the blocks that a node owns. One read."""
+        """Return the blocks among these that some node owns. One read."""
         shared_bits = BITS[pool.family] - pool.host_bits - (len(numbers).bit_length() - 1)
         prefix = self.keys.blocks_of(pool.family, pool.address(numbers.start), shared_bits)
         listed, _ = self.engine.list(prefix, deadline_s=deadline.call_s())

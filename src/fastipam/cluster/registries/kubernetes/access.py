@@ -111,7 +111,7 @@ class Access:
     def tls(self) -> TlsFiles | None:
         """Return the certificates and keys for a new connection, None when no server speaks TLS.
 
-        One stat a file. Raises ConfigError for files that could never be used.
+        One stat per file. Raises ConfigError for files that could never be used.
         """
         if not any(one.tls for one in self.servers):
             return None

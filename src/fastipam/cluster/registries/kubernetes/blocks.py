@@ -1,4 +1,4 @@
-"""The blocks of a node on the Kubernetes API: claimed, compared, given back, one write a block."""
+"""The blocks of a node on the Kubernetes API: claim, compare, give back, one write per block."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class Blocks:
         claimed_ns: int,
         deadline: Deadline,
     ) -> Claimed:
-        """Create the objects of the blocks, then read the own entry (I6). One write a block.
+        """Create the objects of the blocks, then read the own entry (I6). One write per block.
 
         Blocks that other nodes own are left out: the claim may succeed for a part of a run.
         """
@@ -311,7 +311,7 @@ class Blocks:
         raise Unsettled(NoBlock(f"the result of the claim of {place.cidr} is unknown"))
 
     def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
-        """Return those of the blocks that a node owns. One list a window."""
+        """Return the blocks among these that some node owns. One list per window."""
         place = self._api.place(pool.family, pool.address(numbers.start))
         if place is None:
             return frozenset(numbers)

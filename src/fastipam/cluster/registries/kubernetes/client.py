@@ -244,14 +244,15 @@ class Client:
     ) -> tuple[Iterator[dict[str, Any]], str]:
         """Return an iterator over the objects, all at one version, and that version.
 
-        ``selector``: a field selector. Without more it is linearizable. ``from_cache``: whatever
-        the server's cache has. ``at_least``: from its cache, once that has come to this version.
+        ``selector``: a field selector. By default the list is linearizable. ``from_cache``: read it
+        from the server's cache, whatever its version. ``at_least``: read it from the cache, once
+        the cache has reached this version.
 
         The first page is read at once, the next ones by the iterator, all within the deadline. An
-        object is decoded when the iterator comes to it: memory is that of a page, 500 objects, and
-        of the whole text of a list with ``at_least`` (600 bytes a block).
+        object is decoded when the iterator reaches it. So the list takes the memory of one page
+        (500 objects), or with ``at_least`` of its whole text (600 bytes per block).
 
-        Raises Compacted, the iterator too: then begin anew. Raises Behind.
+        Raises Compacted, in the iterator too: then call it again. Raises Behind.
         """
         deadline = time.monotonic() + deadline_s
         query = {"fieldSelector": selector}

@@ -37,11 +37,11 @@ class Entry:
             self.lease = Lease(api.client, api.name, settings.session_s, api.clock)
 
     def known(self) -> Member | None:
-        """Return who this node is, None before it has registered."""
+        """Return this node's identity, None before it has registered."""
         return self._me or self._api.share.member()
 
     def member(self) -> Member:
-        """Return who this node is. Raises NoBlock before it has registered."""
+        """Return this node's identity. Raises NoBlock before it has registered."""
         member = self.known()
         if member is None or not member.incarnation:
             raise NoBlock("this node is not registered in its cluster")
@@ -205,7 +205,7 @@ class Entry:
         return self._seen_ns if self.lease is None else self.lease.since_ns
 
     def let_go(self) -> None:
-        """Forget which Lease is kept."""
+        """Stop renewing the Lease."""
         if self.lease is not None:
             self.lease.let_go()
 

@@ -53,7 +53,8 @@ class Following:
     def follow_blocks(self, owners: Owners, is_over: Callable[[], bool]) -> None:
         """Report all blocks; each block object has the address of its owner.
 
-        One long connection; raises nothing. Memory: 200 bytes a block, beside what ``owners`` has.
+        One long connection; raises nothing. Memory: 200 bytes per block, beside what ``owners``
+        has.
         """
         pairs: dict[str, BlockId] = {}
 

@@ -126,7 +126,7 @@ class Lease:
         return True
 
     def let_go(self) -> None:
-        """Forget which Lease is kept."""
+        """Stop renewing the Lease."""
         self._version = 0
 
     def _body(self, version: int) -> dict[str, Any]:

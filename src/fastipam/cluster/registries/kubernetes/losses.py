@@ -58,7 +58,7 @@ class Losses:
         return self.history.is_lost
 
     def hold_back(self) -> None:
-        """Begin anew with a store that has lost changes; claim no other block for a while."""
+        """Accept a store that has lost changes; claim no new block for a while."""
         if not self.suspicion:
             self.free_at = self._api.clock() + HELD_BACK_S
         self.suspect_at = 0.0
@@ -122,7 +122,7 @@ class Losses:
         )
 
     def compare_own(self, there: tuple[str, int]) -> None:
-        """Notice an own object that is not as it was last written. Raises HistoryLost."""
+        """Notice an own object that differs from its last written form. Raises HistoryLost."""
         before, self.written = self.written, there
         if before[0] and before != there:
             self.suspicion = ""
@@ -133,9 +133,9 @@ class Losses:
             )
 
     def require_later(self, found: dict[str, Any] | None) -> None:
-        """Notice that the own entry is older than it was once. Raises HistoryLost.
+        """Notice that the own entry is older than before. Raises HistoryLost.
 
-        Who removes a node writes a later generation of it.
+        The removal of a node writes a later generation of its entry.
         """
         uid, generation = self.written
         there = ("", 0) if found is None else objects.identity_of(found)

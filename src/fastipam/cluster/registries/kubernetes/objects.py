@@ -251,7 +251,7 @@ def read_stamp(text: object) -> float | None:
 
 
 def read_node(found: dict[str, Any]) -> NodeEntry:
-    """Return who a node is. Raises ClusterCorrupt."""
+    """Return a node's identity. Raises ClusterCorrupt."""
     try:
         spec = found["spec"]
         return NodeEntry(

@@ -149,7 +149,7 @@ class KubernetesRegistry(Overview):
         return self._entry.proven_ns
 
     def let_go(self, deadline: Deadline) -> None:  # noqa: ARG002  # others end a session
-        """Forget which Lease is kept."""
+        """Stop renewing the Lease."""
         self._entry.let_go()
 
     # Lost changes -----------------------------------------------------------------------------
@@ -160,11 +160,11 @@ class KubernetesRegistry(Overview):
         return self._losses.has_lost_changes
 
     def look(self, deadline: Deadline) -> None:
-        """Look at the own objects if the API's history was cut off."""
+        """Compare the own objects if the API's history was cut off."""
         self._blocks.look(deadline)
 
     def hold_back(self, deadline: Deadline) -> None:  # noqa: ARG002  # others write
-        """Begin anew with a store that has lost changes; claim no other block for a while."""
+        """Accept a store that has lost changes; claim no new block for a while."""
         self._losses.hold_back()
 
     def learn_history(self, deadline: Deadline) -> None:
@@ -184,7 +184,7 @@ class KubernetesRegistry(Overview):
         newest: Block | None,  # noqa: ARG002  # others compare it
         deadline: Deadline,
     ) -> Claimed:
-        """Create the objects of the blocks, then read the own entry (I6). One write a block."""
+        """Create the objects of the blocks, then read the own entry (I6). One write per block."""
         return self._blocks.claim(member, ids, claimed_ns, deadline)
 
     def claim_again(self, member: Member, block: Block, deadline: Deadline) -> int:
@@ -192,7 +192,7 @@ class KubernetesRegistry(Overview):
         return self._blocks.claim_again(member, block, deadline)
 
     def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
-        """Return those of the blocks that a node owns. One list a window."""
+        """Return the blocks among these that some node owns. One list per window."""
         return self._blocks.taken(pool, numbers, deadline)
 
     def owner(self, pair: BlockId, deadline: Deadline) -> BlockEntry | None:
@@ -265,7 +265,7 @@ class KubernetesRegistry(Overview):
         self._following.follow_requests(requests, is_over)
 
     def follow_blocks(self, owners: Owners, is_over: Callable[[], bool]) -> None:
-        """Tell of the owners of all blocks. One long connection; raises nothing."""
+        """Report the owners of all blocks. One long connection; raises nothing."""
         self._following.follow_blocks(owners, is_over)
 
     def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:

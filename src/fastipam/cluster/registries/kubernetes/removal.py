@@ -83,7 +83,7 @@ def take_back(
     """Delete the blocks and the request of a removed node; return how many blocks. Idempotent.
 
     Deletes nothing of a node that has no tombstone (any more). Lists until none is left: two
-    requests a list, one a block.
+    requests per list, one per block.
     """
     freed = 0
     while True:

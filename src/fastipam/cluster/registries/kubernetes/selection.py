@@ -31,7 +31,7 @@ class Selection:
         self._look_at = 0.0
 
     def for_node(self, pools: Sequence[AddressPool], deadline: Deadline) -> list[AddressPool]:
-        """Return the pools as this node may use them. One read a minute if one selects nodes.
+        """Return the pools as this node may use them. One read per minute if one selects nodes.
 
         While the API is away the labels that were read last count. Raises what the first reading
         raises.

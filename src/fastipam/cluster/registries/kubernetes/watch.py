@@ -105,7 +105,7 @@ class Follower:
             self._pause(whole * (0.5 + self._client.chance() / 2), is_over)
 
     def begin_anew(self) -> None:
-        """Read the state as it is now, and tell all of it again. For any thread."""
+        """Read the current state, and report all of it again. For any thread."""
         self._wants_anew = True
 
     def _failed(self, error: Exception) -> None:
