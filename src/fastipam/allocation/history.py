@@ -46,7 +46,7 @@ def scan(txn: Snapshot | Transaction, network_id: int) -> Iterator[tuple[bytes, 
 
 
 def scan_back(txn: Snapshot | Transaction, network_id: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the same pairs, newest first."""
+    """Yield the (key, value) pairs of a network's events, newest first. O(1) memory."""
     yield from reversed(txn.event_log(network_id).items())
     yield from tables.EVENTS.scan_back(txn, keys.id_prefix(network_id))
 

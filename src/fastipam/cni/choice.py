@@ -156,7 +156,7 @@ class Chooser:
                     f"have IPv{next(iter(wanted))} only",
                     field=f"{_POD} {pod_annotations.FAMILIES}",
                     value=text,
-                    hint=f"add v{family}, or request no such address",
+                    hint=f"add v{family}, or do not request that address",
                 )
 
     def _is_complete(self, wanted: frozenset[int]) -> bool:

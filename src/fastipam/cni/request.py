@@ -177,7 +177,7 @@ class Request:
     def valid_attachments(self) -> set[Owner]:
         """Return the owners that GC lists, for ``Network.retain``.
 
-        Raises ConfigError when there is no list, or one with an entry that names nobody.
+        Raises ConfigError when there is no list, or when an entry of it names no container.
         """
         return {Owner(*one) for one in valid_attachments(self._folded())}
 

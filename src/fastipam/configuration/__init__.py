@@ -1,1 +1,1 @@
-"""Text in, frozen settings out: the configuration of a network and of a cluster."""
+"""Parse the configuration of a network and of a cluster into settings that do not change."""

@@ -343,7 +343,7 @@ class Config:
             found = []
             for place, one in enumerate(ranges):
                 if not isinstance(one, dict):
-                    raise reader.wrong(f"{here}[{place}]", one, "a range, which is an object")
+                    raise reader.wrong(f"{here}[{place}]", one, "a range (a JSON object)")
                 found.append(self._range(one, f"{here}[{place}]"))
             sets.append(found)
         return sets
@@ -429,7 +429,7 @@ def route(value: Any, path: str, odd: list[tuple[str, str, str]]) -> Route:
     What is odd is added to ``odd``: path, folded key, and why, or "" for a key that is unknown.
     """
     if not isinstance(value, dict):
-        raise reader.wrong(path, value, "a route, which is an object")
+        raise reader.wrong(path, value, "a route (a JSON object)")
     if not ROUTE.issuperset(value):
         odd += [(path, key, "") for key in value if key not in ROUTE]
     text = reader.text(value, "dst", path)

@@ -1,8 +1,8 @@
 """Which of a cluster's pools give a pod its addresses, in which order: a line for each family.
 
-Pools are named by their first address here. A *group* are pools of which one is as good as the
-other, and () stands for all pools of a family. A *line* has the groups that a pod may get an
-address of, the preferred one first.
+Pools are named by their first address here. A *group* is a set of pools with equal preference; ()
+stands for all pools of a family. A *line* is a list of groups, the preferred one first: a pod gets
+its address from one of them.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ class Environment:
 
     @property
     def may_write_at_once(self) -> bool:
-        """Whether a change of this thread would wait for no other writer."""
+        """Whether this thread could write now, without waiting for another writer."""
         transaction = getattr(self.local, "transaction", None)
         if transaction is not None:
             return bool(transaction.joined)

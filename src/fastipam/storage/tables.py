@@ -206,6 +206,6 @@ BLOCKS = Table("blocks")
 
 
 def open_all(open_db: Callable[..., Any], meta: Any, txn: Any) -> tuple[Any, ...]:
-    """Return LMDB's handles of all tables, that of MAIN first, given that of ``META``."""
+    """Return LMDB's handles of all tables, MAIN's first; the argument is the handle of ``META``."""
     others = (open_db(table.name.encode(), txn=txn, create=False) for table in ALL[1:])
     return (open_db(None, txn=txn), meta, *others)

@@ -116,7 +116,7 @@ class Doubts:
         return False
 
     def doubt(self, lease: Lease, where: str) -> None:
-        """Collect a lease whose path is gone, and whose inode was found: ``where``."""
+        """Collect a lease whose path is gone, but whose inode was found (at ``where``)."""
         self._doubted.append((lease, GONE, where))
 
     def settle(self) -> tuple[list[tuple[Lease, int]], list[tuple[Lease, str]]]:

@@ -1,8 +1,8 @@
 """Keep samples of each range set's counts over time, a forecast made from them, and refusals.
 
-The memory is bounded, and no timer runs: after a batch, at most every few seconds, a thread that
-sleeps otherwise takes a sample. A request for the page or the metrics takes one too. A node without
-requests takes none and needs none: between two samples the counters do not change.
+The memory is bounded, and no timer runs: after a batch, at most every few seconds, a thread wakes
+up and takes a sample. A request for the page or the metrics takes one too. A node without requests
+takes none and needs none: between two samples the counters do not change.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Watch(Observer):
         self.pulse.swept((data_dir, network), counts)
 
     def batch(self, size: int, commit_seconds: float) -> None:  # noqa: ARG002
-        """Have a sample taken, if the last one is old enough: counters may have changed."""
+        """Take a sample, if the last one is old enough: counters may have changed."""
         self.pulse.commit(commit_seconds)
         if self._monotonic() - self._sampled >= INTERVAL_S:
             self._wanted.set()

@@ -1,7 +1,7 @@
 """A controller: the work of its leader in one round. Claims, ADD and DEL never need it.
 
-It goes over the state again and again; an event only makes the next turn come sooner. Whatever a
-turn begins and does not finish, the next one, of this process or another one, goes on with.
+It checks the whole state in every turn; an event only makes the next turn come sooner. If a turn
+does not finish, the next turn continues its work, in this process or in another one.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ class Pool:
     """The endpoints of one store, with idle connections. Safe to use from several threads.
 
     After a fork the child opens its own connections. ``tls`` is asked for each new connection; it
-    returns None when no server speaks TLS. A connection, with its TLS, is open after ``connect_s``
-    or given up.
+    returns None when no server speaks TLS. An attempt to connect, with its TLS handshake, ends
+    after ``connect_s``.
     """
 
     def __init__(

@@ -44,12 +44,12 @@ _NOT_REGISTERED = "this node is not registered in its cluster"
 
 
 class Share:
-    """Who this node is, and the state of each of its blocks, as its own store has them.
+    """This node's identity, and the state of each of its blocks, in its own store.
 
-    ``network`` is the cluster's network in the local store, ``settings`` what the node was told.
+    ``network`` is the cluster's network in the local store, ``settings`` are the node's settings.
     ``gone`` are the pools that are not in force any more while this node has blocks of them,
-    ``left_out`` those that are in force and cannot be used beside them.
-    Each method is one transaction. Raises StoreError.
+    ``left_out`` those that are in force and cannot be used beside them. Each method is one
+    transaction. Raises StoreError.
     """
 
     __slots__ = ("gone", "left_out", "network", "settings", "store")
@@ -320,7 +320,7 @@ class Share:
                 self._hear(txn, ledger, newest)
 
     def forget(self, ids: Iterable[BlockId], state: int) -> None:
-        """Delete the records of those of the blocks that are in ``state``."""
+        """Delete the records of the blocks that are in ``state``."""
         with self.store.write() as txn:
             pool_id = self._pool_id(txn)
             for family, base in ids:

@@ -32,10 +32,10 @@ class Record:
     ``set_index`` the range set that served it or, while it cools, that has its address; ``boot``
     the number of the boot in this store, ``generation`` a number that no other assignment of this
     pool has. Times are in nanoseconds: ``allocated_ns`` is wall clock; ``released`` is on the
-    pool's own clock (see :class:`PoolState`) and 0 while assigned. ``sticky_s`` is the number
-    of seconds for which the address stays reserved for its pod after its release. ``netns``,
+    pool's own clock (see :class:`PoolState`) and 0 while assigned. ``sticky_s`` is the number of
+    seconds for which the address stays reserved for its pod after its release. ``netns``,
     ``inode``, ``mount_ns`` and ``born_ns`` are those of :class:`Netns`. ``network_id`` is the id of
-    the network whose owner it is: a lease is found by its pool.
+    the owner's network; the key of the record has only the pool.
     """
 
     __slots__ = (
