@@ -200,8 +200,18 @@ def evaluate(annotation: Any, names: dict[str, Any]) -> Any:
     return eval(annotation, names) if isinstance(annotation, str) else annotation
 
 
+def resolve(kind: Any) -> Any:
+    """Return the type that an alias of a `type` statement names, as numpy 2.5 has NDArray."""
+    named = getattr(typing.get_origin(kind) or kind, "__value__", None)
+    if named is None:
+        return kind
+    inner = typing.get_args(kind)
+    return named[inner] if inner else named
+
+
 def show(kind: Any) -> str:
     """Return a type as a program writes it."""
+    kind = resolve(kind)
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is None or kind is type(None):
         return "None"
@@ -228,6 +238,7 @@ def show_value(value: object) -> str:
 
 def classes(kind: Any) -> Iterator[Any]:
     """Yield the classes that a type is made of."""
+    kind = resolve(kind)
     origin = typing.get_origin(kind)
     if isinstance(kind, list | tuple):
         for one in kind:

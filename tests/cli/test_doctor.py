@@ -612,8 +612,7 @@ def test_missing_directory_of_configurations(tmp_path: Path) -> None:
 
 def test_interpreter_that_this_user_may_not_see(tmp_path: Path) -> None:
     """Another user's doctor does not say that the interpreter is gone, and how root looks."""
-    tools.require_root()
-    tools.require_tools("setpriv")
+    nobody = tools.as_another_user()
     tools.open_to_all(tmp_path)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
@@ -624,7 +623,7 @@ def test_interpreter_that_this_user_may_not_see(tmp_path: Path) -> None:
     program = str(Path(sys.executable).with_name("fastipam"))
     words = [program, "doctor", "--bin-dir", str(tmp_path / "bin"), "--quiet"]
     done = subprocess.run(
-        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *words],
+        [*nobody, *words],
         capture_output=True,
         text=True,
         check=False,

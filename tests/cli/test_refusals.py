@@ -20,7 +20,6 @@ from fastipam.storage.store import Store
 from ..e2e import tools
 
 FASTIPAM = str(Path(sys.executable).with_name("fastipam"))
-NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
 
 # Every command that opens a store, with what it wants besides.
 COMMANDS = (
@@ -86,12 +85,11 @@ def test_another_version(filled: Path, tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_another_user(filled: Path, tmp_path: Path, command: str) -> None:
     """Whoever may not read the store is told that root may, not that there is none."""
-    tools.require_root()
-    tools.require_tools("setpriv")
+    nobody = tools.as_another_user()
     for path in filled.parents[:3]:
         path.chmod(0o755)
     words = command.format(tmp=tmp_path).split()
-    done = _run(*words, "--data-dir", str(filled), by=NOBODY)
+    done = _run(*words, "--data-dir", str(filled), by=nobody)
     assert done.returncode == 1
     assert "Permission denied" in done.stderr
     assert "hint: as root" in done.stderr
@@ -101,8 +99,7 @@ def test_another_user(filled: Path, tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize("command", ["status", "nodes", "blocks", "check", "routes", "leave"])
 def test_settings_of_a_cluster(tmp_path: Path, command: str) -> None:
     """Without its file a command of a cluster says who names it; another user reads of root."""
-    tools.require_root()
-    tools.require_tools("setpriv")
+    nobody = tools.as_another_user()
     missing = _run("cluster", command, "-c", str(tmp_path / "none.json"))
     assert missing.returncode == 1
     assert f"{tmp_path}/none.json cannot be read: No such file or directory" in missing.stderr
@@ -112,7 +109,7 @@ def test_settings_of_a_cluster(tmp_path: Path, command: str) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(0o700)
     (closed / "cluster.json").write_text("{}")
-    refused = _run("cluster", command, "-c", str(closed / "cluster.json"), by=NOBODY)
+    refused = _run("cluster", command, "-c", str(closed / "cluster.json"), by=nobody)
     assert refused.returncode == 1
     assert "Permission denied" in refused.stderr
     assert f"hint: as root: sudo {FASTIPAM} cluster {command}" in refused.stderr
@@ -120,8 +117,7 @@ def test_settings_of_a_cluster(tmp_path: Path, command: str) -> None:
 
 def test_doctor_of_another_user(filled: Path, tmp_path: Path) -> None:
     """It says what it could not see, and how to: that is no problem of the node's."""
-    tools.require_root()
-    tools.require_tools("setpriv")
+    nobody = tools.as_another_user()
     for path in filled.parents[:3]:
         path.chmod(0o755)
     closed = tmp_path / "closed"
@@ -130,7 +126,7 @@ def test_doctor_of_another_user(filled: Path, tmp_path: Path) -> None:
         listening.bind(str(closed / "agent.sock"))
         listening.listen()
         words = ["--socket", str(closed / "agent.sock"), "--conf-dir", str(closed)]
-        done = _run("doctor", *words, "--data-dir", str(filled), by=NOBODY)
+        done = _run("doctor", *words, "--data-dir", str(filled), by=nobody)
     lines = done.stdout.splitlines()
     assert any("run as root to examine everything" in line for line in lines)
     for check, text in (

@@ -11,11 +11,15 @@ import functools
 import importlib
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from _pytest.outcomes import Skipped
+
+import fastipam
 
 _PLUGIN_DIRS = ("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin")
 """Where distributions (the first two) and the upstream release put the CNI plugins."""
@@ -48,6 +52,28 @@ def require_root() -> None:
     """Skip unless this process may make network namespaces, mount, and become another user."""
     if os.geteuid() != 0:
         lacking("only root can do what this test needs")
+
+
+@functools.cache
+def as_another_user(uid: int = 65534) -> tuple[str, ...]:
+    """The words before a command that another user runs; skip if this user cannot start Python.
+
+    Below a home directory the interpreter and its packages can be closed to every other user.
+    """
+    require_root()
+    require_tools("setpriv")
+    words = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+    code = "import sys; open(sys.argv[1]).close()"
+    done = subprocess.run(
+        [*words, sys.executable, "-IS", "-c", code, fastipam.__file__],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:]
+        unsupported(f"user {uid} cannot start {sys.executable}: {' '.join(said)}")
+    return words
 
 
 def open_to_all(tmp_path: Path) -> None:

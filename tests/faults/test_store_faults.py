@@ -408,7 +408,7 @@ def test_no_permission(
     for file in files:
         os.chown(file, NOBODY, NOBODY)
         file.chmod(mode)
-    _refused(nobodys("ADD", made, "c1"), store, "Permission denied", "may write")
+    _refused(nobodys("ADD", made, "c1"), store, "Permission denied", "can write")
     _refused(nobodys("STATUS", made), store, "Permission denied", code=51)
     for file in files:
         file.chmod(0o700)

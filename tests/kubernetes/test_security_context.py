@@ -117,8 +117,8 @@ def test_routes_take_net_admin(nodes: list[LinkNode]) -> None:
 
 def test_controller(fake_api: FakeServer, tmp_path: Path) -> None:
     """Another user than root, without a capability, makes and accepts the first pools."""
-    tools.require_root()
-    tools.require_tools("setpriv", "unshare")
+    tools.require_tools("unshare")
+    tools.as_another_user(_security("Deployment")["runAsUser"])
     tools.open_to_all(tmp_path)
     tools.open_to_all(fake_api.ca.parent)
     config, pools = tmp_path / "kubeconfig", tmp_path / "pools.json"
