@@ -107,13 +107,12 @@ class Ipam(Networks):
     def transaction(self) -> Transaction:
         """Begin a block in which changes become one commit: ``with ipam.transaction() as txn:``.
 
-        What goes through the handle is in the block, and nothing else is: a call on the networks
-        that ``txn.network(…)`` returns. A change by other means in the same thread raises
-        TransactionOpen at once, because it would wait for itself; so does a second block. Reading
-        by other means shows the last commit.
+        Only calls on the networks that ``txn.network(…)`` returns are part of the block. Any other
+        change in the same thread raises TransactionOpen at once, because it would wait for this
+        block; so does a second block. Any other reading shows the last commit.
 
         A call that raises changes nothing, and the calls before it stay in the commit. Only when
-        the store could not be written (StoreFull, StoreUnavailable) the whole block is lost, and
+        the store could not be written (StoreFull, StoreUnavailable) is the whole block lost, and
         every later call and its end raise that error. When an exception leaves the block, all calls
         are rolled back. Other threads and processes that write wait until the block ends, so keep
         it short, and let no coroutine wait in it: see :meth:`run`.

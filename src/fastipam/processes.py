@@ -86,8 +86,8 @@ class Found:
     def look_into_descriptors(self, wanted: Collection[int]) -> None:
         """Add those of ``wanted`` that a process has open. O(open files of all processes).
 
-        A table of open files that cannot be read is passed over: to have a namespace open is rare,
-        and a container whose namespace nobody runs in and nobody mounts is as good as gone.
+        A table of open files that cannot be read is skipped: an open namespace file is rare, and a
+        container is taken for gone if no process runs in its namespace and no mount has it.
         """
         left = {inode for inode in wanted if inode not in self.inodes}
         if not left:
@@ -367,7 +367,7 @@ _searches = Searches()
 
 
 def look(wanted: Collection[int], newest_ns: int = 0, node_pid_ns: Collection[int] = ()) -> Found:
-    """Return a search that began after ``newest_ns``, and less than a second ago.
+    """Return the result of a search that began after ``newest_ns``, less than a second ago.
 
     It has looked for ``wanted`` in open files, too.
     """

@@ -145,9 +145,9 @@ class Networks:
 class Transaction(storage.Transaction, Networks):
     """A block in which changes of several networks become one commit.
 
-    :meth:`Ipam.transaction` returns one, to be used with ``with``. What is called on the networks
-    that :meth:`network` returns is in the block, and nothing else is. They see what the block has
-    changed; others see it after the block's end. The block belongs to the thread that has begun it.
+    :meth:`Ipam.transaction` returns one, to be used with ``with``. Only calls on the networks that
+    :meth:`network` returns are part of the block. They see its changes; others see them after the
+    block's end. The block belongs to the thread that has begun it.
     """
 
     __slots__ = ("_ipam",)

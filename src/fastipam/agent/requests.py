@@ -61,8 +61,8 @@ class Request(Frame):
 class Answer(NamedTuple):
     """What the client prints, and the status with which it exits.
 
-    ``confirm``, if there is one, returns the answer to write in its place: it looks at the moment
-    of writing whether the addresses are still this node's.
+    ``confirm``, if there is one, is called when the answer is written, and returns the answer to
+    write: an error if the addresses are not this node's any more.
     """
 
     status: int

@@ -4,10 +4,10 @@
 transactions over several keys, and ``kubernetes`` on the Kubernetes API, which changes one object
 at a time. A *block* is named by (family, first address).
 
-What changes something has one of three outcomes. It returns: the change was made, or a definite no.
-It raises an EngineError, NoBlock or ClusterRefused: nothing was changed. It raises
+A call that changes something has one of three outcomes. It returns: the change was made, or was
+refused. It raises an EngineError, NoBlock or ClusterRefused: nothing was changed. It raises
 :class:`Unsettled`: the change may have been made, or may be made later, and the next
-:meth:`Registry.owned` or :meth:`Registry.release` tells.
+:meth:`Registry.owned` or :meth:`Registry.release` finds out.
 
 Every call that asks the shared store takes the :class:`Deadline` of the operation.
 """

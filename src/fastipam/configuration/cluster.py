@@ -595,7 +595,7 @@ def _cut(
 
 
 def geometry(pool: Pool, one: Range) -> Geometry:
-    """Return one CIDR of a pool as numbered blocks, those without an address to serve marked."""
+    """Return one CIDR of a pool as numbered blocks; marks those without an address to assign."""
     range_set = next(each for each in pool.sets if one in each.ranges)
     length = range_set.lengths[range_set.ranges.index(one)]
     host_bits = BITS[one.family] - length

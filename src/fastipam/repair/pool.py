@@ -270,7 +270,12 @@ class PoolRepair:
         }
         for key, _ in self._of(table):
             if wanted.pop(key, None) is None:
-                self._remove(table, key, "cooldown", "removed from the queue: no lease cools there")
+                self._remove(
+                    table,
+                    key,
+                    "cooldown",
+                    "removed from the cool-down queue: the address has no cooling lease",
+                )
         for key, address in wanted.items():
             self._put(table, key, b"")
             self._did("cooldown", address, "queued: its lease is cooling")

@@ -46,13 +46,13 @@ def _open(path: str | os.PathLike[str], durability: str | None = None, **options
 
 
 def register(place: Place) -> None:
-    """Open the store with its clock and boot from now on."""
+    """From now on, open the store with the test's clock and boot."""
     _places[os.path.realpath(place.path)] = place
     vars(open_stores)["Store"] = _open
 
 
 def unregister(place: Place) -> None:
-    """Open the store as any other from now on."""
+    """From now on, open the store with the machine's clock and boot."""
     del _places[os.path.realpath(place.path)]
     if not _places:
         vars(open_stores)["Store"] = Store

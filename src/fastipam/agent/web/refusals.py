@@ -44,7 +44,7 @@ def refusal_of(at: float, verb: str, output: bytes, request: Request | None) -> 
 def grouped(refusals: Iterable[Refusal], *, private: bool) -> list[dict[str, Any]]:
     """Return the refusals, given oldest first, by reason: the group with the newest first.
 
-    A group has the message and the pod of its newest refusal. A private one has neither.
+    A group has the message and the pod of its newest refusal; on a private page it has neither.
     """
     groups: dict[tuple[str, int, str, str], dict[str, Any]] = {}
     for one in refusals:

@@ -26,7 +26,7 @@ _SPARED = {
 
 
 def spared(family: int, prefixes: Iterable[Prefix]) -> list[str]:
-    """Return the pools' addresses of one family as the fewest CIDRs, in order."""
+    """Return the pools' addresses of one family as the smallest list of CIDRs, in order."""
     if family == V4:
         four = (IPv4Network((base, length)) for its, base, length in prefixes if its == V4)
         return [str(one) for one in collapse_addresses(four)]

@@ -93,7 +93,7 @@ class Blocks:
         self._changed()
 
     def forget(self, pair: BlockId, *, certain: bool) -> None:
-        """Note that a block has no owner; if that is not certain, a while later."""
+        """Note that a block has no owner; if this is not certain, wait a while first."""
         with self._lock:
             if certain:
                 self._blocks.pop(pair, None)
