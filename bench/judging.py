@@ -8,7 +8,7 @@ is above 1.
 
 from __future__ import annotations
 
-from math import comb
+from math import comb, sqrt
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _DOUBT = 0.05
 FEWEST = 6  # 2 * 0.5 ** 6 = 0.03; with fewer samples not even the extremes are an interval
-_EXACT = 400  # of more samples every n-th is used, because the sums would become long
+_EXACT = 400  # of more samples the normal distribution gives the rank: the sums would become long
+_SIDE = 1.96  # standard deviations on each side, for 95 %
 
 
 class Change(NamedTuple):
@@ -38,13 +39,20 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """
     if len(values) < FEWEST:
         return 0.0, float("inf")
-    ordered = sorted(values[:: -(-len(values) // _EXACT)])
-    count = len(ordered)
+    ordered = sorted(values)  # all of them: every n-th may follow a pattern that the median has not
+    below = _outside(len(ordered))
+    return ordered[below], ordered[-1 - below]
+
+
+def _outside(count: int) -> int:
+    """Return how many of the sorted samples are left out at each end."""
+    if count > _EXACT:
+        return int((count - _SIDE * sqrt(count)) / 2) - 1  # one wider than the approximation
     below, tail = 0, 1.0  # tail: how likely fewer than below + 1 samples are below, times 2 ** n
     while 2 * (tail + comb(count, below + 1)) <= _DOUBT * 2.0**count:
         below += 1
         tail += comb(count, below)
-    return ordered[below], ordered[count - 1 - below]
+    return below
 
 
 def from_samples(name: str, base: Sequence[float], head: Sequence[float]) -> Change:

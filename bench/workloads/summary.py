@@ -44,6 +44,14 @@ class Summary(TypedDict):
     failed: bool
 
 
+def _interval(latencies: list[float], middle: float) -> tuple[float, float]:
+    """Return the median's interval. Raises ValueError when it does not contain the median."""
+    low, high = (round(one) for one in interval(latencies))
+    if not low <= middle <= high:
+        raise ValueError(f"the interval {low} … {high} ns does not contain the median, {middle} ns")
+    return low, high
+
+
 def _verb(latencies: list[float]) -> Verb:
     ordered = sorted(latencies)
     percentiles: dict[str, float | None] = {
@@ -51,7 +59,7 @@ def _verb(latencies: list[float]) -> Verb:
         for name, (share, least) in SHARES.items()
     }
     some: list[float] = [round(one) for one in latencies[:: max(1, len(latencies) // _KEPT)]]
-    sure = interval(latencies) if len(ordered) >= FEWEST else None
+    sure = _interval(ordered, percentiles["p50"] or 0.0) if len(ordered) >= FEWEST else None
     return Verb(
         calls=len(ordered), percentiles=percentiles, interval=sure, most=ordered[-1], some=some
     )

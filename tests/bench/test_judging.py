@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from math import inf
+from math import comb, inf
 from random import Random
 from statistics import median
 from typing import TYPE_CHECKING
@@ -39,6 +39,18 @@ def test_interval_holds_the_median() -> None:
         low, high = interval([chance.lognormvariate(0, 1) for _ in range(15)])  # its median is 1
         inside += low <= 1 <= high
     assert inside / 400 >= 0.95
+
+
+@pytest.mark.parametrize("count", [401, 1_000, 10_000, 20_001])
+def test_interval_of_many(count: int) -> None:
+    """It is of all samples, in which every 25th differs from the others; and holds 95 %."""
+    values = [100.0 + 0.0001 * at if at % 25 else 1.0 for at in range(count)]
+    low, high = interval(values)
+    assert low <= median(values) <= high
+    low, high = interval([float(at) for at in range(count)])
+    assert count - 1 - low == high
+    outside = sum(comb(count, at) for at in range(int(low) + 1))
+    assert 0.03 < 2 * (outside * 10**6 // 2**count) / 10**6 <= 0.05
 
 
 def _noisy(chance: Random, factor: float, count: int = 15) -> Change:
