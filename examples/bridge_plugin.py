@@ -39,8 +39,8 @@ class Request(cni.Request):
         """Return a key of the plugin's own, of the kind of its default."""
         value = self.config.get(key) or default
         if type(value) is not type(default) or not str(value).isprintable():
-            kind = "text" if isinstance(default, str) else "number"
-            raise fastipam.ConfigError(f"{value!r} is no {kind}", field=key)
+            kind = "string" if isinstance(default, str) else "number"
+            raise fastipam.ConfigError(f"{value!r} is not a {kind}", field=key)
         return value
 
     def port(self, *owner: str) -> str:
@@ -57,7 +57,7 @@ def inside(path: str, call: Callable[..., Any], *arguments: Any) -> Any:
             setns(path, flags=0)
             return call(*arguments)
         except OSError as error:
-            text = f"CNI_NETNS: {path!r} is no network namespace"
+            text = f"CNI_NETNS: {path!r} is not a network namespace"
             raise CniError(text, BAD_ENVIRONMENT, hint=str(error)) from None
         finally:
             setns(home.fileno())

@@ -345,15 +345,15 @@ def test_forwarding_where_it_is_on_and_cannot_be_written(
 @pytest.mark.parametrize(
     ("keys", "netns", "code", "said"),
     [
-        ({}, "/run/netns/none", 4, "CNI_NETNS: '/run/netns/none' is no network namespace"),
-        ({}, "/etc/passwd", 4, "CNI_NETNS: '/etc/passwd' is no network namespace"),
-        ({}, "/proc/self/ns/mnt", 4, "CNI_NETNS: '/proc/self/ns/mnt' is no network namespace"),
-        ({"bridge": 5}, "", 7, "bridge: 5 is no text"),
-        ({"mtu": "1500"}, "", 7, "mtu: '1500' is no number"),
+        ({}, "/run/netns/none", 4, "CNI_NETNS: '/run/netns/none' is not a network namespace"),
+        ({}, "/etc/passwd", 4, "CNI_NETNS: '/etc/passwd' is not a network namespace"),
+        ({}, "/proc/self/ns/mnt", 4, "CNI_NETNS: '/proc/self/ns/mnt' is not a network namespace"),
+        ({"bridge": 5}, "", 7, "bridge: 5 is not a string"),
+        ({"mtu": "1500"}, "", 7, "mtu: '1500' is not a number"),
         ({"mtu": 70000}, "", 999, "port of v-net-0: Invalid argument"),
         ({"bridge": "lo"}, "", 999, "port of lo: "),
-        ({"bridge": "a\0b"}, "", 7, r"bridge: 'a\x00b' is no text"),
-        ({"bridge": "\ud800"}, "", 7, r"bridge: '\ud800' is no text"),
+        ({"bridge": "a\0b"}, "", 7, r"bridge: 'a\x00b' is not a string"),
+        ({"bridge": "\ud800"}, "", 7, r"bridge: '\ud800' is not a string"),
         ({"bridge": "a-name-that-is-too-long"}, "", 999, "a-name-that-is-too-long: "),
     ],
 )

@@ -87,7 +87,7 @@ EXAMPLES = [
         told="of the family of 10.32.0.0/12",
     ),
     Example(
-        "spec.gateway", "it is no canonical IP address",
+        "spec.gateway", "it must be a canonical IP address",
         pool("p", "fd00:10::/104", 112, gateway="FD00::1"),
         pool("p", "fd00:10::/104", 112, gateway="fd00::1"),
     ),
@@ -96,11 +96,11 @@ EXAMPLES = [
         pool("p", "10.32.0.1/12", 24), pool("p", "10.32.0.0/12", 24),
     ),
     Example(
-        "spec.cidr", "it is no CIDR: type one such as",
+        "spec.cidr", "it is not a valid CIDR: type one such as",
         pool("p", "10.32.0.0", 24), pool("p", "10.32.0.0/12", 24),
     ),
     Example(
-        "spec.cidr", "it is no CIDR: type one such as",
+        "spec.cidr", "it is not a valid CIDR: type one such as",
         pool("p", "::ffff:10.32.0.0/108", 112), pool("p", "fd00:10::/104", 112),
     ),
     Example(
@@ -108,7 +108,7 @@ EXAMPLES = [
         pool("p", "::a0:0/108", 112), pool("p", "1::a0:0/108", 112),
     ),
     Example(
-        "spec.exclude[0]", "it is no CIDR, address or range",
+        "spec.exclude[0]", "it is not a valid CIDR, address or range",
         pool("p", "10.32.0.0/12", 24, exclude=["10.32.0.1-"]),
         pool("p", "10.32.0.0/12", 24,
              exclude=["10.32.0.1-10.32.0.9", "10.33.0.0/16", "10.34.0.1", "fd00::1-fd00::9"]),
@@ -188,7 +188,7 @@ EXAMPLES = [
     ),
     *(
         Example(
-            "spec.cidr", "it is no canonical CIDR",
+            "spec.cidr", "it must be a canonical CIDR",
             block("10.32.7.0/24", "a", window="10.32.0.0/16")
             | {"metadata": {"name": name}, "spec": block(cidr, "a", window=window)["spec"]},
             block("10.32.7.0/24", "a"),
@@ -199,11 +199,11 @@ EXAMPLES = [
         )
     ),
     Example(
-        "spec.window", "it is no canonical CIDR",
+        "spec.window", "it must be a canonical CIDR",
         block("10.32.7.0/24", "a", window="10.32.7.0/16"), block("10.32.7.0/24", "a"),
     ),
     Example(
-        "spec.via[0]", "it is no canonical IP address",
+        "spec.via[0]", "it must be a canonical IP address",
         block("10.32.7.0/24", "a", via=["worker-7"]),
         block("10.32.7.0/24", "a", via=["192.168.1.7", "fd00::7"]),
     ),
@@ -240,7 +240,7 @@ EXAMPLES = [
     ),
     # Nodes
     Example(
-        "spec.addresses[0]", "it is no canonical IP address",
+        "spec.addresses[0]", "it must be a canonical IP address",
         node("a", addresses=["192.168.1.7/24"]), node("a", addresses=["192.168.1.7"]),
     ),
     Example(
