@@ -238,7 +238,7 @@ def test_a_real_prometheus(prometheus: str, free_port: int) -> None:  # noqa: F8
     assert _value(prometheus, 'fastipam_requests_total{verb="ADD", code="100"}') == 1
     groups = _ask(prometheus, "/api/v1/rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) == 13
+    assert len(rules) == 14
     rules = [
         rule for group in _ask(prometheus, "/api/v1/rules")["groups"] for rule in group["rules"]
     ]

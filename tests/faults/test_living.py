@@ -124,7 +124,7 @@ def test_path_is_deleted(ipam: fastipam.Ipam, netns: Path) -> None:
         subprocess.run(["ip", "netns", "delete", netns.name], check=True)
         report = twice(ipam)
         assert report.released == []
-        assert "that lives; process" in report.unknown[0][1]
+        assert "still exists; process" in report.unknown[0][1]
     assert [lease.container_id for lease in twice(ipam).released] == ["a"]
 
 

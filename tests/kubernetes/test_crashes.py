@@ -381,6 +381,19 @@ def controller_lets_go(cluster: Cluster) -> Iterator[None]:
     leader.turn(60)
 
 
+def controller_tells_what_holds_a_pool(cluster: Cluster) -> Iterator[None]:
+    """The controller says which blocks hold a deleted pool."""
+    begin(cluster)
+    cluster.api.do("POST", POOLS, pool("second", "10.64.0.0/20", 24))
+    cluster.leader().settle()
+    cluster.api.do("DELETE", f"{POOLS}/default")
+    cluster.in_force = {"default", "second"}  # the first one is held
+    yield
+    leader = cluster.leader()
+    leader.turn()
+    leader.turn(61)
+
+
 def controller_removes(cluster: Cluster) -> Iterator[None]:
     """The controller removes a node whose Node object is gone, with three blocks and a request."""
     begin(cluster)
@@ -414,7 +427,7 @@ DEEDS: list[Doing] = [
     join_and_claim, claim_more, restart, fence, reboot, lost_store, give_back, ask, ask_anew,
     donate, collect, claim_by_name, ask_by_name, donate_by_name, collect_by_name, remove, come_back,
     controller_accepts, controller_makes_a_pool, controller_makes_blocks, controller_lets_go,
-    controller_removes, controller_ends_a_lease,
+    controller_tells_what_holds_a_pool, controller_removes, controller_ends_a_lease,
 ]  # fmt: skip
 
 

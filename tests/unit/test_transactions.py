@@ -618,7 +618,7 @@ def test_closed_within_a_block(store: TemporaryStore, net: Network) -> None:
 def test_closed_under_threads(store: TemporaryStore, net: Network) -> None:
     """Threads in calls get StoreClosed or what they asked for: no address is told and lost."""
     other = store.open()
-    mine = other.network("n", "10.1.0.0/24", cooldown_s=0)
+    mine = other.network("n", "10.1.0.0/16", cooldown_s=0)
     told: list[tuple[str, str]] = []
     raised: list[BaseException] = []
 

@@ -618,9 +618,9 @@ def test_a_restored_store_under_a_program(store: TemporaryStore) -> None:
         network.allocate("after the backup")
         for name in ("data.mdb", "lock.mdb"):
             (store.path / name).rename(moved / name)
-        with pytest.raises(fastipam.StoreUnavailable, match=r"data\.mdb is not there"):
+        with pytest.raises(fastipam.StoreUnavailable, match=r"data\.mdb no longer exists"):
             network.allocate("nowhere")
-        with pytest.raises(fastipam.StoreUnavailable, match=r"data\.mdb is not there"):
+        with pytest.raises(fastipam.StoreUnavailable, match=r"data\.mdb no longer exists"):
             network.stats()
         code = (
             "import sys, fastipam\n"
