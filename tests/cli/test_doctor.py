@@ -291,6 +291,28 @@ def test_configurations_disagree(tmp_path: Path) -> None:
     has(configuration.look(tmp_path)[0], PROBLEM, "durable", "relaxed")
 
 
+def test_wrong_configuration_is_said_once(tmp_path: Path) -> None:
+    """A file of fastipam's that cannot be used is one problem, and not a file of another plugin."""
+    write(tmp_path, "1.conf", {**USABLE, "ipam": {"type": "fastipam", "subnet": "10.32.0.0/33"}})
+    assert levels(configuration.look(tmp_path)[0]) == [PROBLEM]
+
+
+def test_data_directory_is_looked_at_once(
+    living: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path, and a link, are the directory that a configuration names."""
+    ipam = {**USABLE["ipam"], "dataDir": str(living)}
+    write(tmp_path / "net.d", "10.conf", {**USABLE, "ipam": ipam})
+    (tmp_path / "link").symlink_to(living)
+    monkeypatch.chdir(living.parent)
+    words = ["doctor", "--json", "--conf-dir", str(tmp_path / "net.d")]
+    words += ["--socket", str(tmp_path / "none"), "--host-local", str(tmp_path / "none")]
+    for spelled in (living.name, str(tmp_path / "link")):
+        done = CliRunner().invoke(cli, words, env={"FASTIPAM_DATA_DIR": spelled})
+        checks = [one["check"] for one in json.loads(done.stdout)]
+        assert (checks.count("clock"), checks.count("disk")) == (1, 1)
+
+
 # --- the store ---
 
 

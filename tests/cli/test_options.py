@@ -38,6 +38,16 @@ def test_seconds(words: str, value: str) -> None:
     done = CliRunner().invoke(cli, [*words.split(), value])
     assert done.exit_code == 2
     assert words.rsplit(maxsplit=1)[-1] in done.output
+    assert f"'{value}' is not a number of seconds from 0" in done.output
+
+
+@pytest.mark.parametrize("words", ["agent --max-connections", "cluster claim --blocks"])
+@pytest.mark.parametrize("value", ["0", "1.5", "many"])
+def test_counts(words: str, value: str) -> None:
+    """A count out of its bounds is answered with the bounds."""
+    done = CliRunner().invoke(cli, [*words.split(), value])
+    assert done.exit_code == 2
+    assert f"'{value}' is not a whole number from 1 to " in done.output
 
 
 @pytest.mark.parametrize(

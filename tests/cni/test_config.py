@@ -658,7 +658,40 @@ def test_refused_choice(key: str, value: str, call: Call, config: Make) -> None:
     """A choice that is none of the offered ones is code 7 and lists them."""
     answer = call("ADD", config(ipam=SUBNET | {key: value}))
     assert answer.code == 7
-    assert answer.message.startswith(f"ipam.{key}: {value!r} is none of ")
+    allowed = {"durability": '"durable" or "relaxed"', "repeatAdd": '"error" or "return"'}[key]
+    assert answer.message == f"ipam.{key}: {value!r} is not {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "code", "message"),
+    [
+        ("name", 7, 6, "name: this is a number, not a string: 7"),
+        ("cniVersion", 1.0, 6, "cniVersion: this is a number, not a string: 1.0"),
+        ("sticky", True, 7, 'ipam.sticky: this is a boolean, not "pod": true'),
+        ("repeatAdd", True, 7, 'ipam.repeatAdd: this is a boolean, not "error" or "return": true'),
+        ("routes", [{"gw": "10.1.2.1"}], 7, "ipam.routes[0].dst: a route without a destination"),
+        (
+            "ranges",
+            [{"subnet": "10.1.2.0/24"}],
+            7,
+            "ipam.ranges[0]: this is an object, not a range set, which is a list of ranges: "
+            '{"subnet": "10.1.2.0/24"}',
+        ),
+    ],
+)
+def test_message_shows_json(
+    path: str, value: object, code: int, message: str, call: Call, config: Make
+) -> None:
+    """A message shows a value as the document has it, and the values that are allowed."""
+    made = config() | {path: value} if code == 6 else config(ipam=SUBNET | {path: value})
+    answer = call("ADD", made)
+    assert (answer.code, answer.message) == (code, message)
+
+
+def test_default_route_by_its_name(call: Call, config: Make) -> None:
+    """The word "default" is answered with what to write."""
+    answer = call("ADD", config(ipam=SUBNET | {"routes": [{"dst": "default"}]}))
+    assert (answer.code, "0.0.0.0/0" in answer.document["details"]) == (7, True)
 
 
 def test_repeat_add_return(call: Call, config: Make, held: Held) -> None:

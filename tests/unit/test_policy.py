@@ -47,30 +47,24 @@ def test_default() -> None:
     assert _values(DEFAULT_POLICY) == _values(Policy(cooldown_policy="prefer"))
 
 
+OF_COOLDOWN = "is not a number of seconds from 0 to less than 1000000000"
+OF_STICKY = "is not a number of seconds from 0 to 4294967295"
+OF_HISTORY = "is not a number of events from 0 to 100000000"
+OF_AGE = "is not a number of seconds greater than 0 and less than 1000000000"
+
+
 @pytest.mark.parametrize(
     ("keyword", "value", "field", "message"),
     [
-        ("cooldown_s", -1, "cooldown", "cooldown -1 is not a number of seconds below 10^9"),
-        (
-            "cooldown_s", 10**9, "cooldown",
-            "cooldown 1000000000 is not a number of seconds below 10^9",
-        ),
+        ("cooldown_s", -1, "cooldown", f"cooldown -1 {OF_COOLDOWN}"),
+        ("cooldown_s", 10**9, "cooldown", f"cooldown 1000000000 {OF_COOLDOWN}"),
         ("cooldown_policy", "x", "cooldownPolicy", "'x' is neither 'prefer' nor 'strict'"),
-        ("sticky_s", -1, "stickyTTL", "stickyTTL -1 is not a number of seconds below 2^32"),
-        (
-            "sticky_s", 2**32, "stickyTTL",
-            "stickyTTL 4294967296 is not a number of seconds below 2^32",
-        ),
-        ("history", -1, "history", "history -1 is not a number of events up to 100000000"),
-        (
-            "history", 100_000_001, "history",
-            "history 100000001 is not a number of events up to 100000000",
-        ),
-        ("history_age_s", 0, "historyAge", "historyAge 0 is not a number of seconds below 10^9"),
-        (
-            "history_age_s", 10**9, "historyAge",
-            "historyAge 1000000000 is not a number of seconds below 10^9",
-        ),
+        ("sticky_s", -1, "stickyTTL", f"stickyTTL -1 {OF_STICKY}"),
+        ("sticky_s", 2**32, "stickyTTL", f"stickyTTL 4294967296 {OF_STICKY}"),
+        ("history", -1, "history", f"history -1 {OF_HISTORY}"),
+        ("history", 100_000_001, "history", f"history 100000001 {OF_HISTORY}"),
+        ("history_age_s", 0, "historyAge", f"historyAge 0 {OF_AGE}"),
+        ("history_age_s", 10**9, "historyAge", f"historyAge 1000000000 {OF_AGE}"),
     ],
 )  # fmt: skip
 def test_refused(keyword: str, value: object, field: str, message: str) -> None:

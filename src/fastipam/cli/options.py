@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +28,42 @@ class _DataDir(click.Option):
 
 
 class Seconds(click.FloatRange):
-    """A number of seconds within bounds; "nan", which click accepts, is refused."""
+    """A number of seconds within bounds."""
+
+    name = "seconds"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Return the number of seconds. Raises click's usage error."""
-        seconds: float = super().convert(value, param, ctx)
-        if isnan(seconds):
-            self.fail(f"{value!r} is not a number", param, ctx)
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = nan
+        if self.min is None or self.max is None or not self.min <= seconds <= self.max:
+            self.fail(
+                f"{str(value)!r} is not a number of seconds from {self.min:.10g} to "
+                f"{self.max:.10g}",
+                param,
+                ctx,
+            )
         return seconds
+
+
+class Count(click.IntRange):
+    """A whole number within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number. Raises click's usage error."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = -1
+        if self.min is None or self.max is None or not self.min <= number <= self.max:
+            self.fail(
+                f"{str(value)!r} is not a whole number from {self.min} to {self.max}", param, ctx
+            )
+        return number
 
 
 _MOST_DIGITS = 9  # of a number that is looked at

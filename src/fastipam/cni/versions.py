@@ -48,7 +48,14 @@ def agree(config: dict[str, Any], command: str) -> Version:
     """Return the configuration's version. Raises CniError 1, or DecodingError."""
     text = config.get("cniversion", "")
     if not isinstance(text, str):
-        raise errors.DecodingError(f"{text!r} is not a string", field="cniVersion", value=text)
+        from fastipam.configuration.reader import kind_of, show
+
+        raise errors.DecodingError(
+            f"this is {kind_of(text)}, not a string: {show(text)}",
+            field="cniVersion",
+            value=text,
+            hint='write it in quotes, for example "1.0.0"',
+        )
     assumed = "" if text else ", which a missing one means,"
     text = text or _OLDEST
     version = parse(text)

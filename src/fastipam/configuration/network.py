@@ -72,7 +72,7 @@ def network_name(document: dict[str, Any]) -> str:
     name = document.get("name", "")
     if not isinstance(name, str):
         raise errors.DecodingError(
-            f"this is {kind_of(name)}, not a string", field="name", value=name
+            f"this is {kind_of(name)}, not a string: {reader.show(name)}", field="name", value=name
         )
     if not name:
         raise errors.ConfigError("the network name is missing", field="name", value=name)
@@ -423,6 +423,9 @@ def requested(
     return list(dict.fromkeys(found))
 
 
+_DST_HINT = '"dst": "0.0.0.0/0" is the default route of IPv4, "dst": "::/0" that of IPv6'
+
+
 def route(value: Any, path: str, odd: list[tuple[str, str, str]]) -> Route:
     """Return a route of the result, copied from the configuration. Raises ConfigError.
 
@@ -432,11 +435,17 @@ def route(value: Any, path: str, odd: list[tuple[str, str, str]]) -> Route:
         raise reader.wrong(path, value, "a route (a JSON object)")
     if not ROUTE.issuperset(value):
         odd += [(path, key, "") for key in value if key not in ROUTE]
+    if "dst" not in value:
+        raise errors.ConfigError(
+            "a route without a destination", field=f"{path}.dst", value=None, hint=_DST_HINT
+        )
     text = reader.text(value, "dst", path)
     try:
         family, destination, length = parse_cidr(text)
     except ValueError as error:
-        raise errors.ConfigError(str(error), field=f"{path}.dst", value=text) from None
+        raise errors.ConfigError(
+            str(error), field=f"{path}.dst", value=text, hint=_DST_HINT
+        ) from None
     shown: dict[str, str | int] = {"dst": format_cidr(family, destination, length)}
     gateway = reader.ip(reader.text(value, "gw", path), f"{path}.gw")
     if gateway is not None:

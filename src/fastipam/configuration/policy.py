@@ -19,6 +19,9 @@ DEFAULT_HISTORY = 100_000  # events a network, about 15 MiB: a day of a node tha
 DEFAULT_HISTORY_AGE_S = 7 * 86_400
 MOST_HISTORY = 100_000_000
 MOST_S = 10**9
+MOST_STICKY_S = (1 << 32) - 1
+_SECONDS = f"number of seconds from 0 to less than {MOST_S}"
+_SECONDS_OVER_0 = f"number of seconds greater than 0 and less than {MOST_S}"
 
 
 class Policy:
@@ -49,19 +52,21 @@ class Policy:
         history_age_s: float = DEFAULT_HISTORY_AGE_S,
     ) -> None:
         if not 0 <= cooldown_s < MOST_S:
-            raise _out_of_range("cooldown", cooldown_s, "number of seconds below 10^9")
+            raise _out_of_range("cooldown", cooldown_s, _SECONDS)
         if cooldown_policy not in (PREFER, STRICT):
             raise errors.ConfigError(
                 f"{errors.shown(cooldown_policy)} is neither {PREFER!r} nor {STRICT!r}",
                 field="cooldownPolicy",
                 value=cooldown_policy,
             )
-        if not 0 <= sticky_s < 1 << 32:
-            raise _out_of_range("stickyTTL", sticky_s, "number of seconds below 2^32")
+        if not 0 <= sticky_s <= MOST_STICKY_S:
+            raise _out_of_range(
+                "stickyTTL", sticky_s, f"number of seconds from 0 to {MOST_STICKY_S}"
+            )
         if not 0 <= history <= MOST_HISTORY:
-            raise _out_of_range("history", history, f"number of events up to {MOST_HISTORY}")
+            raise _out_of_range("history", history, f"number of events from 0 to {MOST_HISTORY}")
         if not 0 < history_age_s < MOST_S:
-            raise _out_of_range("historyAge", history_age_s, "number of seconds below 10^9")
+            raise _out_of_range("historyAge", history_age_s, _SECONDS_OVER_0)
         self.cooldown_ns = int(cooldown_s * 1e9)
         self.strict = cooldown_policy == STRICT
         self.sticky_s = int(sticky_s)
@@ -154,11 +159,11 @@ def usable(ipam: dict[str, Any]) -> Policy:
 def _read_key(key: str, value: Any, asked: dict[str, Any]) -> None:
     field = f"ipam.{key}"
     if key in _CHOICES:
+        allowed = " or ".join(f'"{one}"' for one in _CHOICES[key])
         if not isinstance(value, str):
-            raise reader.wrong(field, value, "a string")
+            raise reader.wrong(field, value, allowed)
         if value not in _CHOICES[key]:
-            allowed = ", ".join(_CHOICES[key])
-            raise errors.ConfigError(f"{value!r} is none of {allowed}", field=field, value=value)
+            raise reader.refused(field, value, allowed)
         if key == "cooldownPolicy":
             asked["cooldown_policy"] = value
         return

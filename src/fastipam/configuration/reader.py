@@ -204,11 +204,20 @@ MOST_SETS = 256  # range sets: each gives a container one more address
 
 
 def show(value: Any) -> str:
-    """Return a value as a message shows it: short, without user and password of a URL."""
+    """Return a value as a message shows it: JSON, short, without user and password of a URL."""
     try:
-        return f"{errors.hide_credentials(repr(value)):.80}"
+        return f"{errors.hide_credentials(_written(value)):.80}"
     except RecursionError:  # what could just be read may be too deep for repr
         return "…"
+
+
+def _written(value: Any) -> str:
+    """Return a value as the document has it; a string in the quotes of other messages."""
+    if isinstance(value, str):
+        return repr(value)
+    import json  # it is slow to import, and an error is rare
+
+    return json.dumps(value, default=repr)
 
 
 def wrong(field: str, value: Any, wanted: str) -> errors.ConfigError:
@@ -257,11 +266,13 @@ def choice(ipam: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str | No
     """Return the text under a key of ``ipam``, one of ``allowed``; None when it is absent."""
     if key.casefold() not in ipam:
         return None
-    value = text(ipam, key, "ipam")
+    value = ipam[key.casefold()]
+    field = f"ipam.{key}"
+    shown = " or ".join(f'"{one}"' for one in allowed)
+    if not isinstance(value, str):
+        raise wrong(field, value, shown)
     if value not in allowed:
-        raise errors.ConfigError(
-            f"{value!r} is none of {', '.join(allowed)}", field=f"ipam.{key}", value=value
-        )
+        raise refused(field, value, shown)
     return value
 
 
@@ -314,7 +325,7 @@ def is_path(value: Any) -> bool:
 
 def brief(value: Any) -> str:
     """Return a value as an error's text shows it; a list or an object only by its kind."""
-    return kind_of(value) if isinstance(value, (dict, list)) else repr(value)
+    return kind_of(value) if isinstance(value, (dict, list)) else _written(value)
 
 
 def flag(holder: dict[str, Any], key: str, path: str) -> bool:

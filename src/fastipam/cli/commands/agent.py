@@ -66,7 +66,7 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     "--max-connections",
     default=_DEFAULTS.limits.connections,
     show_default=True,
-    type=click.IntRange(1, 65536),
+    type=options.Count(1, 65536),
     help="Launchers served at the same time; more have to wait.",
 )
 @click.option(

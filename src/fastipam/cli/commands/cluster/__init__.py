@@ -8,6 +8,7 @@ from fastipam.cli import output
 from fastipam.cli.click_base import SETTINGS, Entry, Failure, Group
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.commands.cluster.options import Where, where
+from fastipam.cli.options import Count
 
 _HERE = "fastipam.cli.commands.cluster"
 _LOOK = "fastipam.cli.commands.cluster.look"
@@ -56,7 +57,7 @@ def init(cluster: Where) -> None:
     "claim", examples=(("fastipam cluster claim --blocks 4", "an aligned run, if one is free"),)
 )
 @click.option(
-    "--blocks", "count", default=1, show_default=True, type=click.IntRange(1, 32), help="How many."
+    "--blocks", "count", default=1, show_default=True, type=Count(1, 32), help="How many."
 )
 @click.option(
     "--family", type=click.Choice(["4", "6"]), help="IPv4 or IPv6.  [default: the first pool's]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -119,8 +120,9 @@ def _look(places: Places) -> Iterator[Diagnosis]:
     yield from diagnoses
     diagnoses, networks = configuration.look(places.conf_dir)
     yield from diagnoses
-    data_dirs = list(dict.fromkeys(one.data_dir for one in networks))
-    if places.data_dir not in data_dirs and (places.given or not data_dirs):
+    data_dirs = _distinct([one.data_dir for one in networks])
+    is_known = any(_is_same(one, places.data_dir) for one in data_dirs)
+    if not is_known and (places.given or not data_dirs):
         data_dirs.insert(0, places.data_dir)
     if process:
         files = [str(Path(one) / "data.mdb") for one in data_dirs]
@@ -129,9 +131,21 @@ def _look(places: Places) -> Iterator[Diagnosis]:
             yield from agent.networks(places.socket, places.conf_dir)
         yield from masquerading.look(process, data_dirs)
     for one in data_dirs:
-        files_of = {each.network: each.file for each in networks if each.data_dir == one}
+        files_of = {each.network: each.file for each in networks if _is_same(each.data_dir, one)}
         yield from store.look(one, files_of)
     yield from store.leftovers(places.host_local, data_dirs)
+
+
+def _distinct(directories: list[str]) -> list[str]:
+    """Return each directory once, as it is spelled first: relative, absolute or by a link."""
+    first: dict[str, str] = {}
+    for one in directories:
+        first.setdefault(os.path.realpath(one), one)
+    return list(first.values())
+
+
+def _is_same(one: str, other: str) -> bool:
+    return one == other or os.path.realpath(one) == os.path.realpath(other)
 
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}

@@ -64,7 +64,7 @@ def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
                 diagnoses.append(Diagnosis(_CHECK, PROBLEM, text, f"${{EDITOR:-vi}} {path}"))
     if networks:
         diagnoses += _not_first(min(one.file for one in networks))
-    if not networks:
+    if not networks and all(one.level != PROBLEM for one in diagnoses):
         text = f'no file in {directory} has "type": "fastipam" in an ipam section'
         diagnoses.append(Diagnosis(_CHECK, WARNING, text, f"grep -n type {directory}/*"))
     return diagnoses, networks
