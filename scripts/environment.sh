@@ -11,10 +11,15 @@ rest=()
 
 say() { printf '\n== %s\n' "$*"; }
 
+# usage: the comment at the top of the script.
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
+
 # take_options ARGUMENT...: take --venv DIR, --python PROGRAM, --wheel FILE and --no-install; leave the others in rest.
+# --help prints the comment at the top of the script, and ends it.
 take_options() {
     while (($#)); do
         case $1 in
+        -h | --help) usage && exit ;;
         --no-install) install= ;;
         --venv) venv=$(realpath -m "${2:?--venv wants a directory}") && shift ;;
         --python)
@@ -67,6 +72,9 @@ waiting() ( # a shell of its own: its trap leaves the caller's alone
     shift 2
     log=$(mktemp)
     trap 'rm -f "$log"; [[ ! $ticker ]] || kill "$ticker" 2>/dev/null || true' EXIT
+    # Without these, bash goes on when the command ends by itself after a Ctrl-C, as pip does.
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
     if [[ -t 1 ]]; then
         while kill -0 $$ 2>/dev/null; do
             printf '\r  %s (usually %s): %d s ' "$what" "$usually" $((SECONDS - began))
@@ -97,9 +105,14 @@ missing_requirements() {
     fi
 }
 
-# new_environment: a virtual environment with a pip that knows dependency groups.
+# is_environment: the virtual environment is whole. One whose making was interrupted has no pip that starts.
+is_environment() { "$venv/bin/python" -m pip --version >/dev/null 2>&1; }
+
+# new_environment: a virtual environment with a pip that knows dependency groups. One that is not whole gets what it
+# lacks; if that is not enough, it is made anew.
 new_environment() {
-    [[ -x $venv/bin/python ]] || "$interpreter" -m venv "$venv"
+    is_environment || "$interpreter" -m venv "$venv" || return
+    is_environment || "$interpreter" -m venv --clear "$venv" || return
     "$venv/bin/python" -c 'import pip; exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))' ||
         pip_install 'pip>=25.1'
 }

@@ -1,1 +1,1 @@
-"""``scripts/demo``: what fastipam does, in a minute, on a store that is left to be looked at."""
+"""``scripts/demo``: what fastipam does, on a store that is left to be looked at."""

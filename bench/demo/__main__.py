@@ -1,4 +1,4 @@
-"""Show what fastipam does, in a minute; `scripts/demo` installs it and runs this.
+"""Show what fastipam does, in a minute or two; `scripts/demo` installs it and runs this.
 
 A pod's ADD and DEL; the same ADDs through host-local; a /12 that is filled, and 10,000 of its pods
 replaced while the agent is killed; the map of it. Everything lies in one directory, which is left
@@ -21,6 +21,7 @@ from rich.console import Console
 
 import fastipam
 from bench import children
+from bench.demo.closing import removal
 from bench.demo.parts import FULL, QUICK, Demo, Effort
 from bench.demo.places import Places, shown
 from bench.errors import Failed, Missing
@@ -97,6 +98,10 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("\nscripts/demo: interrupted; the agent has ended", file=sys.stderr)
+        if places.top.exists():
+            print(
+                f"What it made is still there; remove it with: {removal(places)}", file=sys.stderr
+            )
         return 130
     finally:
         children.end_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import socket
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,8 +33,9 @@ def setting(places: Places) -> list[str]:
     ]
 
 
-def commands(places: Places, pod: tuple[str, str], gone: str) -> list[Command]:
-    """Return what to try: on the address of a pod that runs, and on one that is gone."""
+def commands(places: Places, pod: tuple[str, str], address: str, gone: str) -> list[Command]:
+    """Return what to try: on a pod that runs, on its address, and on that of one that is gone."""
+    neighbours = ip_network(f"{address}/28", strict=False)
     directories = f"--bin-dir {typed(places.plugins)} --conf-dir {typed(places.configurations)}"
     port = free_port()
     return [
@@ -43,7 +45,7 @@ def commands(places: Places, pod: tuple[str, str], gone: str) -> list[Command]:
         ),
         Command("fastipam stats", "how full the pool is"),
         Command(f"fastipam list --pod {shlex.quote('/'.join(pod))}", "which address a pod has"),
-        Command("fastipam list --address 10.32.0.0/28", "who has these addresses"),
+        Command(f"fastipam list --address {neighbours}", "who has these addresses"),
         Command(f"fastipam history {gone}", "who had this address, and when"),
         Command(
             f"fastipam map --by owner -o {typed(places.top / 'map.png')}",

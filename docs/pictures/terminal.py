@@ -8,6 +8,7 @@ runtimes keep things. What differs from run to run are times and process numbers
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import pty
@@ -122,7 +123,11 @@ def capture(name: str, lines: tuple[str, ...]) -> None:
 
 def main() -> None:
     """Go into a mount namespace, make the node, take the pictures."""
-    if "--inside" not in sys.argv:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    if not parser.parse_args().inside:
         inside = [sys.executable, __file__, "--inside"]
         os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", *inside])
     node()

@@ -94,7 +94,9 @@ def test_what_to_try_next(done: tuple[Path, str]) -> None:
     lines = lines[: next(at for at, line in enumerate(lines) if line.startswith("rm -r"))]
     assert sum(line.startswith("fastipam ") for line in lines) == 7
     lines = [
-        f"{line} || echo failed: $?" if line.startswith("fastipam") and line[-1] != "&" else line
+        f"echo '== {line.split()[1]}'; {line} || echo failed: $?"
+        if line.startswith("fastipam") and line[-1] != "&"
+        else line
         for line in lines
     ]
     script = "\n".join(["trap 'kill %1; wait' EXIT", *lines])
@@ -106,8 +108,66 @@ def test_what_to_try_next(done: tuple[Path, str]) -> None:
     assert "failed:" not in said, said
     assert process.returncode == 0, said
     assert (directory / "demo" / "map.png").stat().st_size > 1000
-    assert "RELEASED" in said.upper()
+    assert "no address matches" not in said
+    history = process.stdout.partition("== history\n")[2].partition("== ")[0].lower()
+    assert "assigned" in history, said
+    assert "released" in history, said
     assert not left(directory)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("demo --directory /etc", "/etc is not empty and was not made by this demo"),
+        ("demo --quik", "--quik is not an option"),
+        ("demo --no-install", "type scripts/demo without --no-install"),
+        ("test --no-install --version", "type scripts/test without --no-install"),
+    ],
+)
+def test_what_cannot_be_meant(words: str, said: str, tmp_path: Path) -> None:
+    """It is refused in one line, before anything is installed."""
+    name, *arguments = words.split()
+    command = [str(ROOT / "scripts" / name), *arguments, "--venv", str(tmp_path / "none")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, env={"PATH": os.defpath}
+    )
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["demo", "test", "test-kubernetes", "mutation", "reference"])
+def test_help_of_a_script(name: str, tmp_path: Path) -> None:
+    """--help prints what the script does, and does nothing."""
+    command = [str(ROOT / "scripts" / name), "--venv", str(tmp_path / "none"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "--venv" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_virtual_environment_that_was_interrupted(tmp_path: Path) -> None:
+    """One without pip is made whole."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    source = (
+        f'source "{ROOT}/scripts/environment.sh"; venv=$1; pip_install() {{ :; }}; new_environment'
+    )
+    subprocess.run(["bash", "-c", source, "bash", venv], check=True, timeout=120)
+    subprocess.run([venv / "bin" / "python", "-m", "pip", "--version"], check=True)
+
+
+def test_ctrl_c_during_the_installation() -> None:
+    """It ends the script, also when the command that was running ends by itself."""
+    source = f"""source "{ROOT}/scripts/environment.sh"; set -e
+    waiting "doing it" "a while" bash -c 'trap "exit 0" INT; kill -INT {{-,}}$PPID; sleep 9 & wait'
+    echo "it went on" """
+    done = subprocess.run(
+        ["bash", "-c", source], capture_output=True, text=True, check=False, timeout=60,
+        process_group=0,
+    )  # fmt: skip
+    assert done.returncode == 130
+    assert "it went on" not in done.stdout
 
 
 def test_an_interruption_leaves_no_process(tmp_path: Path) -> None:
@@ -128,6 +188,7 @@ def test_an_interruption_leaves_no_process(tmp_path: Path) -> None:
         process.wait()
     assert process.returncode == 130, said
     assert "interrupted" in said
+    assert "remove it with: rm -r demo" in said
     assert "Traceback" not in said
     assert not left(tmp_path)
 
