@@ -129,12 +129,18 @@ def ask(
     limit_s: float = PATIENCE_S,
     *,
     quiet: bool = False,
+    errors: int | None = None,
 ) -> tuple[int, str]:
-    """Run a program untimed; return exit status and output. Raises Failed when it does not end."""
+    """Run a program untimed; return exit status and output. Raises Failed when it does not end.
+
+    ``errors`` is the file descriptor that its standard error goes to.
+    """
     readable, writable = os.pipe()
     with open(readable, "rb") as output, patience(what, limit_s):
         try:
             actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, writable, 1)]
+            if errors is not None:
+                actions.append((os.POSIX_SPAWN_DUP2, errors, 2))
             process = _start(command, environment, source, actions + [_QUIET] * quiet)
         finally:
             os.close(writable)

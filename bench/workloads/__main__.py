@@ -53,7 +53,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return exit status 0. Raises Missing, and Failed when a call of fastipam's failed."""
+    """Return 0, or 1 when a contender gave an address that another container had.
+
+    Raises Missing, and Failed when a call of fastipam's failed.
+    """
     arguments = _arguments(argv)
     if arguments.scratch is not None:
         if not arguments.scratch.is_dir():
@@ -86,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     write(suite, arguments.output)
     print(f"written: {arguments.output / 'report.html'}", file=sys.stderr)
     measure.own_failures(suite)
-    return 0
+    return 1 if suite.withdrawn else 0
 
 
 def write(suite: Suite, directory: Path) -> None:

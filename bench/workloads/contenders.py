@@ -16,6 +16,7 @@ import fastipam
 from bench import children, processes
 from bench.errors import Failed, Missing
 from bench.stores import BATCH, IFNAME, NETWORK
+from bench.workloads.answers import Held, Pipe, addresses
 from bench.workloads.traces import ADD, DEL, Step, container
 from fastipam.ipam import open_with
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from bench.workloads.traces import Workload
 
 NETNS = "/run/netns/bench"
+_ERRORS = 1 << 20  # bytes of standard error that are kept
 NOT_STATED = "not stated"
 # What a runtime tells a plugin about the pod.
 POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=pod-{}"
@@ -104,6 +106,8 @@ class Library(Contender):
 class Plugin(Contender):
     """A CNI plugin. Every call is a process, timed from its spawn to its end."""
 
+    keeps = True  # whether it gives an address to one container at a time
+
     def __init__(
         self,
         name: str,
@@ -113,7 +117,9 @@ class Plugin(Contender):
         socket: Path | None = None,
     ) -> None:
         super().__init__(name)
-        self.binary = binary
+        self.binary, self.ipam = binary, ipam
+        self._held = Held(name)
+        self._pipe: Pipe | None = None
         scratch.mkdir(parents=True, exist_ok=True)
         self._input = scratch / "config.json"
         document = {"cniVersion": "1.0.0", "name": NETWORK, "type": "bridge", "ipam": ipam}
@@ -133,20 +139,43 @@ class Plugin(Contender):
             "CNI_ARGS": POD.format(step.container[-16:]),
         }
 
-    def begin(self, step: Step) -> int:
+    def begin(self, step: Step, output: str = os.devnull) -> int:
         """Start the process of a call and return its id."""
         source = str(self._input)
+        if step.verb == DEL:
+            self._held.released(step.container)
         return children.begin(
-            [str(self.binary)], self._environment(step), source, os.devnull, quiet=True
+            [str(self.binary)], self._environment(step), source, output, quiet=True
         )
 
+    def check(self, step: Step, said: bytes) -> None:
+        """Check the answer of a call that succeeded.
+
+        Raises GivenTwice when another container has the address, Failed when there is none.
+        """
+        if step.verb != ADD:
+            return
+        found = addresses(said)
+        if not found:
+            heard = said[:400].decode(errors="replace")
+            raise Failed(
+                f"{self.name}: ADD for container {step.container} ended with status 0 and answered "
+                f"without an address: {heard!r}"
+            )
+        if self.keeps:
+            self._held.given(step.container, found)
+
     def call(self, step: Step) -> float:
+        if self._pipe is None:
+            self._pipe = Pipe()
         with children.patience(f"{self.name}: {step.verb}"):
             begun = perf_counter_ns()
-            status = children.wait(self.begin(step))
+            status = children.wait(self.begin(step, self._pipe.path))
             taken = perf_counter_ns() - begun
+        said = self._pipe.read()
         if status:
             self.fail(step, status)
+        self.check(step, said)
         return taken
 
     def seed(self, leases: int, give_up: Callable[[], bool]) -> int:
@@ -157,39 +186,35 @@ class Plugin(Contender):
         return leases
 
     def close(self) -> None:
-        """Do nothing: everything is in the directory."""
+        """Close the pipe of the answers; everything else is in the directory."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
 
-    def try_out(self, addresses: int) -> None:
+    def try_out(self, wanted: int) -> None:
         """Make an ADD and a DEL, and check the answer.
 
         Raises Missing when there is no address, Failed when there is no answer, TakesNoPart when
         there is one address instead of two.
         """
         step = Step(ADD, "f" * 64)
-        status, said = self._ask(step, quiet=True)
-        try:
-            found = len(json.loads(said)["ips"])
-        except (ValueError, KeyError, TypeError):
-            found = -1
-        if not status and (found, addresses) == (1, 2):
+        status, said, errors = self._ask(step)
+        found = len(addresses(said))
+        if not status and (found, wanted) == (1, 2):
             self.call(Step(DEL, step.container))
             raise TakesNoPart("gives one address, not one of each family")
-        if status or found != addresses:
+        if status or found != wanted:
+            count = "an address" if wanted == 1 else f"{wanted} addresses"
             raise Missing(
-                f"{self.name}: ADD ended with status {status} and gave not {addresses} "
-                f"address(es) but: {said[:400]!r}"
+                f"{self.name}: ADD ended with status {status}; it has to answer with {count}, and "
+                f"answered {_heard(said, errors)}"
             )
         self.call(Step(DEL, step.container))
 
     def attempt(self, step: Step) -> tuple[int, list[str]]:
         """Make a call that may be refused; return its exit status and the addresses given."""
-        status, said = self._ask(step, quiet=True)
-        if status:
-            return status, []
-        try:
-            return 0, [one["address"] for one in json.loads(said)["ips"]]
-        except (ValueError, KeyError, TypeError):
-            return 0, []
+        status, said, _ = self._ask(step)
+        return status, [] if status else addresses(said)
 
     def collect(self) -> int:
         """Ask the plugin to release what no container has (CNI's GC); return its exit status."""
@@ -216,14 +241,27 @@ class Plugin(Contender):
 
     def fail(self, step: Step, status: int) -> None:
         """Make the call again, and raise Failed with what the plugin says."""
-        code, (again, said) = os.waitstatus_to_exitcode(status), self._ask(step, quiet=True)
-        why = f": {said[:400]!r}" if again else "; the same call, made again, succeeded"
+        code, (again, said, errors) = os.waitstatus_to_exitcode(status), self._ask(step)
+        why = f": {_heard(said, errors)}" if again else "; the same call, made again, succeeded"
         raise Failed(f"{self.name}: {step.verb} ended with status {code}{why}")
 
-    def _ask(self, step: Step, *, quiet: bool = False) -> tuple[int, str]:
+    def _ask(self, step: Step) -> tuple[int, str, str]:
+        """Make a call; return its exit status, the answer, and what it said to standard error."""
         command, source = [str(self.binary)], str(self._input)
         what = f"{self.name}: {step.verb}"
-        return children.ask(what, command, self._environment(step), source, quiet=quiet)
+        errors = Pipe(_ERRORS)
+        try:
+            status, said = children.ask(
+                what, command, self._environment(step), source, errors=errors.writable
+            )
+            return status, said, errors.read().decode(errors="replace").strip()
+        finally:
+            errors.close()
+
+
+def _heard(said: str, errors: str) -> str:
+    more = f"; the end of its standard error: {errors[-400:]!r}" if errors else ""
+    return f"{said[:400]!r}{more}"
 
 
 class HostLocal(Plugin):
@@ -264,6 +302,7 @@ class Static(Plugin):
     """Debian's static, which stores nothing and prints its configuration: the least possible."""
 
     durability = "keeps nothing: it prints the address of its configuration"
+    keeps = False
 
     def __init__(self, workload: Workload, scratch: Path) -> None:
         texts = ["10.32.0.5/12", "2001:db8::5/64"][: len(workload.pools)]

@@ -6,6 +6,7 @@ after: an address that no pod has, and that is not given to a new one either, ha
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from bench import children
 from bench.errors import Failed
+from bench.workloads.answers import Held
 from bench.workloads.contenders import Plugin
 from bench.workloads.traces import ADD, DEL, SEED, Step, Workload, container
 
@@ -75,7 +77,7 @@ class Pool:
         if status or not addresses:
             return who, None
         self.times.append(perf_counter_ns() - begun)
-        return who, addresses[0].partition("/")[0]
+        return who, addresses[0]
 
     def remove(self, who: str) -> None:
         """Release a pod's address; a refusal is no failure here."""
@@ -84,12 +86,18 @@ class Pool:
     def fill(self) -> dict[str, str]:
         """Ask for addresses until one is refused; return them by container."""
         given: dict[str, str] = {}
+        held = Held(self.plugin.name)
         for _ in range(_MOST):
             who, address = self.add()
             if address is None:
                 return given
+            held.given(who, [address])
             given[who] = address
-        raise Failed(f"{self.plugin.name}: its pool is larger than {_MOST} addresses")
+        section, found = json.dumps(self.plugin.ipam), list(given.values())
+        raise Failed(
+            f"{self.plugin.name}: ADD gave {_MOST} addresses, {found[0]} to {found[-1]}, which its "
+            f"pool does not have; its `ipam` section is {section}"
+        )
 
     def free(self) -> dict[str, str]:
         """Return which addresses new pods get now; they are released again."""
@@ -100,11 +108,13 @@ class Pool:
 
     def hold(self, count: int) -> dict[str, str]:
         """Return so many new pods with their addresses. Raises Failed."""
-        held = {}
+        held: dict[str, str] = {}
+        known = Held(self.plugin.name)
         for _ in range(count):
             who, address = self.add()
             if address is None:
                 raise Failed(f"{self.plugin.name}: ADD gave no address on an empty pool")
+            known.given(who, [address])
             held[who] = address
         return held
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench import children
 from bench.errors import Failed
+from bench.workloads.answers import GivenTwice, Pipe
 from bench.workloads.contenders import Plugin, TakesNoPart
 from bench.workloads.traces import ADD, DEL, Step
 
@@ -38,6 +39,7 @@ class Outcome:
     spent_ns: float = 0.0
     note: str = ""  # why it took no part, or what failed
     failed: bool = False
+    twice: bool = False  # whether it gave an address that another container had
     own: bool = False
     durability: str = ""
 
@@ -54,7 +56,7 @@ class _Track:
         self, workload: Workload, contender: Contender, budget_s: float, seed_s: float
     ) -> None:
         self.contender = contender
-        pods, note, failed = 0, "", False
+        pods, note, failed, twice = 0, "", False, False
         try:
             if isinstance(contender, Plugin):
                 contender.try_out(len(workload.pools))
@@ -64,6 +66,7 @@ class _Track:
             note, budget_s = str(error), 0
         except Failed as error:
             note, budget_s, failed = str(error), 0, True
+            twice = isinstance(error, GivenTwice)
         self._steps: Iterator[Step] = workload.steps(pods)
         self._at_once = workload.at_once
         self._phased = workload.phased
@@ -77,6 +80,7 @@ class _Track:
             pods,
             note=note,
             failed=failed,
+            twice=twice,
             own=contender.own,
             durability=contender.durability,
         )
@@ -91,6 +95,7 @@ class _Track:
             return self._calls()
         except Failed as error:
             self.outcome.note, self.outcome.failed = str(error), True
+            self.outcome.twice = isinstance(error, GivenTwice)
             return False
 
     def _calls(self) -> bool:
@@ -131,14 +136,16 @@ def crowd(
     They begin in their order. One of a container that has a call under way waits for its end.
     """
     waiting = deque(steps)
-    flying: dict[int, tuple[Step, int]] = {}
+    flying: dict[int, tuple[Step, int, Pipe]] = {}
+    pipes = [Pipe() for _ in range(width)]
+    every = list(pipes)
 
     def start() -> None:
         while waiting and len(flying) < width:
-            if any(step.container == waiting[0].container for step, _ in flying.values()):
+            if any(step.container == waiting[0].container for step, *_ in flying.values()):
                 return
-            step, began = waiting.popleft(), perf_counter_ns()
-            flying[plugin.begin(step)] = step, began
+            step, pipe, began = waiting.popleft(), pipes.pop(), perf_counter_ns()
+            flying[plugin.begin(step, pipe.path)] = step, began, pipe
 
     with children.patience(f"{plugin.name}: {steps[0].verb}, {width} at once") as renew:
         begun = perf_counter_ns()
@@ -149,15 +156,20 @@ def crowd(
                 ended = perf_counter_ns()
                 if process not in flying:
                     raise Failed("a process ended that was no call: the agent?")
-                step, began = flying.pop(process)
+                step, began, pipe = flying.pop(process)
                 if status:
                     plugin.fail(step, status)
                 latencies[step.verb].append(ended - began)
+                plugin.check(step, pipe.read())
+                pipes.append(pipe)
                 renew()
                 start()
         except BaseException:
             children.end_all()
             raise
+        finally:
+            for one in every:
+                one.close()
         return perf_counter_ns() - begun
 
 

@@ -12,6 +12,7 @@ from bench import disk, load, machine, processes
 from bench.agent.service import Agent
 from bench.errors import Failed
 from bench.workloads import crashes, libraries, traces
+from bench.workloads.answers import GivenTwice
 from bench.workloads.contenders import Contender, Fastipam, HostLocal, Other, Plugin, Static
 from bench.workloads.drive import drive
 from bench.workloads.suite import Entrant, Skipped, Suite
@@ -94,6 +95,7 @@ def run(
         with Agent(scratch, "crashes") as agent:
             arena.agent = agent
             arena.crash(only)
+    suite.withdraw()
     looks["after it"] = load.look()
     averages = (f"{seen.average:.1f} {when}" for when, seen in looks.items())
     suite.facts["load average"] = ", ".join(averages)
@@ -157,6 +159,7 @@ class Arena:
 
     def _go(self, workload: Workload, which: int, out: set[str]) -> list[Summary]:
         here = self._scratch / workload.name.replace(" ", "-").replace(",", "")
+        out = out | self._suite.withdrawn.keys()
         made = dict(libraries.STORES)
         if not workload.dual:  # a second family would be a second object, and nothing else
             made |= libraries.IN_MEMORY
@@ -181,6 +184,8 @@ class Arena:
             self._suite.entrants[one.contender] = Entrant(
                 own=one.own, whole=one.whole, durability=one.durability
             )
+            if one.twice:
+                self._suite.withdrawn[one.contender] = one.note
         return [summarise(outcome) for outcome in outcomes]
 
     def crash(self, only: Sequence[str]) -> None:
@@ -194,9 +199,9 @@ class Arena:
                 why = "its configuration has no {subnet}, so its pool cannot be made small"
                 self._suite.skipped.append(Skipped(contender=name, work="kill, reboot", why=why))
                 continue
-            if KILL in only:
+            if KILL in only and name not in self._suite.withdrawn:
                 self._suite.kills.append(self._killed(name, make, number))
-            if REBOOT in only:
+            if REBOOT in only and name not in self._suite.withdrawn:
                 self._suite.reboots.append(self._rebooted(name, make, number))
 
     def _enter(self, plugin: Plugin) -> Plugin:
@@ -204,12 +209,17 @@ class Arena:
         self._suite.entrants[plugin.name] = made
         return plugin
 
+    def _failed(self, name: str, error: Failed) -> None:
+        if isinstance(error, GivenTwice):
+            self._suite.withdrawn[name] = str(error)
+
     def _killed(self, name: str, make: PluginMaker, number: int) -> crashes.Killed:
         work = crashes.small(KILL, self._effort.prefix)
         here = self._scratch / f"{KILL}-{number}"
         try:
             return crashes.kill(lambda: self._enter(make(work, here)), self._effort.kills)
         except Failed as error:
+            self._failed(name, error)
             return crashes.Killed(
                 contender=name, what="", kills=0, held=0, lost=0, leaked=0, leaked_after_del=0,
                 next_ns=[], note=str(error),
@@ -221,6 +231,7 @@ class Arena:
         try:
             return crashes.reboot(lambda: self._enter(make(work, here)))
         except Failed as error:
+            self._failed(name, error)
             return crashes.Rebooted(
                 contender=name, held=0, leaked=0, seen="", freed_by="", first_ns=None,
                 note=str(error),

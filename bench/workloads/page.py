@@ -72,6 +72,7 @@ def _summary(suite: Suite, pictures: Mapping[str, str], colours: Mapping[str, st
     said = ", ".join(facts[key] for key in ("machine", "date", "commit") if key in facts)
     parts = ["<h1>IPAM plugins, on the same work</h1>", f"<p>{escape(said)}</p>"]
     parts += [f'<p class="warning"><b>Warning.</b> {escape(one)}</p>' for one in suite.warnings]
+    parts += [f'<p class="warning"><b>Failed.</b> {escape(one)}</p>' for one in report.wrong(suite)]
     parts.append(_table(report.overview(suite), colours))
     parts.append(f'<p class="lost"><b>Where fastipam loses.</b> {escape(report.lost(suite))}</p>')
     parts.append(_plots(pictures, ("leases-add", "at-once")))

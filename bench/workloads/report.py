@@ -258,6 +258,11 @@ def lost(suite: Suite) -> str:
     )
 
 
+def wrong(suite: Suite) -> list[str]:
+    """Return why contenders have no figures, a sentence each."""
+    return [f"{why}. Its figures are not compared." for why in suite.withdrawn.values()]
+
+
 def left_out(suite: Suite) -> Rows:
     """Return what was not measured and what failed, each with its reason."""
     rows: Cells = [(one["contender"], one["work"], one["why"]) for one in suite.skipped]
@@ -267,7 +272,8 @@ def left_out(suite: Suite) -> Rows:
 
 def text(suite: Suite, level: int = 2) -> str:
     """Return the report as Markdown: warnings, what is asked first, and the losses."""
-    parts = [f"WARNING: {one}" for one in suite.warnings]
+    parts = [f"FAILED: {one}" for one in wrong(suite)]
+    parts += [f"WARNING: {one}" for one in suite.warnings]
     said = ("machine", "filesystem", "device", "sync", "run", "commit", "date")
     parts.append("\n".join(f"- {key}: {suite.facts[key]}" for key in said if key in suite.facts))
     every = [overview(suite), kills(suite), reboots(suite)]

@@ -48,6 +48,7 @@ class Suite:
     kills: list[Killed] = field(default_factory=list)
     reboots: list[Rebooted] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    withdrawn: dict[str, str] = field(default_factory=dict)  # contenders without figures, and why
 
     def verdict(self) -> Verdict:
         """Return where fastipam loses, in all the work of this run."""
@@ -61,6 +62,18 @@ class Suite:
     def _all(self) -> dict[str, list[Summary]]:
         beside = {f"{int(leases):,} leases": found for leases, found in self.growth.items()}
         return self.works | beside
+
+    def withdraw(self) -> None:
+        """Remove the figures of the contenders that are ``withdrawn``: nothing is compared."""
+        for one in (one for found in self._all().values() for one in found):
+            if one["contender"] in self.withdrawn:
+                one["verbs"], one["note"] = {}, self.withdrawn[one["contender"]]
+        for killed in self.kills:
+            if killed["contender"] in self.withdrawn:
+                killed["next_ns"], killed["note"] = [], self.withdrawn[killed["contender"]]
+        for rebooted in self.reboots:
+            if rebooted["contender"] in self.withdrawn:
+                rebooted["note"] = self.withdrawn[rebooted["contender"]]
 
     def failures(self) -> list[Skipped]:
         """Return the work in which a contender's call failed."""

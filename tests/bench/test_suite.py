@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bench.errors import Missing
+from bench.errors import Failed, Missing
 from bench.load import Load, look, warning
 from bench.workloads import __main__ as command
-from bench.workloads import crashes, guests, page, plots, report
+from bench.workloads import crashes, guests, page, plots, report, traces
 from bench.workloads.contenders import Other
 from bench.workloads.guests import Guest
 from bench.workloads.losses import judge
@@ -293,8 +294,8 @@ def test_leak_of_a_kill(toy: Path, tmp_path: Path) -> None:
         plugin: Other = make()
         begin = plugin.begin
 
-        def begin_until_written(step: Step) -> int:
-            process = begin(step)
+        def begin_until_written(step: Step, output: str = os.devnull) -> int:
+            process = begin(step, output)
             files = tmp_path / "x" / "data"
             while not any(step.container in one.read_text() for one in files.iterdir()):
                 pass
@@ -331,3 +332,32 @@ def test_one_command(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "After a reboot" in capsys.readouterr().out
     assert "After a reboot" in (tmp_path / "out" / "report.html").read_text()
     assert not list(tmp_path.glob("bench-*"))
+
+
+def test_address_given_twice(tmp_path: Path) -> None:
+    """One address for everybody: a failure with both containers at the head; no figures."""
+    liar = tmp_path / "liar"
+    liar.write_text('#!/bin/sh\necho \'{"ips": [{"address": "10.0.0.5/8"}]}\'\n')
+    liar.chmod(0o755)
+    words = ["--quick", "--only", "churn-8", "--only", "kill", "--output", str(tmp_path / "out")]
+    assert command.main([*words, "--scratch", str(tmp_path), "--plugin", f"liar={liar}"]) == 1
+    first, second = traces.container(0), traces.container(1)
+    said = f"liar: ADD gave 10.0.0.5 to container {second}, while container {first} had it"
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"FAILED: {said}" in text.partition("## At a glance")[0]
+    assert said in (tmp_path / "out" / "report.html").read_text().partition("<table")[0]
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    (found,) = (one for one in document["works"]["churn 8"] if one["contender"] == "liar")
+    assert (found["verbs"], found["failed"]) == ({}, True)
+    assert all(one["other"] != "liar" for one in document["verdict"]["losses"])
+    assert [one["contender"] for one in document["kills"]].count("liar") == 0
+
+
+def test_pool_that_is_larger(toy: Path, tmp_path: Path) -> None:
+    """A pool with more addresses than it was told: what it gave, and the section that it got."""
+    toy.write_text(
+        "#!/bin/sh\nn=$((0x${CNI_CONTAINERID#????????????????????????????????????????????????????}))"
+        '\nprintf \'{"ips": [{"address": "10.1.%s.%s/16"}]}\' $((n / 256)) $((n % 256))\n'
+    )
+    with pytest.raises(Failed, match=r"gave 256 addresses, 10\.1\.0\.1 to 10\.1\.1\.0, .*/28\"}"):
+        crashes.reboot(_other(toy, tmp_path / "x"))

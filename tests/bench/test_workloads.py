@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bench.errors import Missing
 from bench.workloads import traces
+from bench.workloads.answers import GivenTwice, Held
 from bench.workloads.contenders import Fastipam, HostLocal, Library, Other, Plugin, Static
 from bench.workloads.drive import drive
 from bench.workloads.guests import Guest
@@ -140,6 +141,7 @@ def test_one_address_of_two(host_local: Path, tmp_path: Path) -> None:
     ("script", "said"),
     [
         ("#!/bin/sh\nexit 3\n", "status 3"),
+        ("#!/bin/sh\necho boom >&2\nexit 3\n", "status 3; .* standard error: 'boom'"),
         ("#!/bin/sh\necho '{}'\n", "'{}"),
         ("#!/bin/sh\nprintf '\\377\\376'\n", "\ufffd"),
     ],
@@ -237,3 +239,15 @@ def test_container_in_flight(tmp_path: Path) -> None:
     (outcome,) = drive(work, [lambda: HostLocal(work, tmp_path / "x")], 60, 60)
     assert (outcome.calls, outcome.note) == (12, "")
     assert not list((tmp_path / "x" / "data" / "podnet").glob("10.*"))
+
+
+def test_address_again() -> None:
+    """What is given again after its DEL began is right; what is given while it is held is not."""
+    held = Held("own")
+    held.given("a", ["10.0.0.1", "fd00::1"])
+    held.given("a", ["10.0.0.1", "fd00::1"])  # an ADD made again
+    held.released("a")
+    held.released("nobody")
+    held.given("b", ["10.0.0.1", "fd00::2"])
+    with pytest.raises(GivenTwice, match="own: ADD gave fd00::2 to container c, while container b"):
+        held.given("c", ["10.0.0.2", "fd00::2"])
