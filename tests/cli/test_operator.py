@@ -411,7 +411,8 @@ def test_sweep(filled: Path, tmp_path: Path) -> None:
         assert {row["container_id"]: row["result"] for row in found}["dead"] == result
     assert "alive" in [row["container_id"] for row in rows(filled, "list")]
     said = run(filled, "sweep").stderr
-    assert "3 leases skipped: /gone/… was recorded in an unknown mount namespace" in said
+    assert "3 leases skipped: /gone/ns was recorded in an unknown place: whether it is gone" in said
+    assert "type `fastipam release ADDRESS`" in said
 
 
 def test_sweep_ends_cool_downs(data_dir: Path) -> None:
@@ -554,3 +555,15 @@ def test_reader_that_goes_away(data_dir: Path) -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(60) == 0
+
+
+def test_what_is_not_there_is_said(filled: Path, tmp_path: Path) -> None:
+    """A missing network is named with those that are there; a hint can be typed as it is."""
+    for words in (("gc", "--network", "nosuch", "/dev/null"), ("network", "remove", "nosuch")):
+        done = run(filled, *words)
+        assert done.exit_code == 1
+        assert "has no network 'nosuch'" in done.stderr
+        assert "it has podnet" in done.stderr
+        assert "would be released" not in done.stderr
+    assert "would be" not in run(tmp_path / "none", "gc", "--network", "n", "/dev/null").stderr
+    assert "`fastipam show 10.32.0.77`" in run(filled, "release", "10.32.0.77").stderr

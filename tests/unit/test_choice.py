@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 POOL = "10.0.0.0/29"  # .2 to .6 are assigned
 HINT = (
-    "type `fastipam sweep` to release the leases of dead containers, or add a range to the network"
+    "`fastipam list --network n` shows who has the addresses, `fastipam sweep --dry-run` which "
+    "leases are of dead containers, and `fastipam sweep` releases those; or add a range to "
+    '"ranges" of the configuration'
 )
 
 
@@ -250,7 +252,8 @@ def test_requested_and_in_use(ifname: str, whom: str, ipam: Ipam) -> None:
         net.allocate("b", addresses=["10.0.0.2"])
     error = caught.value
     assert error.message == f"the requested address 10.0.0.2 is assigned to {whom}"
-    assert (error.address, error.owner, error.hint) == ("10.0.0.2", ("a", ifname), None)
+    assert (error.address, error.owner) == ("10.0.0.2", ("a", ifname))
+    assert "`fastipam release 10.0.0.2`" in str(error.hint)
 
 
 @pytest.mark.parametrize(

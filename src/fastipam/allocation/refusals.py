@@ -33,8 +33,9 @@ def exhausted(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) 
         wanted=wanted,
         retry_after_s=wait_s,
         hint=(
-            "type `fastipam sweep` to release the leases of dead containers, or add a range to the "
-            "network"
+            f"`fastipam list --network {accounts.name}` shows who has the addresses, `fastipam "
+            "sweep --dry-run` which leases are of dead containers, and `fastipam sweep` releases "
+            'those; or add a range to "ranges" of the configuration'
         ),
     )
 
@@ -132,6 +133,8 @@ def in_use(accounts: Accounts, family: int, value: int, record: Record) -> Addre
         f"the requested address {text} is assigned to {' '.join(owner).rstrip()}{where}",
         address=text,
         owner=owner,
+        hint=f"`fastipam show {text}` says who has it; if that container is dead, type "
+        f"`fastipam release {text}`",
     )
 
 
@@ -140,7 +143,11 @@ def reserved(family: int, value: int, reservation: Reservation | None) -> Addres
     text = format_ip(family, value)
     whom = f" for {reservation.owner}" if reservation and reservation.owner else ""
     why = f": {reservation.reason}" if reservation and reservation.reason else ""
-    return AddressInUse(f"the requested address {text} is reserved{whom}{why}", address=text)
+    return AddressInUse(
+        f"the requested address {text} is reserved{whom}{why}",
+        address=text,
+        hint=f"request another address, or type `fastipam unreserve {text}`",
+    )
 
 
 def duplicate(

@@ -66,12 +66,9 @@ class Place:
             return inode, born_ns
         if inode and not record.inode and not record.mount_ns:
             return inode, born_ns  # there is a file, and the lease has no inode to compare
-        where = "another mount namespace" if record.mount_ns else "an unknown mount namespace"
+        where = "another mount namespace" if record.mount_ns else "an unknown place"
         if directory not in self._proven:
-            return (
-                f"{record.netns} was recorded in {where}, and no other lease shows "
-                f"that {directory} is the same directory here"
-            )
+            return f"{record.netns} was recorded in {where}: whether it is gone cannot be seen here"
         if inode and device != self._device:
             return (
                 f"{record.netns} was recorded in {where}, and is not a network namespace here: "

@@ -36,19 +36,20 @@ class Report:
     def reasons(self) -> list[tuple[str, int]]:
         """Return the reasons why leases cannot be judged, and how often each occurs, most first.
 
-        A path loses its last part, and a detail behind "; " goes: both differ from lease to lease.
+        Reasons that differ only in the path's last part, or in a detail behind "; ", are one: it is
+        told with the path of the first lease.
         """
-        found: dict[str, int] = {}
+        found: dict[str, tuple[str, int]] = {}
         for _, why in self.unknown:
-            text = _general(why)
-            found[text] = found.get(text, 0) + 1
-        return sorted(found.items(), key=lambda item: -item[1])
+            first, count = found.get(_general(why), (why.partition("; ")[0], 0))
+            found[_general(why)] = first, count + 1
+        return sorted(found.values(), key=lambda item: -item[1])
 
 
 def _general(why: str) -> str:
     words = why.partition("; ")[0].split()
     if words and words[0].startswith("/"):
-        words[0] = words[0].rpartition("/")[0] + "/…"
+        words[0] = words[0].rpartition("/")[0]
     return " ".join(words)
 
 

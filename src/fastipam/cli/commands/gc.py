@@ -99,6 +99,8 @@ def command(
         # It would release what was added after the list: no lease would be young.
         raise click.UsageError("--before is in the future")
     listed = lists.read(attachments, started_ns)
+    with open_with(data_dir, create=False, count_boot=False) as ipam:
+        rows.names(ipam, network)  # raises ConfigError for a network that is not there
     if not listed.valid and not allow_empty:
         raise Failure(
             f"{lists.name_of(attachments)} has no attachment: every lease of {network} would be "

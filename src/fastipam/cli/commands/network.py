@@ -7,6 +7,7 @@ import click
 from fastipam.cli import options, output
 from fastipam.cli.click_base import SETTINGS, Entry, Group
 from fastipam.cli.click_base import command as _command
+from fastipam.errors import UnknownNetwork
 from fastipam.ipam import open_with
 
 _HERE = "fastipam.cli.commands.network"
@@ -38,8 +39,13 @@ def remove(name: str, data_dir: str, as_json: bool) -> None:
     """
     from fastipam.allocation import removal
 
-    with open_with(data_dir, create=False) as ipam, ipam.store.write() as txn:
-        pool = removal.remove_network(txn, name)
+    with open_with(data_dir, create=False) as ipam:
+        try:
+            with ipam.store.write() as txn:
+                pool = removal.remove_network(txn, name)
+        except UnknownNetwork as error:
+            error.hint = f"it has {', '.join(ipam.networks()) or 'none'}"
+            raise
     if as_json:
         output.json_array([{"network": name, "pool": pool}])
         return

@@ -78,7 +78,8 @@ def command(
             owners = _owners_in(ipam, network, container, ifname)
         if not owners:
             what = ", ".join(addresses) or f"container {container} {ifname}".rstrip()
-            raise Failure(f"no lease matches {what}", "`fastipam show ADDRESS` says who had it")
+            hint = f"`fastipam show {addresses[0]}` says who had it" if addresses else None
+            raise Failure(f"no lease matches {what}", hint)
         shown = [_row(lease, ipam.store) for leases in owners for lease in leases]
         several = rows.are_several(ipam, network)
         if dry_run:

@@ -96,6 +96,11 @@ def command(
         output.note(f"{output.counted(earlier, 'lease')} from an earlier boot {verb}")
     for why, count in report.reasons():
         output.note(f"{output.counted(count, 'lease')} skipped: {why}")
+    if report.unknown:
+        output.note(
+            "skipped leases are kept; if a container is dead, type `fastipam release ADDRESS` "
+            "(`fastipam list` shows the addresses)"
+        )
 
 
 def _row(result: str, lease: Lease) -> dict[str, Any]:

@@ -270,7 +270,10 @@ def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
         yield Diagnosis("namespaces", WARNING, text, dry_run)
     for why, count in reasons:
         text = f"{count} of {report.looked} leases skipped: {why}"
-        yield Diagnosis("namespaces", WARNING, text, dry_run)
+        text += "; if the container is dead, release its address"
+        first = next(lease for lease, one in report.unknown if one.partition("; ")[0] == why)
+        release = command(f"release {first.address.ip} --dry-run", ipam.path)
+        yield Diagnosis("namespaces", WARNING, text, release)
     if not gone and not reasons:
         text = f"{output.counted(report.looked, 'lease')}, each with its network namespace"
         yield Diagnosis("namespaces", OK, text)
