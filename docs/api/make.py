@@ -10,6 +10,7 @@ without one, stop the script.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import functools
@@ -555,4 +556,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

@@ -8,6 +8,7 @@ looks the same on a light and on a dark page.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -190,4 +191,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

@@ -9,6 +9,7 @@ c) is left out. Arrows to the same room that pass a floor share their way throug
 
 from __future__ import annotations
 
+import argparse
 import sys
 import textwrap
 from itertools import pairwise
@@ -202,4 +203,7 @@ def draw() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     PICTURE.write_text(draw())

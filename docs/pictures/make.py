@@ -7,6 +7,7 @@ The numbers are drawn from a seed: what differs from run to run is what shows a 
 
 from __future__ import annotations
 
+import argparse
 import random
 import subprocess
 import sys
@@ -214,4 +215,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

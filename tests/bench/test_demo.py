@@ -146,6 +146,17 @@ def test_help_of_a_script(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["concepts", "floors", "make", "terminal"])
+def test_a_wrong_option_makes_no_picture(name: str) -> None:
+    """A script that writes tracked files refuses what it does not know, and prints its help."""
+    script = ROOT / "docs" / "pictures" / f"{name}.py"
+    for option, status in (("--help", 0), ("--no-such", 2)):
+        command = [sys.executable, str(script), option]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == status
+        assert "usage: " in done.stdout + done.stderr
+
+
 def test_a_virtual_environment_that_was_interrupted(tmp_path: Path) -> None:
     """One without pip is made whole."""
     venv = tmp_path / "venv"
