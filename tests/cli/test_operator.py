@@ -567,3 +567,12 @@ def test_what_is_not_there_is_said(filled: Path, tmp_path: Path) -> None:
         assert "would be released" not in done.stderr
     assert "would be" not in run(tmp_path / "none", "gc", "--network", "n", "/dev/null").stderr
     assert "`fastipam show 10.32.0.77`" in run(filled, "release", "10.32.0.77").stderr
+
+
+def test_reserve_finds_the_network(filled: Path) -> None:
+    """--network is needed only where several networks, or none, have the address."""
+    with fastipam.open(filled) as ipam:
+        ipam.network("other", "10.77.0.0/24").allocate("x")
+    for verb in ("reserve", "unreserve"):
+        assert [row["network"] for row in rows(filled, verb, "10.77.0.9")] == ["other"]
+        assert "name one: other, podnet" in run(filled, verb, "10.99.0.9").stderr

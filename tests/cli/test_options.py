@@ -157,3 +157,12 @@ def test_json_of_every_command_that_tells_something() -> None:
         name for name, one in found.items() if any("--json" in each.opts for each in one.params)
     }
     assert found.keys() - with_json == WITHOUT_JSON
+
+
+def test_socket_in_a_directory_that_is_missing(tmp_path: Path) -> None:
+    """The agent makes one directory for its socket, and no path that may be a typo."""
+    path = tmp_path / "no" / "such" / "x.sock"
+    done = CliRunner().invoke(cli, ["agent", "--socket", str(path)])
+    assert done.exit_code == 1
+    assert f"{path.parent.parent}: this directory does not exist" in done.output
+    assert not (tmp_path / "no").exists()

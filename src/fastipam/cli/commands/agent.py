@@ -12,6 +12,7 @@ import click
 from fastipam.agent import main as process
 from fastipam.agent.clusters import ROUTES
 from fastipam.agent.loop import Limits
+from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.cli import options, streams
 from fastipam.cli.click_base import command as _command
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
@@ -172,6 +173,7 @@ def command(
 
     The launcher works without an agent, too: it then starts Python for every call.
     """
+    options.require_parent(socket_path.parent, "--socket", Path(DEFAULT_SOCKET).parent)
     process.ignore_signals()
     streams.never_wait()  # a call has to be answered, its log line need not be read
     logging.basicConfig(

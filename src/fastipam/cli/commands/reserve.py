@@ -42,9 +42,24 @@ def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:
     )
 
 
+def _only_one_with(ipam: fastipam.Ipam, target: str) -> str | None:
+    """Return the network whose ranges have these addresses, if it is the only one, or None."""
+    family, first, last = parse_exclusion(target, field="IP|CIDR|A-B")
+    found = [
+        name
+        for name in ipam.networks()
+        if any(
+            each.family == family and each.start <= last and first <= each.end
+            for whole in ipam.network(name).ranges
+            for each in whole.ranges
+        )
+    ]
+    return found[0] if len(found) == 1 else None
+
+
 @contextmanager
 def _opened(
-    data_dir: str, name: str | None, conf_dir: Path
+    data_dir: str, name: str | None, conf_dir: Path, target: str
 ) -> Iterator[tuple[fastipam.Ipam, fastipam.Network]]:
     """Open the store and yield the network in which to reserve; make both if they are configured.
 
@@ -61,7 +76,7 @@ def _opened(
     with ipam:
         known = ipam.networks()
         if known and (name is None or name in known):
-            yield ipam, _network(ipam, name)
+            yield ipam, _network(ipam, name or _only_one_with(ipam, target))
             return
         config = _configured(data_dir, name, conf_dir)
         if config is None:
@@ -158,7 +173,7 @@ def command(
 
     Before its first ADD, a network has the ranges of its configuration in --conf-dir.
     """
-    with _opened(data_dir, network, conf_dir) as (ipam, where):
+    with _opened(data_dir, network, conf_dir, target) as (ipam, where):
         found = where.reserve(target, owner=owner, reason=reason)
         _print(ipam, where.name, found, wide=wide, as_json=as_json)
 
@@ -183,7 +198,7 @@ def unreserve(target: str, data_dir: str, network: str | None, wide: bool, as_js
     """
     parse_exclusion(target, field="IP|CIDR|A-B")
     with fastipam.open(data_dir, create=False) as ipam:
-        where = _network(ipam, network)
+        where = _network(ipam, network or _only_one_with(ipam, target))
         found = where.unreserve(target)
         if not found:
             raise Failure(
