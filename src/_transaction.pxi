@@ -432,7 +432,22 @@ cdef class WriteBlock:
         return 0
 
     def __dealloc__(self):
-        # Of an object that was never left, as an interpreter at its end does.
+        # Of an object that was never left: its thread has ended in the block, or the interpreter ends.
+        # LMDB's transaction ends first: py-lmdb would wait for that when the files are closed.
+        if not self._locked:
+            return
+        if fastipam_lock_is_forked(self._files.lock._lock):
+            return  # the transaction, the lock and the files are the parent's
+        if self._thread != fastipam_thread_id() and fastipam_thread_lives(self._thread):
+            # Only that thread can end it, and it has lost it: the files stay open, with the lock.
+            Py_INCREF(self._files)
+            Py_INCREF(self._files.env)
+            return
+        if self.txn is not None:
+            try:
+                self.txn.abort()
+            except Exception:
+                pass  # LMDB serves nobody any more
         self._leave()
 
 

@@ -850,3 +850,27 @@ def test_two_policies_of_a_network_in_a_block(ipam: Ipam, store: TemporaryStore)
             txn._check()
     with store.open() as again:
         assert again.network("n").policy.cooldown_ns == 90_000_000_000
+
+
+def test_left_open_by_a_thread_that_ended(store: TemporaryStore, net: Network) -> None:
+    """Nobody has the block any more: it is rolled back, and a close does not wait for it."""
+
+    def scene() -> None:
+        other = store.open()
+        kept: list[object] = [other]
+
+        def work() -> None:
+            block = other.transaction()
+            block.__enter__().network("n").allocate("lost")
+            kept.append(block)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        kept.append(kept)  # a cycle: the garbage collector finds the block
+        other.close()
+
+    scene()
+    gc.collect()
+    net.allocate("later")
+    assert owners(net) == ["first", "later"]
