@@ -140,7 +140,7 @@ def test_other_file_in_the_way(start: Start, run_dir: Path) -> None:
     assert (run_dir / "s").read_text() == "precious"
 
 
-@pytest.mark.parametrize("name", ["x" * 150, "a/b/" + "y" * 120])
+@pytest.mark.parametrize("name", ["x" * 150, "a/" + "y" * 120])
 def test_path_too_long(name: str, start: Start, run_dir: Path) -> None:
     """A socket's path has about a hundred bytes: more is refused in one line."""
     agent = start("--socket", str(run_dir / name), wait=False)

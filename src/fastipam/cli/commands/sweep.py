@@ -97,10 +97,7 @@ def command(
     for why, count in report.reasons():
         output.note(f"{output.counted(count, 'lease')} skipped: {why}")
     if report.unknown:
-        output.note(
-            "skipped leases are kept; if a container is dead, type `fastipam release ADDRESS` "
-            "(`fastipam list` shows the addresses)"
-        )
+        output.note("skipped leases are kept; type `fastipam release ADDRESS` to release one")
 
 
 def _row(result: str, lease: Lease) -> dict[str, Any]:
