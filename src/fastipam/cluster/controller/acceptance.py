@@ -23,6 +23,7 @@ from fastipam.cluster.controller.conditions import (
     ACCEPTED,
     condition,
     generation_of,
+    replace_status,
     status_of,
     with_condition,
 )
@@ -196,12 +197,7 @@ class Acceptance:
         return sorted(found, key=_age)
 
     def _write(self, pool: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-        """Replace a pool's status by its version; return the pool. Raises Conflict, NotFound."""
-        made = self._client.replace(
-            objects.POOLS, pool | {"status": status}, "status", deadline_s=_CALL_S
-        )
-        self._view.see(objects.POOLS, "MODIFIED", made)
-        return made
+        return replace_status(self._client, self._view, pool, status)
 
 
 def _age(pool: dict[str, Any]) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from fastipam.errors import FastipamError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastipam.cluster.controller.view import View
     from fastipam.cluster.registries.kubernetes.client import Client
 
 log = logging.getLogger("fastipam.controller")
@@ -54,6 +55,18 @@ def with_condition(
 def generation_of(found: dict[str, Any]) -> int:
     """Return the generation of an object: it changes with its spec."""
     return int(found["metadata"].get("generation") or 0)
+
+
+def replace_status(
+    client: Client, view: View, pool: dict[str, Any], status: dict[str, Any]
+) -> dict[str, Any]:
+    """Replace a pool's status by its version; return the pool. Raises Conflict, NotFound.
+
+    One request. The view has the new status at once.
+    """
+    made = client.replace(objects.POOLS, pool | {"status": status}, "status", deadline_s=_CALL_S)
+    view.see(objects.POOLS, "MODIFIED", made)
+    return made
 
 
 class Events:

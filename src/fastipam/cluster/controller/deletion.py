@@ -7,13 +7,20 @@ agent in touch has heard of it. Until then the condition Deleting says which nod
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fastipam.cluster.controller import overlap
 from fastipam.cluster.controller.acceptance import FINALIZER
-from fastipam.cluster.controller.conditions import DELETING, condition, status_of, with_condition
+from fastipam.cluster.controller.conditions import (
+    DELETING,
+    condition,
+    replace_status,
+    status_of,
+    with_condition,
+)
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.client import Conflict, NotFound
 
@@ -87,7 +94,7 @@ class Deletion:
     def _tell(self, uid: str, pool: dict[str, Any], blocks: Sequence[Owned]) -> None:
         """Say in the pool's status which blocks hold it, and where to look; once a minute."""
         now = self._clock()
-        if now < self._told_at.get(uid, now) + _TELL_S and uid in self._told_at:
+        if now < self._told_at.get(uid, -math.inf) + _TELL_S:
             return
         self._told_at[uid] = now
         listed = sorted(blocks, key=lambda one: (one.node, one.whole))
@@ -104,13 +111,8 @@ class Deletion:
             return
         conditions = with_condition(pool, DELETING, "True", "BlocksOwned", message, self._now())
         with suppress(Conflict, NotFound):  # changed meanwhile: in a minute
-            made = self._client.replace(
-                objects.POOLS,
-                pool | {"status": status_of(pool) | {"conditions": conditions}},
-                "status",
-                deadline_s=_CALL_S,
-            )
-            self._view.see(objects.POOLS, "MODIFIED", made)
+            status = status_of(pool) | {"conditions": conditions}
+            replace_status(self._client, self._view, pool, status)
             self._step("held")
             if not before:
                 self._events.tell(pool, DELETING, message, warning=False)

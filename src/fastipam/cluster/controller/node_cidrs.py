@@ -13,7 +13,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.addressing.addresses import parse_cidr, prefix_bounds
-from fastipam.cluster.controller.conditions import condition, status_of, with_condition
+from fastipam.cluster.controller.conditions import (
+    condition,
+    replace_status,
+    status_of,
+    with_condition,
+)
 from fastipam.cluster.controller.overlap import Refusal, accepted_spec
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.client import AlreadyExists, Conflict, NotFound
@@ -212,11 +217,7 @@ class NodeCIDRs:
     ) -> dict[str, Any] | None:
         with suppress(Conflict, NotFound):  # changed meanwhile: the next time
             status = status_of(pool) | {"conditions": conditions}
-            made = self._client.replace(
-                objects.POOLS, pool | {"status": status}, "status", deadline_s=_CALL_S
-            )
-            self._view.see(objects.POOLS, "MODIFIED", made)
-            return made
+            return replace_status(self._client, self._view, pool, status)
         return None
 
 

@@ -16,6 +16,7 @@ from fastipam.cluster.controller import overlap
 from fastipam.cluster.controller.conditions import (
     EXHAUSTED,
     condition,
+    replace_status,
     status_of,
     with_condition,
 )
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from fastipam.configuration.address_pools import AddressPool
 
 EVERY_S = 60.0
-_CALL_S = 5.0
 
 
 class Usage:
@@ -106,10 +106,7 @@ class Usage:
         name = objects.name_of(pool)
         self._written_at[name] = self._clock()
         with suppress(Conflict, NotFound):  # changed meanwhile: the next time
-            made = self._client.replace(
-                objects.POOLS, pool | {"status": status}, "status", deadline_s=_CALL_S
-            )
-            self._view.see(objects.POOLS, "MODIFIED", made)
+            made = replace_status(self._client, self._view, pool, status)
             self._step("status")
             there, was = condition(made, EXHAUSTED), condition(pool, EXHAUSTED)
             if there.get("status") == "True" != was.get("status"):

@@ -91,13 +91,7 @@ class Blocks:
                 continue
             one = found.pop(pair)
             if state == CLAIMING:  # no address of it was ever assigned
-                with suppress(Conflict, NotFound):
-                    self._api.client.delete(
-                        objects.BLOCKS,
-                        objects.name_of(one),
-                        version=str(objects.version_of(one)),
-                        deadline_s=deadline.call_s(),
-                    )
+                self._delete_named(objects.name_of(one), objects.version_of(one), deadline)
 
     def look(self, deadline: Deadline) -> None:
         """Compare the own objects if that is due; one that somebody else has changed was lost.
@@ -357,8 +351,11 @@ class Blocks:
         In a later one it is that of another machine which has this node's name now.
         """
         name = self._name_of(pair, deadline)
-        if not name:
-            return
+        if name:
+            self._delete_named(name, revision, deadline)
+
+    def _delete_named(self, name: str, revision: int, deadline: Deadline) -> None:
+        """Do what :meth:`_delete` says."""
 
         def delete(version: int) -> None:
             self._api.client.delete(
