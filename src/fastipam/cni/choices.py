@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Kept = tuple[Selection, Namespace | None]  # with the namespace by which it was chosen, if any
 
 _MOST = 256  # choices that are kept
-_LONGEST = 1024  # characters that choose; what a longer text chooses is not kept
+_LONGEST = 1024  # characters of annotations; the choice of longer ones is not kept
 
 
 class Choices:
@@ -50,10 +50,11 @@ class Choices:
         arguments: Arguments,
         addresses: Addresses,
     ) -> tuple[Addresses, Selection | None]:
-        """Return the addresses that an ADD requests, and behind them what an annotation lists.
+        """Return the requested addresses and the chosen pools of an ADD.
 
-        And which pools it has chosen; None: any address of each family. ``found`` are the pod's
-        annotations that were cut out of the request. Raises ConfigError, NoBlock.
+        Behind the addresses that it requests come those that an annotation lists for it. The pools
+        are None for any address of each family. ``found`` are the pod's annotations that were cut
+        out of the request. Raises ConfigError, NoBlock.
         """
         found = pod_annotations.of_pod(self._document, self._raw, found)
         said = pod_annotations.said(found)
@@ -71,14 +72,15 @@ class Choices:
     def _as_before(
         self, services: Services, found: dict[str, Any], key: tuple[Any, ...]
     ) -> Selection | None:
-        """Return what an ADD chooses that requests no address, by what another one has chosen.
+        """Return the pools that an ADD without requested addresses chooses.
 
-        The last part of ``key`` is the pod's namespace, the others are its annotations.
+        An earlier ADD's choice is used if it still holds. The last part of ``key`` is the pod's
+        namespace, the others are its annotations.
         """
         config = self._config
         try:
             kept = self._kept.get(key)
-        except TypeError:  # an annotation that is no text, which is refused each time
+        except TypeError:  # an annotation that is not a string, which is refused each time
             kept = None
         if kept is not None and kept[1] is None and kept[0].is_settled:
             return kept[0]
@@ -104,7 +106,7 @@ class Choices:
     def _is_still(
         self, services: Services, store: Store, read: Namespace | None, name: str
     ) -> bool:
-        """Return whether what was read of a namespace counts on. Raises NoBlock."""
+        """Return whether a namespace is as it was when it was read. Raises NoBlock."""
         cluster = self._config.cluster
         assert cluster is not None
         return read is None or read is services.namespace(store, self._config.name, cluster, name)

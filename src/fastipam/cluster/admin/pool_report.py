@@ -14,7 +14,7 @@ _MOST_HOLDERS = 8  # reservations that are named for a pool that is being delete
 
 
 def of_pools(node: Node, has_store: bool) -> list[dict[str, Any]]:
-    """Return an object for each AddressPool that this node knows; [] when pools are no objects.
+    """Return an object for each AddressPool that this node knows; [] without AddressPools.
 
     ``held_by`` says what on this node keeps the blocks of a pool that is being deleted. O(leases)
     with such a pool.

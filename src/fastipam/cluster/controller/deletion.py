@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # has claimed by then is in the list that is read before the pool goes.
 SETTLE_S = 2 * objects.POOLS_FRESH_S
 _CALL_S = 5.0
-_TELL_S = 60.0  # between two looks what holds a pool
+_TELL_S = 60.0  # between two updates of the condition
 _MOST_NAMED = 8  # blocks in a condition
 
 

@@ -76,10 +76,11 @@ class Blocks:
         return stamped
 
     def _leave_out(self, found: dict[BlockId, dict[str, Any]], deadline: Deadline) -> None:
-        """Take out of what was listed blocks that are of no pool any more (I9).
+        """Drop the listed blocks that are not blocks of a pool in force (I9).
 
-        A claim may have been made long after it was sent: its pool was deleted, and another one has
-        its addresses in blocks of another size. It is deleted again. No request if all are known.
+        A claim may reach the API long after it was sent: by then its pool was deleted, and another
+        pool has its addresses in blocks of another size. Such a block is deleted again. No request
+        if this node knows all the blocks.
         """
         states = {(one.family, one.base): one.state for one in self._api.share.blocks()}
         for pair in list(found):
@@ -355,7 +356,7 @@ class Blocks:
             self._delete_named(name, revision, deadline)
 
     def _delete_named(self, name: str, revision: int, deadline: Deadline) -> None:
-        """Do what :meth:`_delete` says."""
+        """Delete an object by its name and version, as :meth:`_delete` does."""
 
         def delete(version: int) -> None:
             self._api.client.delete(

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 VERSION = "fastipam.io/v1alpha1"
 _GROUP = f"/apis/{VERSION}"
 POOLS = Kind(_GROUP, "addresspools")
-# How long what a node has read of the pools holds for a block that it has just written (I9). A pool
-# that is being deleted stays for longer than that, so it is there until the block is seen.
+# A node trusts the pools that it has read for this long, when it takes a block that it has just
+# written into use (I9). A pool that is being deleted stays for longer: the controller sees the
+# block before the pool goes.
 POOLS_FRESH_S = 5.0
 BLOCKS = Kind(_GROUP, "addressblocks")
 NODES = Kind(_GROUP, "addressnodes")
