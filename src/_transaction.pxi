@@ -10,6 +10,7 @@
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT, errno
+from posix.unistd cimport usleep
 
 cdef extern from "writer_lock.h" nogil:
     ctypedef struct fastipam_lock:
@@ -37,10 +38,41 @@ cdef extern from "writer_lock.h" nogil:
     int fastipam_thread_lives(int id)
     bint fastipam_is_main_thread(int id)
 
+cdef extern from "Python.h":
+    ctypedef struct PyInterpreterState:
+        pass
+    ctypedef struct PyThreadState:
+        unsigned long native_thread_id
+    PyInterpreterState* PyInterpreterState_Get()
+    PyThreadState* PyInterpreterState_ThreadHead(PyInterpreterState* interpreter)
+    PyThreadState* PyThreadState_Next(PyThreadState* state)
+
 cdef int _NEW = 0, _OPEN = 1, _LEFT = 2, _OVER = 3
 cdef int PANIC = -30795  # LMDB's MDB_PANIC: a write failed, and the environment serves nobody
 cdef int64_t BRIEF_NS = 1_000_000  # after so long the files are looked at once more
 cdef int COMMITS_PER_READER_CHECK = 256  # a check costs a microsecond for each process that reads
+cdef int64_t THREAD_END_NS = 1_000_000_000  # how long the kernel may take to end a thread
+
+
+cdef bint _thread_lives(int thread):
+    """Tell whether a thread of this process lives. ``thread`` is the kernel's id.
+
+    ``Thread.join`` returns when Python has ended the thread, and the kernel ends it a little later.
+    LMDB's mutex is free only after that, so wait for it. A thread that was not made by Python has
+    no state between its calls of Python: it lives on, and is waited for in vain.
+    """
+    cdef PyThreadState* state = PyInterpreterState_ThreadHead(PyInterpreterState_Get())
+    cdef int64_t deadline_ns
+    while state != NULL:
+        if <int>state.native_thread_id == thread:
+            break
+        state = PyThreadState_Next(state)
+    if state == NULL:
+        deadline_ns = fastipam_monotonic_ns() + THREAD_END_NS
+        with nogil:
+            while fastipam_thread_lives(thread) and fastipam_monotonic_ns() < deadline_ns:
+                usleep(200)
+    return fastipam_thread_lives(thread)
 
 
 @cython.final
@@ -386,7 +418,7 @@ cdef class WriteBlock:
             store.open_files()  # raises: the transaction and the lock are the parent's
         if self._thread != fastipam_thread_id():
             self._state = _LEFT  # LMDB can end it only in the thread that began it
-            if not fastipam_thread_lives(self._thread):
+            if not _thread_lives(self._thread):
                 self._roll_back()
             raise store.transaction_is_over()
         store.local.transaction = None
@@ -438,7 +470,7 @@ cdef class WriteBlock:
             return
         if fastipam_lock_is_forked(self._files.lock._lock):
             return  # the transaction, the lock and the files are the parent's
-        if self._thread != fastipam_thread_id() and fastipam_thread_lives(self._thread):
+        if self._thread != fastipam_thread_id() and _thread_lives(self._thread):
             # Only that thread can end it, and it has lost it: the files stay open, with the lock.
             Py_INCREF(self._files)
             Py_INCREF(self._files.env)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import signal
@@ -234,6 +235,44 @@ def test_a_block_whose_thread_has_ended(ipam: Ipam, net: Network) -> None:
         kept[0].close()
     net.allocate("later")
     assert owners(net) == ["first", "later"]
+
+
+def ends_late() -> None:
+    """Let the kernel end this thread a fifth of a second after Python has ended it."""
+    libc = ctypes.CDLL(None)
+    key = ctypes.c_uint()
+    assert libc.pthread_key_create(ctypes.byref(key), libc.usleep) == 0
+    assert libc.pthread_setspecific(key, ctypes.c_void_p(200_000)) == 0
+
+
+def test_a_block_whose_thread_is_about_to_end(ipam: Ipam, net: Network) -> None:
+    """A joined thread may live a little longer in the kernel, with LMDB's mutex."""
+    kept: list[Generator[Transaction]] = []
+
+    def begin() -> None:
+        ends_late()
+        kept.append(block(ipam))
+        next(kept[0])
+
+    assert in_thread(begin) is None
+    with pytest.raises(TransactionOver):
+        kept[0].close()
+    net.allocate("later")
+    assert owners(net) == ["first", "later"]
+
+
+def test_a_forgotten_block_whose_thread_is_about_to_end(ipam: Ipam, net: Network) -> None:
+    kept: list[Transaction] = []
+
+    def begin() -> None:
+        ends_late()
+        kept.append(ipam.transaction().__enter__())
+
+    assert in_thread(begin) is None
+    kept.clear()
+    net.allocate("later")
+    assert owners(net) == ["first", "later"]
+    assert not verify(ipam.store)
 
 
 def test_a_block_that_nobody_leaves(ipam: Ipam, net: Network) -> None:
