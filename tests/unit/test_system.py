@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class SystemMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.boot = 1
         self.held: dict[str, str] = {}  # container -> address
+        self.pod_of: dict[str, str] = {}
         self.given_ns: dict[str, int] = {}  # container -> wall clock
         self.reserved: dict[str, str] = {}  # address -> owner
         self.gone: set[str] = set()  # containers whose netns is gone
@@ -105,8 +107,12 @@ class SystemMachine(RuleBasedStateMachine):
         assert address not in self.held.values(), "an address was given twice"
         assert self.reserved.get(address, f"ns/{pod}") in (f"ns/{pod}", name)
         self.held[name] = address
+        self.pod_of[name] = pod
         self.given_ns[name] = self.clock.now_ns
         self.gone.discard(name)
+
+    def pods_of(self, names: Collection[str]) -> set[tuple[str, str]]:
+        return {(self.held[name], self.pod_of[name]) for name in names}
 
     def lose(self, names: set[str]) -> None:
         for name in names:
@@ -126,7 +132,10 @@ class SystemMachine(RuleBasedStateMachine):
         kept = {one.owner: one.address for one in self.net.reservations() if one.until > now}
         status, answer = self.call("ADD", name, args)
         if status:
-            assert answer["code"] in (100, 101, 102, 103), answer
+            assert answer["code"] in (11, 100, 101, 102, 103), answer
+            if answer["code"] == 11:  # the requested address is another sandbox's of the same pod
+                assert (f"10.0.0.{octet}", pod) in self.pods_of(self.held.keys() - {name})
+                assert pod
             assert (answer["code"] == 102) == (name in self.held)
             if answer["code"] == 100:
                 free = ALL - set(self.held.values()) - set(self.reserved) - set(kept.values())
