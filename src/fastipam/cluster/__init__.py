@@ -1,4 +1,4 @@
-"""One pool for many nodes: blocks of addresses leased through a linearizable store.
+"""One pool for many nodes, which claim blocks of its addresses in a linearizable shared store.
 
-Nothing of this package is imported before a configuration names a cluster.
+No module of this package is imported before a configuration names a cluster.
 """

@@ -10,12 +10,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# For one call: after a leader's death writes stall for 1.3 to 1.7 s (measured).
+# The most for one call: after etcd's leader has failed, writes stall for 1.3 to 1.7 s (measured).
 CALL_S = 2.5
 
 
 class Deadline:
-    """The moment by which all calls of an operation end; ``call_s`` limits each of them."""
+    """The moment by which all calls of an operation end; ``call_s`` limits each single call."""
 
     __slots__ = ("_at", "_call_s", "_clock")
 
@@ -35,7 +35,7 @@ class Deadline:
         return max(0.0, self._at - self._clock())
 
     def call_s(self) -> float:
-        """Return the seconds for one call of the shared store. Raises NoBlock if none are left."""
+        """Return the seconds that the next call may take. Raises NoBlock when none are left."""
         left = self.left_s()
         if left <= 0:
             raise NoBlock("the shared store did not answer in time")

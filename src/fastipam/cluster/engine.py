@@ -1,7 +1,7 @@
 """The interface of the shared store: a small linearizable key-value store.
 
-``engines/`` holds what implements it; ``tests/cluster/memory.py`` does so in memory, for tests and
-the simulator. Cluster mode needs a compare-and-swap transaction, a listing at one revision,
+The implementations are in ``engines/``; ``tests/cluster/memory.py`` has one in memory, for tests
+and the simulator. Cluster mode needs a compare-and-swap transaction, a listing at one revision,
 sessions (etcd calls them leases) and a way to wait for changes.
 
 Every call is synchronous and safe to make from several threads. Every call takes ``deadline_s``:
@@ -10,15 +10,16 @@ it returns or raises within that many seconds. It may raise::
     FastipamError
     └── EngineError
         ├── EngineUnavailable    nothing was changed: try again later
-        ├── EngineTimeout        no answer: with ``ambiguous`` a change may have been made or not,
-        │                        read before trying again
-        ├── EngineDenied         user, password, certificate or permission: tell the operator
-        ├── EngineFull           no room: a change may have been made or not, and no more will
+        ├── EngineTimeout        no answer in time: if ``ambiguous``, the change may have been made,
+        │                        so read before a retry
+        ├── EngineDenied         user, password, certificate or permission was refused
+        ├── EngineFull           no room: the change was made, or was not and never will be
         ├── SessionGone          the session of a Put has ended: nothing was changed, open another
-        ├── HistoryLost          the store is not the one that was heard before (:class:`History`)
-        └── Compacted            the revision of a watch is too old: list again, watch from there
+        ├── HistoryLost          the store has lost changes that this node has seen
+        └── Compacted            the revision of a watch is too old: list again, and watch from
+                                 the revision of the listing
 
-An engine never repeats a change whose outcome it does not know. It repeats a read on other
+An engine never retries a change whose outcome it does not know. It retries a read on other
 endpoints until the deadline.
 """
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 else:
     Protocol = object
 
-# etcd's own limit (--max-txn-ops): more in one transaction is refused by every engine.
+# etcd's own limit of one transaction (--max-txn-ops). Every engine refuses a larger one.
 MAX_OPERATIONS = 128
 
 
@@ -69,7 +70,7 @@ class EngineDenied(EngineError):
 class EngineFull(EngineError):
     """The store has no room for changes, and still answers reads.
 
-    The change that was asked for was made, or was not and never will be: a read tells.
+    The requested change was made, or was not and never will be: a read shows which.
     """
 
 
@@ -88,8 +89,8 @@ class Compacted(EngineError):
 class HistoryLost(EngineError):
     """The shared store has lost changes that this node has seen; a change may have been made.
 
-    Every call raises it until :meth:`History.accept`: no answer is trusted before all blocks were
-    compared.
+    Every call raises it until :meth:`History.accept` is called: no answer is trusted before all
+    blocks were compared.
     """
 
     def __init__(self, message: str) -> None:
@@ -102,9 +103,9 @@ class HistoryLost(EngineError):
 class History:
     """The last known state of a store: its identity (0: unknown) and its highest revision.
 
-    A store that is put back to an older copy forgets who has claimed which block since. Then its
-    revision is lower than one that a node has seen, or its identity is different. Each answer of an
-    engine is compared with the state that was known before the call.
+    A store that was restored from an older copy does not know which blocks were claimed since that
+    copy. Then its revision is lower than one that a node has seen, or its identity is different.
+    So each answer of an engine is compared with the state that was known before the call.
 
     Safe to use from several threads: each step is one assignment.
     """
@@ -122,20 +123,24 @@ class History:
         return bool(self._lost)
 
     def expect(self, identity: int, revision: int) -> None:
-        """Take over the state that an earlier process knew, unless this process knows one."""
+        """Start from the state that an earlier process has stored, unless a state is known."""
         if not self.revision and revision:
             self.identity, self.revision = identity, revision
 
     def begin(self) -> int:
-        """Return the revision that an answer to a call that begins now has at least."""
+        """Return the lowest revision that the answer to the next call may have.
+
+        Raises HistoryLost while a loss is not accepted.
+        """
         if self._lost:
             raise HistoryLost(self._lost)
         return self.revision
 
     def hear(self, identity: int, revision: int, floor: int, *, changed: bool = False) -> None:
-        """Note an answer: its sender, its revision (0: none) and the result of :meth:`begin`.
+        """Record the store's identity and the revision (0: none) of an answer. Raises HistoryLost.
 
-        ``changed``: the revision is that of a change that was made. Raises HistoryLost.
+        ``floor`` is what :meth:`begin` returned before the call. ``changed``: the revision is that
+        of a change that the call made.
         """
         if self._lost:
             raise HistoryLost(self._lost)
@@ -153,20 +158,21 @@ class History:
         self.revision = max(self.revision, revision)
 
     def lose(self, message: str) -> None:
-        """Note that the store has lost a change that this node has seen. Raises HistoryLost."""
+        """Record that the store has lost a change that this node has seen. Raises HistoryLost."""
         self._lost = message
         raise HistoryLost(message)
 
     def accept(self) -> None:
-        """Accept the store as it is now."""
+        """Accept the store as it is now: the next answer is compared with nothing."""
         self.identity = self.revision = 0
         self._lost = ""
 
 
 class _Record:
-    """A value with named fields; two are equal when they are of one class and all fields are.
+    """A value with named fields; two are equal if their classes and all their fields are equal.
 
-    ``typing.NamedTuple`` and ``dataclasses`` take longer to import than a claim's own code.
+    It exists because importing ``typing`` or ``dataclasses`` takes longer than importing the code
+    of a claim.
     """
 
     __slots__: tuple[str, ...] = ()
@@ -208,7 +214,7 @@ class Compare(_Record):
 
     ``absent``: the key does not exist (``expected`` is ignored). ``mod_revision``: its last change
     was at the revision ``expected``; 0 means the same as absent. ``value``: its value is
-    ``expected``; a key that does not exist has no value, not even the empty one.
+    ``expected``; no value equals that of a key that does not exist, not even the empty one.
     """
 
     __slots__ = ("expected", "key", "kind")
@@ -278,16 +284,16 @@ class KeyEvent(_Record):
 
 
 class Engine(Protocol):
-    """A linearizable key-value store: every later call of any client sees a finished change.
+    """A linearizable key-value store: after a change has ended, every call of any client sees it.
 
-    Every method that asks the store raises EngineUnavailable, EngineTimeout and EngineDenied, and
-    compares its answer with ``history``.
+    Every method that sends a request may raise EngineUnavailable, EngineTimeout, EngineDenied and
+    HistoryLost: it compares the answer with ``history``.
     """
 
     history: History
 
     def get(self, key: bytes, *, deadline_s: float) -> KeyValue | None:
-        """Return the key as it is now, or None. One round trip; repeated on another endpoint."""
+        """Return a key as it is now, or None. One round trip; retried on another endpoint."""
 
     def list(
         self, prefix: bytes, *, limit: int = 0, deadline_s: float
@@ -295,8 +301,8 @@ class Engine(Protocol):
         """Return all keys that begin with ``prefix``, ascending, and the revision of the listing.
 
         O(keys), one round trip per thousand keys, all at one revision. With ``limit`` > 0 it stops
-        after that many keys. An empty prefix means every key. A watch from that revision misses
-        nothing.
+        after that many keys. An empty prefix means every key. A watch from the returned revision
+        misses nothing.
         """
 
     def transact(
@@ -304,54 +310,55 @@ class Engine(Protocol):
     ) -> Outcome:
         """Make all operations if all conditions hold, else none. One round trip.
 
-        At most MAX_OPERATIONS of each, and no key in two operations. The engine does not repeat a
-        request that was sent: see Outcome and EngineTimeout. Returns after a majority of the
-        members has stored the change. A timeout may be ``ambiguous``. Raises SessionGone, and
-        ValueError for too many operations or a key in two of them.
+        At most MAX_OPERATIONS of each, and no key in two operations. The engine does not retry a
+        request that was sent, so a timeout may be ``ambiguous``. It returns after a majority of the
+        store's members has stored the change. Raises SessionGone, and ValueError for too many
+        operations or a key in two of them.
         """
 
     def open_session(self, ttl_s: int, *, deadline_s: float) -> int:
-        """Open a session that expires ``ttl_s`` seconds after it was last kept; return its id.
+        """Open a session that expires ``ttl_s`` seconds after its last renewal; return its id.
 
-        The id is never 0. An engine may choose a longer time. A session whose opening was not
-        answered expires by itself, so the caller opens another.
+        The id is never 0. An engine may choose a longer time. When no answer comes, the caller
+        opens another session: the first one, if it was opened, expires by itself.
         """
 
     def keep_session(self, session: int, *, deadline_s: float) -> float:
-        """Renew the session; return the seconds until it expires, or 0.0. Idempotent."""
+        """Renew a session; return the seconds until it expires, or 0.0 if it has. Idempotent."""
 
     def close_session(self, session: int, *, deadline_s: float) -> None:
-        """End the session and delete its keys. Idempotent. A timeout may be ``ambiguous``."""
+        """End a session and delete its keys. Idempotent. A timeout may be ``ambiguous``."""
 
     def watch(
         self, prefix: bytes, revision: int, *, deadline_s: float
     ) -> tuple[builtins.list[KeyEvent], int]:
         """Wait for changes of keys with ``prefix`` after ``revision``; return them and a revision.
 
-        Returns as soon as there is an event, with all that are there, in order of revision, and
-        never a part of one transaction; or at the deadline with none. A next call with the
-        returned revision misses and repeats nothing. ``revision`` 0 means from now on. Raises
-        Compacted.
+        Returns as soon as there is an event, with all events so far, in order of revision; those
+        of one transaction always come together. Without an event, returns an empty list at the
+        deadline. The next call, with the returned revision, neither misses nor repeats an event.
+        ``revision`` 0 means from now on. Raises Compacted.
         """
 
     def problem(self, *, deadline_s: float) -> str:
-        """Return what is wrong with a store that answers reads, or an empty text. One round trip.
+        """Return what is wrong with a store although it answers reads, or "". One round trip.
 
-        Raises what a read raises.
+        Raises the errors of a read.
         """
 
     def local_addresses(self) -> tuple[str, ...]:
         """Return the address from which this machine reaches the store; sends nothing.
 
-        Empty when it is a loopback address or there is no route: other nodes could not use it.
+        Empty when there is no route, or the address is a loopback address: other nodes cannot use
+        that one.
         """
 
     def close(self) -> None:
-        """Close all connections; open sessions live on until they expire. Idempotent."""
+        """Close all connections; open sessions stay until they expire. Idempotent."""
 
 
 def check_transaction(compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> None:
-    """Raise ValueError for a transaction that no engine takes. O(operations)."""
+    """Raise ValueError for a transaction that every engine refuses. O(operations)."""
     if len(compares) > MAX_OPERATIONS or len(operations) > MAX_OPERATIONS:
         raise ValueError(
             f"{len(compares)} conditions and {len(operations)} operations in one transaction, "

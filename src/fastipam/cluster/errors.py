@@ -1,4 +1,4 @@
-"""The errors between a node and its cluster; ``engine`` has those of the shared store."""
+"""The errors of a node's dealings with its cluster; ``engine`` has the shared store's errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fastipam.errors import ClusterError, FastipamError, TryLater
 
 
 class ClusterRefused(ClusterError):
-    """The cluster does not accept this node as it is configured, or not any more."""
+    """The cluster does not accept this node as it is configured, or has removed it."""
 
 
 class ClusterCorrupt(ClusterError):

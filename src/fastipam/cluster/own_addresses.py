@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 def own_addresses(settings: Settings, towards: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
     """Return the addresses of this node: those in the settings, if there are any.
 
-    Otherwise it is the one from which the shared store is reached (``towards``). If the pools have
-    another family, its interface may have an address in that.
+    Without them it is the address from which this node reaches the shared store (``towards``). If
+    the pools have the other family too, an address of that family is added when the same interface
+    has one.
     """
     if settings.addresses:
         return settings.addresses
@@ -23,7 +24,7 @@ def own_addresses(settings: Settings, towards: Callable[[], tuple[str, ...]]) ->
     families = {parse_ip(one)[0] for one in found}
     if len(families) != 1 or families.issuperset(one.family for one in settings.geometries):
         return found
-    from fastipam.cluster import rtnetlink  # its imports take longer than a claim in one family
+    from fastipam.cluster import rtnetlink  # importing it takes longer than a claim in one family
 
     try:
         other = rtnetlink.beside(*parse_ip(found[0]))

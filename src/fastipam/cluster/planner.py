@@ -1,9 +1,9 @@
 """A node's decisions about its blocks: which to claim, how many, when to give back.
 
-No function does I/O or reads a clock. A pool of 2**n blocks is a row of numbers; a *run* is an
-aligned slice of 2**k of them, so that a run is one route. Each function depends only on its
-arguments, so a node and a simulator of ten thousand nodes decide alike. Random choices are hashes
-of names, and so repeatable.
+No function does I/O or reads a clock. The 2**n blocks of a pool are numbered; a *run* is 2**k
+blocks with consecutive numbers that begins at a multiple of 2**k, so that one route leads to it.
+Each function depends only on its arguments, so a node and a simulator of ten thousand nodes decide
+alike. Random choices are hashes of names, and so repeatable.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import log2
 
 try:
     from _blake2 import blake2b
-except ImportError:  # pragma: no cover  # an interpreter that builds it in another way
+except ImportError:  # pragma: no cover  # an interpreter without this C module
     from hashlib import blake2b
 
 TYPE_CHECKING = False
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
     from fastipam.configuration.cluster import Geometry, Watermarks
 
-# Windows to read before the whole pool: unless the pool is nearly full, each has a free block.
+# Windows that a search reads before it reads the whole pool: unless the pool is nearly full, each
+# window has a free block.
 WINDOWS = 4
-# Tries of one search before it gives up. After each the pool is read again.
+# Tries of one search before it gives up. The pool is read again after each.
 TRIES = 12
-# When a node looks at its blocks and at the store; the simulator uses the same times.
-TICK_S = 0.1  # between two looks at demand while addresses are assigned
-COLLECT_S = 0.05  # between two looks for granted blocks, while a mark exists
-LOOK_AGAIN_S = 0.5  # between two looks at a used up pool: a block may become free unanswered
+# How often a node checks its blocks and the shared store; the simulator uses the same times.
+TICK_S = 0.1  # between two checks of demand while addresses are assigned
+COLLECT_S = 0.05  # between two checks for granted blocks, while a mark exists
+LOOK_AGAIN_S = 0.5  # between two searches of a used up pool, where a block may become free
 SPREAD_S = 1.0  # donors answer a mark within this time
-TIDY_S = 5.0  # between two looks for blocks to give back
-_LONGEST_POSTPONED_S = 5.0  # of a pause that the shared store asks for
+TIDY_S = 5.0  # between two checks for blocks to give back
+_LONGEST_POSTPONED_S = 5.0  # a node waits no longer when the shared store asks for a pause
 
 
 def digest(*words: str) -> int:
@@ -40,21 +41,21 @@ def digest(*words: str) -> int:
 
 
 def place(node: str, pool: Geometry) -> int:
-    """Return the block where a node begins to look. O(1).
+    """Return the block at which a node begins its search. O(1).
 
-    It is a hash of the name, so nodes that start together rarely try the same block.
+    It is a hash of the node's name, so nodes that start together rarely try the same block.
     """
     return digest("place", node, f"{pool.family} {pool.base}") % pool.count
 
 
-# How many ------------------------------------------------------------------------------------
+# How many blocks -----------------------------------------------------------------------------
 
 
 class Use:
-    """The use of one block that a node owns: the addresses it can serve, and those not free.
+    """The use of one block that a node owns.
 
-    A cooling or reserved address is not free. ``claimed_s`` is when the block was claimed, on any
-    clock.
+    ``size`` counts the addresses that the block can serve, ``used`` those of them that are
+    assigned, cooling or reserved. ``claimed_s`` is when the block was claimed, on any clock.
     """
 
     __slots__ = ("claimed_s", "number", "size", "used")
@@ -67,11 +68,11 @@ class Use:
 
 
 class Demand:
-    """What a node needs in one family.
+    """A node's demand for addresses of one family.
 
-    ``free`` are the free addresses of all owned blocks, ``missing`` the ADDs that wait for one.
-    ``last_run`` blocks were claimed ``since_last_s`` ago. ``scarce``: other nodes have found the
-    pool used up.
+    ``free`` counts the free addresses of all owned blocks, ``missing`` the ADDs that wait for an
+    address. The last claim was of ``last_run`` blocks, ``since_last_s`` ago. ``scarce``: other
+    nodes have found the pool used up.
     """
 
     __slots__ = ("free", "last_run", "missing", "scarce", "since_last_s")
@@ -95,8 +96,8 @@ class Demand:
 def to_claim(watermarks: Watermarks, pool: Geometry, demand: Demand) -> int:
     """Return how many blocks to claim now: 0, or a power of two. O(1).
 
-    Growing demand doubles the run. A run is long enough for all ADDs that wait. When blocks are
-    scarce, none is claimed ahead of demand.
+    While demand grows, each claim is for twice as many blocks as the last one. A claim is large
+    enough for all ADDs that wait. When blocks are scarce, none is claimed ahead of demand.
     """
     free, missing = demand.free, demand.missing
     if demand.scarce:
@@ -115,11 +116,12 @@ def to_claim(watermarks: Watermarks, pool: Geometry, demand: Demand) -> int:
 def to_give_back(
     watermarks: Watermarks, pool: Geometry, uses: Iterable[Use], now_s: float
 ) -> list[int]:
-    """Return the blocks to give back now, in that order. O(blocks log blocks).
+    """Return the blocks to give back now, first one first. O(blocks log blocks).
 
-    They are wholly free and have the minimum age. The high water stays free, and the warm blocks
-    stay wholly free. The blocks claimed last come first: the older ones are the longer runs. Those
-    without an address to serve come before all: their pool is disabled.
+    They are wholly free and have the minimum age. The node gives back blocks only while it has more
+    free addresses than the high water mark, and more wholly free blocks than it keeps warm. The
+    block that was claimed last comes first, because older blocks form longer runs. Blocks without
+    an address to serve come before all others: their pool is disabled.
     """
     listed = list(uses)
     given = [each.number for each in listed if not each.size]
@@ -139,11 +141,11 @@ def to_give_back(
 
 
 def to_donate(uses: Iterable[Use], wanted: int) -> list[int]:
-    """Return the blocks to hand to a node in need that wants so many. O(blocks log blocks).
+    """Return the blocks to donate to a node that wants ``wanted`` blocks. O(blocks log blocks).
 
-    At most half of the wholly free ones; of an odd number the larger half, so that the last free
-    block of a cluster can move too. Age and water marks do not count, because a pod waits. A block
-    without an address to serve is of no use to it.
+    It donates at most half of its wholly free blocks, rounded up, so that the last free block of a
+    cluster can move too. Their age and the water marks do not count, because a pod waits. A block
+    without an address to serve is not donated, because it would not help that pod.
     """
     empty = [each for each in uses if each.size and not each.used]
     empty.sort(key=lambda each: (each.claimed_s, each.number), reverse=True)
@@ -164,8 +166,8 @@ def donor_delay_s(donor: str, needy: str, mark: int, spread_s: float) -> float:
 def backoff_s(node: str, failures: int, *, first_s: float = 0.1, most_s: float = 10.0) -> float:
     """Return the pause after the ``failures``-th failure of the shared store in a row. O(1).
 
-    The pause doubles each time. It is shortened by up to half, by a hash of the node's name, so
-    that the nodes do not return at the same moment.
+    The pause doubles each time. A hash of the node's name shortens it by up to half, so that the
+    nodes do not retry at the same moment.
     """
     whole = min(most_s, first_s * float(1 << min(failures, 20)))
     return whole * (0.5 + 0.5 * (digest("backoff", node, str(failures)) / (1 << 64)))
@@ -174,19 +176,20 @@ def backoff_s(node: str, failures: int, *, first_s: float = 0.1, most_s: float =
 def postponed_s(node: str, failures: int, later_s: float) -> float:
     """Return how long a node waits when the shared store asks for a pause. O(1).
 
-    At least half of it, by the node's name, but 5 s at most. An API server asks for up to 32 s when
-    all nodes start at once, and has time again long before: with all of it the last of 5,000 nodes
-    had its block after 148 s, with this after 65 (docs/performance.md).
+    It waits for the pause or 5 s, whichever is shorter; a hash of its name shortens that by up to
+    half. An API server asks for up to 32 s when all nodes start at once, and has time again long
+    before. The last of 5,000 nodes had its block after 148 s when nodes waited for the whole pause,
+    and after 65 s with this function (docs/performance.md).
     """
     most_s = min(later_s, _LONGEST_POSTPONED_S)
     return most_s * (0.5 + 0.5 * (digest("postponed", node, str(failures)) / (1 << 64)))
 
 
-# Which ---------------------------------------------------------------------------------------
+# Which blocks --------------------------------------------------------------------------------
 
 
 class Try:
-    """A step of a search: claim these blocks in one transaction, all or none."""
+    """A step of a search: try to claim these blocks together."""
 
     __slots__ = ("blocks",)
 
@@ -210,11 +213,11 @@ class Look:
 
 
 class Search:
-    """One claim, step by step: what to ask the store next.
+    """The search for blocks to claim, step by step: what to ask the shared store next.
 
-    ``step`` is a :class:`Try`, a :class:`Look`, or None when the search is over. The caller makes
-    the step, and answers a try with :meth:`claimed` or :meth:`conflict`, a look with
-    :meth:`looked`. ``exhausted`` says that the last look at the whole pool found no free block.
+    ``step`` is a :class:`Try`, a :class:`Look`, or None when the search is over. The caller does
+    the step and reports its result: that of a try with :meth:`claimed` or :meth:`conflict`, that of
+    a look with :meth:`looked`. ``exhausted``: the last look at the whole pool found no free block.
 
         >>> search = Search(Geometry(4, 0, 8, 16), "n1", (), 1)
         >>> search.step
@@ -237,12 +240,12 @@ class Search:
         self._try(blind)
 
     def _at_home(self) -> range:
-        """Return the run at the node's own place."""
+        """Return the run that holds the node's :func:`place`."""
         first = place(self._node, self._pool) & -self._run
         return range(first, min(first + self._run, self._pool.count))
 
     def _beside(self, owned: Collection[int]) -> range | None:
-        """Return the run that makes an owned run twice as long, or None."""
+        """Return a run that forms, with an owned one, a run of twice its size; or None."""
         run = self._run
         for each in sorted(owned, reverse=True):
             first = (each & -run) ^ run
@@ -263,7 +266,7 @@ class Search:
             self.step = Try(blocks)
 
     def _look(self) -> None:
-        """Look at the next window, from the node's place on; in the end at the whole pool."""
+        """Look at the next window, beginning with the node's own; at last at the whole pool."""
         pool = self._pool
         windows = pool.count >> pool.window_bits
         if self._looks < WINDOWS < windows:
@@ -295,7 +298,7 @@ class Search:
         self._try(found)
 
     def looked(self, taken: Collection[int]) -> None:
-        """Continue after a look that found these blocks taken. O(blocks looked at)."""
+        """Continue after a look that found these blocks taken. O(blocks of the look)."""
         assert isinstance(self.step, Look)
         seen = self.step.blocks
         start = digest("from", self._node, str(self._looks)) % len(seen) + seen.start
@@ -316,7 +319,8 @@ def longest_run(
 ) -> range | None:
     """Return the longest free aligned run of up to ``most`` blocks, or None if no block is free.
 
-    Of several it is the first at or after ``start``, round. O(blocks looked at * log most).
+    Of several it is the first at or after ``start``; after the last block of ``among`` the search
+    goes on at the first. O(blocks of ``among`` * log most).
     """
     run = max(1, most)
     while run:

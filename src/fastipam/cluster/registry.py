@@ -1,6 +1,6 @@
 """The interface of a cluster's shared store, as a node uses it: who owns which block.
 
-``registries/`` holds what implements it: ``keyvalue`` on an :class:`Engine` (etcd), with
+``registries/`` has the two implementations: ``keyvalue`` on an :class:`Engine` (etcd), with
 transactions over several keys, and ``kubernetes`` on the Kubernetes API, which changes one object
 at a time. A *block* is named by (family, first address).
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fastipam.storage.records.block import Block, Heard, Member
 
     Follow: TypeAlias = Callable[[Callable[[], bool]], None]
-    # Whether it is so; the cause as one word, and for people.
+    # Whether it holds; if not, the cause as one word for programs, and as a text for people.
     Condition: TypeAlias = tuple[bool, str, str]
 else:
     Protocol = object
@@ -44,9 +44,10 @@ class Unsettled(Exception):
 
 
 class Counts:
-    """Counters of a node since the object was made; all but two count blocks.
+    """Counters of a node since this object was made; all but two count blocks.
 
-    ``transactions`` were sent for claims, at ``conflicts`` of them another node was faster.
+    ``transactions`` counts the requests that were sent for claims, ``conflicts`` the claims for
+    which another node was faster.
     """
 
     __slots__ = ("claims", "conflicts", "donated", "granted", "released", "transactions")
@@ -59,8 +60,8 @@ class Counts:
 class Claimed:
     """The answer to a claim.
 
-    ``won`` has the revision of each block that is this node's now, ``taken`` the blocks that other
-    nodes own. A key-value store gives all blocks of a claim or none.
+    ``won`` has the revision of each block that this node owns now, ``taken`` the blocks that other
+    nodes own. With a key-value store a claim wins all of its blocks or none.
     """
 
     __slots__ = ("taken", "won")
@@ -73,8 +74,8 @@ class Claimed:
 class Request:
     """The request of a node in need, as another node has read it.
 
-    ``revision`` is that of the request in the shared store, ``uid`` the store's own name for it, if
-    it has one: who answers names both, so that one request is answered once.
+    ``revision`` is the revision of the request in the shared store, ``uid`` the id that the store
+    gave it, or "". A donor names both in its answer, so that a request is answered only once.
     """
 
     __slots__ = ("mark", "needy", "revision", "uid")
@@ -97,7 +98,10 @@ class Namespace:
 
 
 class NodeRow:
-    """A node as the shared store lists it; ``alive``: its sign of life is there."""
+    """A node as the shared store lists it.
+
+    ``alive``: its sign of life exists. ``needy``: it has a request for blocks.
+    """
 
     __slots__ = ("alive", "entry", "name", "needy")
 
@@ -111,8 +115,8 @@ class NodeRow:
 class Layout:
     """Who owns which block, and the nodes' addresses: the input for routes.
 
-    ``addresses`` are those of each node. ``blocks`` names the owner of each block, and
-    ``revision`` is where :meth:`Registry.changes` goes on.
+    ``blocks`` has the entry of each owned block, ``addresses`` the addresses of each node.
+    :meth:`Registry.changes` goes on from ``revision``.
     """
 
     __slots__ = ("addresses", "blocks", "revision")
@@ -129,77 +133,81 @@ class Layout:
 
 
 class Requests(Protocol):
-    """Receives the requests of other nodes. ``wake`` is called when the keeper has to act."""
+    """The receiver of other nodes' requests. ``wake`` is called when the keeper has to act."""
 
     wake: Callable[[], object]
 
     def see(self, request: Request) -> None:
-        """A request waits for an answer."""
+        """Add a request that waits for an answer."""
 
     def forget(self, needy: str) -> None:
-        """The request of that node is gone, or answered."""
+        """Remove the request of a node: it was withdrawn or answered."""
 
     def replace(self, listed: Sequence[Request]) -> None:
-        """These are all requests that there are."""
+        """Replace all requests: no others exist."""
 
 
 class Owners(Protocol):
-    """Receives the owners of all blocks, and the addresses of these nodes."""
+    """The receiver of the owners of all blocks, and of these nodes' addresses."""
 
     def see(self, pair: BlockId, length: int, entry: BlockEntry) -> None:
-        """A block with this prefix length has this owner, perhaps with addresses in the entry."""
+        """Record the entry of a block, which has this prefix length."""
 
     def see_node(self, name: str, addresses: Sequence[str]) -> None:
-        """A node has these addresses. They count for blocks that say none themselves."""
+        """Record the addresses of a node, for those of its blocks whose entry has none."""
 
     def forget(self, pair: BlockId, *, certain: bool) -> None:
-        """A block has no owner. Not ``certain``: it is missing in a list, but no event said so."""
+        """Record that a block has no owner.
+
+        Not ``certain``: a list lacks the block, but no event has reported its deletion.
+        """
 
     def complete(self) -> None:
-        """The whole state has been reported, and the shared store is reached."""
+        """Record that the whole state was reported, and that the shared store is reached."""
 
     def reached(self) -> None:
-        """The shared store is reached, and reports every change from now on."""
+        """Record that the shared store is reached, and reports every change from now on."""
 
     def lost(self) -> None:
-        """The shared store is not reached; the reported state may be out of date."""
+        """Record that the shared store is not reached: the reported state may be out of date."""
 
 
 class Registry(Protocol):
-    """A cluster's shared store, for one node. Use it only while :class:`NodeLock` is held.
+    """A cluster's shared store, as one node uses it.
 
-    What only reads, the methods that follow, and :meth:`threads` need no lock, and may run in other
-    threads.
+    Call a method that changes something only while :class:`NodeLock` is held. Methods that only
+    read, the ``follow_`` methods and :meth:`threads` need no lock, and may run in other threads.
     """
 
     history: History
     counts: Counts
     store_name: str  # "etcd" or "the Kubernetes API", for messages
-    keep_every_s: float  # how often :meth:`keep` is due
-    most_given: int  # blocks with which one request can be answered
-    operation_s: float  # for what a keeper does in one step
-    call_s: float  # for one call of it
-    has_signs: bool  # whether agents give a sign of life
+    keep_every_s: float  # the time from one :meth:`keep` to the next
+    most_given: int  # the most blocks in the answer to one request
+    operation_s: float  # the time limit of one step of a keeper
+    call_s: float  # the time limit of one call in such a step
+    has_signs: bool  # whether agents keep a sign of life
     alive_text: str  # how a node shows that it is alive, as the end of a sentence
-    alive_hint: str  # what ends that, for messages
+    alive_hint: str  # how to end its sign of life, for messages
 
     # This node ------------------------------------------------------------------------------
 
     def remember(self) -> None:
-        """Compare each later answer with the state that this node knew earlier. No request."""
+        """Compare each later answer with the state in this node's own store. Sends nothing."""
 
     def register(self, member: Member, deadline: Deadline, *, agent: bool, sign: bool) -> bool:
         """Write this node's entry; set the member's epoch and revision; return whether it is new.
 
-        With ``sign`` a new node gives its sign of life with it. A new node owns nothing.
-        Idempotent. Raises ClusterRefused: other settings, or another live node of this name.
+        With ``sign`` a new node also creates its sign of life. A new node owns nothing. Idempotent.
+        Raises ClusterRefused if the settings differ from the cluster's, or if another node with
+        this name is alive.
         """
 
     def addresses(self) -> tuple[str, ...]:
         """Return the addresses at which other nodes reach this one; may ask a name server."""
 
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:
-        """Return the pools that are in force, None when the node's own settings have them."""
+        """Return the pools that are in force, or None when the node's settings define them."""
 
     def namespace(self, name: str, deadline: Deadline) -> Namespace:
         """Return the labels and annotations of a namespace; empty without Kubernetes."""
@@ -208,13 +216,15 @@ class Registry(Protocol):
         """Raise ClusterRefused unless this node's settings equal the cluster's."""
 
     def read_era(self, is_new: bool, deadline: Deadline) -> tuple[str | None, bool]:
-        """Return the era (None: not read), and whether other nodes have noticed lost changes since.
+        """Return the era, and whether it shows that other nodes have noticed lost changes.
 
-        ``is_new``: this node has just registered for the first time, and has nothing to lose.
+        The *era* is a random number that changes when a node notices that the shared store has lost
+        changes. It is None when it was not read. ``is_new``: this node has just registered for the
+        first time, and has nothing to lose.
         """
 
     def heard(self, era: str | None) -> Heard:
-        """Return the state of the shared store that this node knows, to be stored."""
+        """Return the last known state of the shared store, for a record in the node's own store."""
 
     def owned(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
         """Return the blocks that this node owns in the shared store, in its current epoch."""
@@ -231,10 +241,10 @@ class Registry(Protocol):
 
     @property
     def proven_ns(self) -> int:
-        """When the sign of life was last known to exist: a time of this boot."""
+        """When the sign of life was last known to exist, on the clock of this boot."""
 
     def let_go(self, deadline: Deadline) -> None:
-        """Forget that the sign of life is kept, because it may not be this node's any more."""
+        """Stop keeping the sign of life, because it may not be this node's any more."""
 
     # Lost changes ---------------------------------------------------------------------------
 
@@ -242,7 +252,7 @@ class Registry(Protocol):
         """Check whether changes were lost, if there is a reason to suspect it."""
 
     def hold_back(self, deadline: Deadline) -> None:
-        """Accept a store that has lost changes, and tell other nodes. Idempotent."""
+        """Accept a store that has lost changes, and report the loss to other nodes. Idempotent."""
 
     def learn_history(self, deadline: Deadline) -> None:
         """Read whether other nodes have noticed a loss, unless this node knows it already."""
@@ -276,13 +286,13 @@ class Registry(Protocol):
         """Return the blocks among these that some node owns. One read."""
 
     def owner(self, pair: BlockId, deadline: Deadline) -> BlockEntry | None:
-        """Return who owns a block now, None when nobody does. One read."""
+        """Return the entry of a block's owner, or None when nobody owns the block. One read."""
 
     def assigned(self, deadline: Deadline) -> frozenset[BlockId]:
-        """Return the blocks that somebody else chooses for this node, such as its podCIDRs."""
+        """Return the blocks that were chosen for this node by others, such as its podCIDRs."""
 
     def release(self, block: Block, deadline: Deadline) -> None:
-        """Make a block free if it is this node's. Asks until the outcome is known."""
+        """Make a block free if it is this node's. Retries until the outcome is known."""
 
     def report(
         self,
@@ -290,9 +300,9 @@ class Registry(Protocol):
         deadline: Deadline,
         routes: Condition | None = None,
     ) -> None:
-        """Report how full this node's blocks are, and whether its routes are set, for people.
+        """Write for people how full this node's blocks are, and whether its routes are set.
 
-        ``routes`` is None when fastipam sets none. Raises nothing; may do nothing.
+        ``routes`` is None when fastipam sets no routes. Raises nothing; may do nothing.
         """
 
     # Need -----------------------------------------------------------------------------------
@@ -300,15 +310,15 @@ class Registry(Protocol):
     def ask(self, member: Member, mark: Mark, deadline: Deadline, *, brief: bool = False) -> bool:
         """Ask the other nodes for blocks; return False if this node was removed meanwhile.
 
-        ``brief``: the request ends by itself soon, because no agent stands behind it.
+        ``brief``: the request expires soon, because without an agent nobody may withdraw it.
         """
 
     @property
     def awaits(self) -> bool:
         """Whether :meth:`granted` must be called although this process needs no block any more.
 
-        A request may be answered in the instant in which it is withdrawn, or be an earlier
-        process's. Always false where donors answer and hand over in one transaction.
+        The request may have been answered just before it was withdrawn, or an earlier process may
+        have made it. Always false where donors answer and hand over in one transaction.
         """
 
     def unask(self, deadline: Deadline) -> None:
@@ -318,10 +328,10 @@ class Registry(Protocol):
         """Return whether the request still waits for an answer."""
 
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return this node's blocks in the shared store, with those that a donor has just given."""
+        """Return the blocks that donors have handed to this node, perhaps among its other ones."""
 
     def collected(self, ids: Sequence[BlockId], deadline: Deadline) -> None:
-        """End the request that these blocks have answered, after they are in use."""
+        """End the request that was answered with these blocks, after they were activated."""
 
     def hand_over(
         self,
@@ -330,9 +340,9 @@ class Registry(Protocol):
         claimed_ns: int,
         deadline: Deadline,
     ) -> bool:
-        """Answer a request with these blocks; return False, and change nothing, if it is answered.
+        """Answer a request with these blocks; return False if it was answered already.
 
-        Raises Unsettled.
+        Then nothing was changed. Raises Unsettled.
         """
 
     def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
@@ -343,9 +353,10 @@ class Registry(Protocol):
         """
 
     def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:
-        """Return (name, function) of the threads that a keeper needs, until ``is_over``.
+        """Return (name, function) of each further thread that a keeper needs.
 
-        ``wake`` is called when the keeper has to look at something.
+        A thread calls its function with ``is_over``, and ends when that returns true. It calls
+        ``wake`` when the keeper has something to do.
         """
 
     def follow_blocks(self, owners: Owners, is_over: Callable[[], bool]) -> None:
@@ -357,7 +368,7 @@ class Registry(Protocol):
     # Everybody ------------------------------------------------------------------------------
 
     def blocks(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return every owned block, in address order. O(blocks of all)."""
+        """Return every owned block, in address order. O(blocks of all nodes)."""
 
     def nodes(self, deadline: Deadline) -> list[NodeRow]:
         """Return every node that ever registered."""
@@ -371,16 +382,16 @@ class Registry(Protocol):
         """Return the current input for the routes."""
 
     def changes(self, revision: int, wait_s: float) -> Iterator[tuple[bool, int]]:
-        """Yield whether the layout may have changed, with the revision so far.
+        """Yield (whether the layout may have changed, the revision up to which that is known).
 
         Yields (False, revision) when nothing has changed for ``wait_s`` seconds.
         """
 
     def settings_text(self, deadline: Deadline) -> str | None:
-        """Return the cluster's pools as the shared store has them, None before there are any."""
+        """Return the cluster's pools as the shared store has them, or None before they exist."""
 
     def found_cluster(self, deadline: Deadline) -> str | None:
-        """Write the cluster's pools if there are none; return what was there before, or None."""
+        """Write the cluster's pools, unless it has pools; return those that it had, or None."""
 
     def is_alive(self, name: str, deadline: Deadline) -> bool:
         """Return whether a node's sign of life exists."""
@@ -396,7 +407,7 @@ class Registry(Protocol):
         """Make some blocks of a removed node free; return how many, 0 when none are left."""
 
     def problem(self, *, deadline_s: float) -> str:
-        """Return what is wrong with a store that answers reads, or an empty text."""
+        """Return what is wrong with the shared store although it answers reads, or ""."""
 
     def close(self) -> None:
         """Close all connections. Idempotent."""

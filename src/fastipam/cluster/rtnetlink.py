@@ -31,24 +31,25 @@ RTA_MULTIPATH, RTA_VIA, RTA_NH_ID = 9, 18, 30
 RTN_UNICAST, RTN_LOCAL, RTN_UNREACHABLE = 1, 2, 7
 MAIN_TABLE = 254
 FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
-NUMBERS = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}  # what the kernel calls a family
+NUMBERS = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}  # the kernel's numbers of the families
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-# IFA_F_SECONDARY (IFA_F_TEMPORARY of IPv6), DADFAILED, DEPRECATED.
+# Flags of an address that other nodes cannot use for long: IFA_F_SECONDARY (IFA_F_TEMPORARY of
+# IPv6), IFA_F_DADFAILED, IFA_F_DEPRECATED.
 _UNSUITABLE = 0x01 | 0x08 | 0x20
 _ANSWER_BYTES = 1 << 16
 _SIOCGIFMTU = 0x8921  # netdevice(7)
 _IFREQ = Struct("=16si20x")
-_MOST_DUMPS = 5  # of a table that changes while it is read
+_MOST_DUMPS = 5  # tries to list a table that changes meanwhile
 
 
 def open_link(groups: int = 0) -> socket.socket:
-    """Return a socket that asks the kernel, or hears of changes in these groups. Raises OSError."""
+    """Return a socket for requests, or for the notifications of these groups. Raises OSError."""
     link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     try:
-        # Short answers, with the reason in words; a listing of what was asked for only. A kernel
-        # before 4.20 knows not all of them, and answers more than is needed.
+        # The options make answers short, add the reason of an error in words, and limit a listing
+        # to what was requested. A kernel before 4.20 lacks some, and answers more than is needed.
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
             try:
                 link.setsockopt(_SOL_NETLINK, option, 1)
@@ -78,7 +79,7 @@ def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """Return an attribute; all lengths that are used here are multiples of four."""
+    """Return an attribute, without padding: all lengths that are used are multiples of four."""
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value
 
 
@@ -97,8 +98,8 @@ def attributes(body: bytes, at: int) -> dict[int, bytes]:
 def dump(link: socket.socket, request: int, answer: int, body: bytes) -> list[bytes]:
     """Return the body of each message of a listing. Raises OSError.
 
-    A listing during which something has changed may miss what was there all the time: it is asked
-    for again.
+    When the table has changed during a listing, the listing may lack entries that were there all
+    the time, and is requested again.
     """
     for sequence in range(1, _MOST_DUMPS + 1):
         link.send(message(request, NLM_F_DUMP, sequence, body))
@@ -139,8 +140,8 @@ def addresses() -> list[tuple[int, int]]:
 def beside(family: int, value: int) -> tuple[int, int] | None:
     """Return an address of the other family on the interface that has this one, or None.
 
-    It is the first that others can use for long: of global scope, neither a temporary or secondary
-    one nor a deprecated one. Raises OSError.
+    It is the first address that other nodes can use for long: one of global scope that is not
+    temporary, secondary or deprecated. Raises OSError.
     """
     wanted = value.to_bytes(4 if family == 4 else 16, "big")
     with open_link() as link:
@@ -177,7 +178,7 @@ def _interface_with(listed: list[bytes], raw: bytes) -> int | None:
 
 
 def _own(body: bytes) -> bytes | None:
-    """Return the address of an interface, as the kernel writes it."""
+    """Return the interface's own address from the body of an address message, as raw bytes."""
     values = attributes(body, IFADDR.size)
     # IFA_LOCAL is the interface's own; on a point-to-point link IFA_ADDRESS is the peer's.
     return values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
@@ -186,7 +187,7 @@ def _own(body: bytes) -> bytes | None:
 def route_dump(link: socket.socket, family: int, protocol: int) -> list[bytes]:
     """Return the main table's routes of a family and a protocol, as the kernel lists them.
 
-    A kernel before 4.20 lists all routes: those of others are left out here.
+    A kernel before 4.20 lists all routes, so the routes of other protocols are left out here.
     """
     number = NUMBERS[family]
     body = RTMSG.pack(number, 0, 0, 0, MAIN_TABLE, protocol, 0, 0, 0)
@@ -202,7 +203,7 @@ def route_dump(link: socket.socket, family: int, protocol: int) -> list[bytes]:
 def routes(protocol: int, *, without_metric: int | None = None) -> dict[str, str]:
     """Return (prefix -> gateway) of the main table's routes of a protocol. Raises OSError.
 
-    Those with the metric ``without_metric`` are left out.
+    Routes with the metric ``without_metric`` are left out.
     """
     found = {}
     with open_link() as link:

@@ -1,22 +1,24 @@
 """The keys of the shared store, and their values.
 
 All keys of a network begin with its prefix (``/fastipam/NETWORK/``). A value is a list of
-``name=value`` divided by blanks, so that an operator can read what ``etcdctl get`` shows.
+``name=value`` separated by spaces, so that an operator can read what ``etcdctl get`` shows.
 
 =====================  ==================================================================
 ``settings``           the pools and their block size; written once, by ``cluster init``
-``nodes/NODE``         who the node is: incarnation, epoch, boot, addresses
+``nodes/NODE``         the node's entry: incarnation, epoch, boot, addresses
 ``sessions/NODE``      the sign of life: exists while the node keeps its session
 ``blocks/4/0a200700``  the owner of a block; absent: the block is free
-``owned/NODE/4/…``     the same value again: what one node owns, without reading all
-``wanted/NODE``        the mark of a node in need, and of how many blocks; ends with its session
-``restored``           exists for a while after somebody noticed that changes were lost: meanwhile
-                       nobody claims a block that he did not have before
-``history``            a random number, written with it: who knows another one compares anew
+``owned/NODE/4/…``     the same value again, to list one node's blocks without reading all
+``wanted/NODE``        the mark of a node in need: how many blocks it wants; deleted when the
+                       node's session ends
+``restored``           exists for a while after a node noticed that changes were lost:
+                       meanwhile no node claims a block that it did not have before
+``history``            the era: a random number that is written with ``restored``; a node
+                       that knows another number compares its blocks again
 =====================  ==================================================================
 
-Every transaction that changes ``blocks`` changes ``owned`` in the same way. A block's record
-in the local store of its owner is ``storage/records/block.py``.
+Every transaction that changes ``blocks`` changes ``owned`` in the same way. The owner of a block
+also has a record of it in its local store: ``storage/records/block.py``.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class Keys:
         return self.blocks + _block_name(family, base)
 
     def blocks_of(self, family: int, base: int, shared_bits: int) -> bytes:
-        """Return the prefix of the blocks whose first ``shared_bits`` bits are ``base``'s."""
+        """Return the key prefix of the blocks with the same first ``shared_bits`` as ``base``."""
         name = _block_name(family, base)
         return self.blocks + name[: 2 + shared_bits // 4]
 
@@ -77,11 +79,11 @@ class Keys:
         return self.wanted + name.encode()
 
     def owned_by(self, name: str) -> bytes:
-        """Return the prefix of the blocks that a node owns."""
+        """Return the prefix of the list of a node's blocks."""
         return self.owned_lists + name.encode() + b"/"
 
     def owned(self, name: str, family: int, base: int) -> bytes:
-        """Return the key of a block in the list of what a node owns."""
+        """Return the key of a block in the list of a node's blocks."""
         return self.owned_by(name) + _block_name(family, base)
 
 
@@ -96,7 +98,7 @@ def read_block_key(key: bytes) -> BlockId:
         family, base = int(family_text), int(digits, 16)
     except ValueError:
         family, base = 0, 0
-    # A key that is written in another way would be a second key of the same block.
+    # A key that writes the same numbers in another way would be a second key of the block.
     if (
         family not in BITS
         or base >> BITS[family]
@@ -128,7 +130,7 @@ def read(key: bytes, value: bytes) -> dict[str, str]:
 
 
 def _number(text: str) -> int:
-    """Read a number that the local store has room for. Raises ValueError."""
+    """Read a number of at most 63 bits, as the local store can hold it. Raises ValueError."""
     number = int(text)
     if not 0 <= number < 1 << 63:
         raise ValueError(text)
@@ -147,8 +149,8 @@ class BlockEntry:
     """The owner of a block.
 
     ``claimed_ns`` is wall clock time. ``grant`` is the number of the mark that a donor answered
-    with this block; 0: the node claimed it itself. ``revision`` is that of the key. ``via`` are the
-    owner's addresses where the block itself says them.
+    with this block, or 0 when the node claimed it itself. ``revision`` is the key's revision.
+    ``via`` has the owner's addresses if the shared store has them in the block.
     """
 
     __slots__ = ("claimed_ns", "epoch", "grant", "node", "revision", "via")
@@ -199,11 +201,11 @@ def read_blocks(listed: Iterable[KeyValue]) -> dict[BlockId, BlockEntry]:
 
 
 class NodeEntry:
-    """Who a node is.
+    """The entry of a node: its identity in the cluster.
 
-    ``incarnation`` changes with its local store, ``boot`` with its kernel's boot. ``epoch`` is
-    counted up when somebody takes the node's blocks away. An empty incarnation: the node was
-    removed. ``agent``: the node kept a session when it wrote this.
+    ``incarnation`` changes with the node's local store, ``boot`` with its kernel's boot. ``epoch``
+    increases when the node is removed or comes with another store. An empty incarnation: the node
+    was removed. ``agent``: the node kept a session when it wrote this entry.
     """
 
     __slots__ = ("addresses", "agent", "boot", "epoch", "incarnation")
@@ -255,8 +257,8 @@ class NodeEntry:
 class SignOfLife:
     """The sign of life of a node: which of its incarnations is alive, in which boot.
 
-    ``session`` is the session that the key is tied to, 0 when the value does not say, ``ttl_s`` the
-    seconds that were asked for when it was opened.
+    ``session`` is the session that the key is tied to, or 0 when the value does not name it.
+    ``ttl_s`` is the time to live that the node requested for the session.
     """
 
     __slots__ = ("boot", "incarnation", "session", "ttl_s")
@@ -295,8 +297,9 @@ class SignOfLife:
 class Mark:
     """The mark of a node in need: how many blocks it wants; ``number`` tells its marks apart.
 
-    ``named`` are the blocks that it wants and no others, of any family; empty: any blocks of
-    ``family``, and of the AddressPool ``pool``. Only the Kubernetes API carries these two.
+    ``named`` lists the only blocks that it wants, of any family. If it is empty, the node wants any
+    blocks of ``family`` and of the AddressPool ``pool``. Only marks in the Kubernetes API have
+    ``named`` and ``pool``.
     """
 
     __slots__ = ("blocks", "epoch", "family", "named", "number", "pool")
