@@ -1,9 +1,9 @@
-"""Handle a batch of requests in one commit, by the same ``handle`` as a direct call.
+"""Handle a batch of requests in one commit, with the same ``handle`` as a direct call.
 
 Each store that a batch touches has one write transaction open while the batch is handled. One
-commit, and one sync to disk, serves all requests; they are answered after it. A request that fails
-changes nothing, and the others stand. When a write fails (no room, a broken disk), nothing of the
-batch is committed, and each request is handled again alone.
+commit, with one sync to disk, serves all requests, which are answered after it. A request that
+fails changes nothing and does not affect the others. When a write fails (no room, a broken disk),
+nothing of the batch is committed, and each request is handled again in a commit of its own.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.agent")
 
-# A GC commits many times, and a STATUS may have to try whether a commit succeeds: both are handled
-# after the batch, outside its transaction.
+# The mark of a request that is handled after the batch, outside its transaction: a GC, which
+# commits many times, or a STATUS, which may have to try a commit.
 _APART = Answer(-1, b"", b"")
 
 
 class Executor:
     """Answers batches of requests, in one thread at a time.
 
-    Keepers are started for the networks of the store in ``data_dir``, or of all stores.
+    It also starts the keepers of the networks in the store ``data_dir``, or in all stores when
+    ``data_dir`` is None.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class Executor:
         self._data_dir = data_dir
         self._clusters = clusters
         self._services = clusters if clusters is not None else Services()
-        # In a node that is itself a container, whose restart only a runtime's plugin can tell.
+        # The node is itself a container: only a call from a runtime's plugin shows its restart.
         self._awaits_plugin = ":" in boot.read_node()
 
     def __call__(self, requests: Sequence[Request]) -> list[Answer]:
-        """Return the answers in order; all that they say is committed."""
+        """Return the answers in the order of the requests, after their changes are committed."""
         answers = self._answer(requests)
         self.start_keepers()
         return answers
@@ -90,7 +91,7 @@ class Executor:
         return answers
 
     def _note(self, request: Request, answer: Answer, done_ns: int, size: int) -> None:
-        """Tell the observer, and the log, of an answer in a batch of ``size``."""
+        """Report an answer of a batch of ``size`` requests to the observer and the log."""
         verb = request.command
         seconds = (done_ns - request.arrived_ns) / 1e9
         self._observer.request(verb, answer.status, answer.output, seconds, request)
@@ -107,7 +108,7 @@ class Executor:
             )
 
     def _confirm(self, request: Request, answer: Answer, promises: list[Promise]) -> Answer:
-        """Return the answer if its promises can be kept, else an error: what it says is undone."""
+        """Return the answer if its promises hold; else undo its changes and return an error."""
         error = promise.settle(promises)
         if error is not None:
             log.warning(
@@ -124,7 +125,7 @@ class Executor:
         """Handle the requests and commit; return None, with nothing changed, if a write fails."""
         answers: list[Answer] = []
         touched: list[set[Store]] = []
-        aside = 0  # answers that are not of this batch: another thread gives them, or none is yet
+        aside = 0  # requests that this batch does not answer: LATER or _APART
         waited_ns = max(0, time.time_ns() - requests[0].arrived_ns)
         frames = [one.frame for one in requests]
         with Batch(time.monotonic_ns() - waited_ns) as batch:

@@ -30,15 +30,16 @@ class Client:
         self.descriptor = descriptor
         self.peer = peer
         self.deadline = 0.0
-        self.awaited: int | None = None  # the events that epoll reports; None: it knows nothing
+        self.awaited: int | None = None  # the events that epoll reports; None: not registered
         self.incoming = bytearray()
         self.outgoing = b""
         self.failed = False  # an answer could not be written
-        # Held to write an answer, and to close: the descriptor may be another client's then.
+        # Held to write an answer and to close: after close() the kernel may give the descriptor
+        # to another client.
         self.lock = allocate_lock()
-        self.asked = False  # it has sent a whole request
-        self.ticket: Ticket | None = None  # of the request that is served
-        # The first request begins with the connection: the launcher reads its input later.
+        self.asked = False  # the client has sent a whole request
+        self.ticket: Ticket | None = None  # of the request that is being served
+        # The first request counts from the connect: the launcher reads its input after it.
         self.arrived_ns = time.time_ns()
 
     def send(self) -> None:

@@ -35,31 +35,33 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.cluster")
 
-# What an agent does about routes: NONE; OWN makes addresses of its own blocks and of the pools that
-# no pod has unreachable; HOST_GW also leads to the other nodes' blocks, on a link that all share.
+# Which routes an agent sets. NONE: no routes. OWN: routes that make unassigned addresses of the
+# node's blocks and of the pools unreachable. HOST_GW: also routes to the blocks of the other nodes,
+# over a link that all nodes share.
 NONE, OWN, HOST_GW = ROUTES = ("none", "own", "host-gw")
-_MOST_PATIENCE_S = 8.0  # below the agent's own limit for a client
+_MOST_PATIENCE_S = 8.0  # how long a request may wait: less than the launcher's patience
 
 
 class Clusters(Services):
     """Starts, finds and ends keepers, and decides how long a request may wait for blocks.
 
-    A keeper starts when a request first names its network. ``pending`` are the networks that were
-    named and have no keeper yet.
+    A keeper starts when a request first names its network. ``pending`` has the networks that a
+    request or a file has named and that have no keeper yet.
     """
 
     def __init__(self, opened: Open | None = None, worker: Worker | None = None) -> None:
-        self._local = threading.local()  # ``waiting``, ``arrived_ns``: of a thread's request
+        self._local = threading.local()  # ``waiting`` and ``arrived_ns`` of this thread's request
         super().__init__()
         self._opened = opened
         self._worker = worker
         self._keepers: dict[tuple[str, str], Keeper] = {}
-        self._lock = threading.Lock()  # held for a moment: see ``_making``
-        # Held while a keeper is made or ended, which may wait for the lock of its store's writers.
+        self._lock = threading.Lock()  # guards the dictionaries, and is never held while waiting
+        # One lock for each key, held while its keeper is made or ended: that may wait for the
+        # writer's lock of the store.
         self._making: dict[tuple[str, str], threading.Lock] = {}
         self._wake_descriptor = -1
         self.pending: dict[tuple[str, str], Settings] = {}
-        self._to_create: set[str] = set()  # stores that a keeper wants from the start
+        self._to_create: set[str] = set()  # data directories whose store is created for a keeper
         self.router: Router | None = None
         self._routed: dict[tuple[str, str], Blocks] = {}  # networks whose blocks get routes
         self.masquerader: Masquerader | None = None
@@ -75,7 +77,7 @@ class Clusters(Services):
         self._local.waiting = value
 
     def install(self, wake_descriptor: int) -> None:
-        """Have each keeper wake the loop by this descriptor when it has blocks."""
+        """Have each keeper wake the loop through this descriptor when it gets blocks."""
         self._wake_descriptor = wake_descriptor
         for each in (self.router, self.masquerader):
             if each is not None:
@@ -84,9 +86,9 @@ class Clusters(Services):
             self._worker.wake = self._wake
 
     def add_file(self, path: str, data_dirs: Sequence[str]) -> tuple[str, str]:
-        """Start a keeper for the network of a file when the agent starts.
+        """Have a keeper start with the agent, for the network that a file names.
 
-        Return its key: data directory and network. Raises ConfigError.
+        Return the keeper's key: data directory and network. Raises ConfigError.
         """
         from fastipam.cni import more_blocks
 
@@ -102,9 +104,9 @@ class Clusters(Services):
         return key
 
     def keep_routes(self, routes: str) -> None:
-        """Keep the routes of the blocks of the networks that files have named; see ROUTES.
+        """Keep routes for the blocks of the networks that files have named; see ROUTES.
 
-        It sets and deletes nothing before :meth:`install`. Raises ConfigError.
+        No route is set or deleted before :meth:`install`. Raises ConfigError.
         """
         if routes == NONE:
             return
@@ -125,9 +127,9 @@ class Clusters(Services):
         self._routed = dict(zip(self.pending, self.router.blocks, strict=True))
 
     def keep_masquerading(self, *, wanted: bool) -> None:
-        """Masquerade packets that leave the pools of the networks in these files, if ``wanted``.
+        """Masquerade packets that leave the pools of the networks in files, if ``wanted``.
 
-        It changes nothing before :meth:`install`. Raises ConfigError.
+        No rule is changed before :meth:`install`. Raises ConfigError.
         """
         if not wanted:
             return
@@ -145,7 +147,7 @@ class Clusters(Services):
 
     @property
     def data_dirs(self) -> list[str]:
-        """Return the data directories of the networks whose keeper starts with the agent."""
+        """The data directories of the networks whose keeper starts with the agent."""
         return sorted(self._to_create)
 
     # What requests call ---------------------------------------------------------------------
@@ -153,8 +155,8 @@ class Clusters(Services):
     def note_cluster(self, data_dir: str, network: str, settings: Settings) -> None:
         """Start a keeper for this network soon, unless it has one.
 
-        If the keeper has to write the pools into the store before an assignment, it creates the
-        store.
+        The store is created if the keeper has to write the pools into it before an address can
+        be assigned.
         """
         path = os.path.abspath(data_dir)
         if settings.is_founded_by_agent:
@@ -162,18 +164,18 @@ class Clusters(Services):
         self.pending[path, network] = settings
 
     def begin(self, arrived_ns: int) -> None:
-        """Note when the request arrived that this thread begins to handle."""
+        """Record the arrival time of the request that this thread begins to handle."""
         self.waiting = False
         self._local.arrived_ns = arrived_ns
 
     def wait(self, seconds: float) -> None:
-        """Have this thread's request handled again soon, unless it has already waited this long."""
+        """Handle this thread's request again soon, unless it has already waited ``seconds``."""
         self.waiting = self._may_wait(seconds)
 
     def ask_for_blocks(
         self, store: Store, network: str, settings: Settings, who: str, lines: Lines | None = None
     ) -> str | None:
-        """Ask the network's keeper for a block; return why there is none yet."""
+        """Ask the network's keeper for a block and return why there is none yet."""
         reason = self.get(store.path, network, settings).need(who, lines)
         self.waiting = self._may_wait(settings.timeout_s)
         return reason
@@ -186,18 +188,18 @@ class Clusters(Services):
         who: str,
         addresses: Sequence[tuple[int, int]],
     ) -> Told:
-        """Ask the network's keeper for the blocks of these addresses. The request may wait."""
+        """Ask the network's keeper for the blocks of ``addresses``. The request may wait."""
         told = self.get(store.path, network, settings).want(who, addresses)
         self.waiting = not told.is_final and self._may_wait(settings.timeout_s)
         return told
 
     def within_reach(self, store: Store, network: str, settings: Settings, lines: Lines) -> Lines:
-        """Return the pools of ``lines`` that may serve now, as far as the keeper knows."""
+        """Return the pools of ``lines`` that can give a block now, as far as the keeper knows."""
         reach = self.get(store.path, network, settings).needs.within_reach
         return tuple((family, tuple(reach(family, groups))) for family, groups in lines)
 
     def namespace(self, store: Store, network: str, settings: Settings, name: str) -> Namespace:
-        """Return the annotations of a namespace; raise NoBlock if they are not read yet."""
+        """Return the annotations of a namespace. Raises NoBlock until they have been read."""
         found = self.get(store.path, network, settings).namespace(name)
         if not isinstance(found, str):
             return found
@@ -210,7 +212,10 @@ class Clusters(Services):
     def release_dead(
         self, network: Network, only: tuple[tuple[int, int], ...] | None
     ) -> Report | None:
-        """Have the worker release dead leases; return None until it is done."""
+        """Have the worker release the leases whose network namespace is gone.
+
+        Return None until the worker has done so.
+        """
         if self._worker is None:
             return super().release_dead(network, only)
         report = self._worker.release_dead(network, only)
@@ -218,7 +223,7 @@ class Clusters(Services):
         return report
 
     def _may_wait(self, patience_s: float = _MOST_PATIENCE_S) -> bool:
-        """Return whether the request of this thread has waited for less, and may wait on."""
+        """Return whether this thread's request has waited for less than ``patience_s``."""
         patience_s = min(patience_s, _MOST_PATIENCE_S)
         return bool(time.time_ns() < self._local.arrived_ns + patience_s * 1e9)
 
@@ -230,17 +235,20 @@ class Clusters(Services):
     # Clusters --------------------------------------------------------------------------------
 
     def all(self) -> list[tuple[str, str, Keeper]]:
-        """Return (data directory, network, keeper) of each keeper."""
+        """Return (data directory, network, keeper) for each keeper."""
         with self._lock:
             return [(*key, keeper) for key, keeper in sorted(self._keepers.items())]
 
     def find(self, key: tuple[str, str]) -> Keeper | None:
-        """Return the keeper of a data directory's network, or None while there is none."""
+        """Return the keeper with this key (data directory, network), or None."""
         with self._lock:
             return self._keepers.get(key)
 
     def start_pending(self, data_dir: str | None = None) -> None:
-        """Start the keepers of the pending networks of a store, or of all, if the store exists."""
+        """Start the keepers of the pending networks in ``data_dir``, or in every store.
+
+        A network stays pending while its store does not exist.
+        """
         for key, settings in list(self.pending.items()):
             if data_dir not in (None, key[0]):
                 continue
@@ -250,7 +258,7 @@ class Clusters(Services):
             try:
                 self.get(*key, settings)
             except FileNotFoundError:
-                continue  # the first assignment makes the store; then it starts
+                continue  # the first assignment creates the store; the keeper starts after that
             except FastipamError as error:
                 log.warning(
                     "network=%s the cluster's keeper could not be started: %s", key[1], error
@@ -292,7 +300,7 @@ class Clusters(Services):
         from fastipam.cluster.node.share import Share
         from fastipam.cluster.registries.connect import open_registry
 
-        # A use of its own: the store stays open for the keeper when others close it.
+        # The keeper opens the store for itself, so that it stays open when others close it.
         store = open_store(key[0], create=False)
         try:
             network = Network(store, key[1], settings.pool, remember=False)
@@ -327,17 +335,17 @@ class Clusters(Services):
     def _wake(self) -> None:
         for each in (self.router, self.masquerader):
             if each is not None:
-                each.wake()  # there may be other pools
-        with suppress(OSError):  # the pipe is full and the loop wakes anyway, or it has ended
+                each.wake()  # the pools may have changed
+        with suppress(OSError):  # the pipe is full and the loop wakes anyway, or the loop has ended
             os.write(self._wake_descriptor, b"b")
 
     @staticmethod
     def _end(keeper: Keeper) -> None:
-        if keeper.stop():  # else it still uses the store until the process ends
+        if keeper.stop():  # a keeper that has not stopped uses the store until the process ends
             close_store(keeper.store)
 
     def stop(self) -> None:
-        """Stop every keeper, and the worker; the next agent finishes what they had begun."""
+        """Stop every keeper and the worker. The next agent finishes what they have begun."""
         if self._worker is not None:
             self._worker.stop()
         with self._lock:

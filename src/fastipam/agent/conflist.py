@@ -1,8 +1,8 @@
 """Write the network configuration of the runtime, once this node has a block of every family.
 
-Until then the kubelet reports NetworkReady=false, and no pod is scheduled to a node that could give
-it no address. The agent never removes the file: it cannot tell an upgrade from an uninstallation,
-and the node keeps its network during an upgrade. `fastipam uninstall` removes it.
+Until then the kubelet reports NetworkReady=false, so no pod is scheduled to a node that could not
+give it an address. The agent never removes the file, because it cannot tell an upgrade from an
+uninstallation, and the node keeps its network during an upgrade. `fastipam uninstall` removes it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.conflist")
 
-_WAIT_S = 0.5  # until blocks are looked at again
-_AGAIN_S = 5.0  # until what failed is tried again
-_LOOK_S = 10.0  # until template, file and directory are looked at again
+_WAIT_S = 0.5  # between two checks of the blocks, until the node has them
+_AGAIN_S = 5.0  # before a retry after a failure
+_LOOK_S = 10.0  # between two checks of template, file and directory
 
 
 class Request(NamedTuple):
-    """What to write, and where; without ``mtu`` pods get the MTU of the node's interface."""
+    """Which template to write to which file. Without ``mtu`` pods get the node interface's MTU."""
 
     template: str
     target: Path
@@ -43,12 +43,12 @@ class Request(NamedTuple):
 
 
 class Writer:
-    """Writes one configuration, in a thread of its own. :meth:`step` does what is due.
+    """Writes one network configuration in a thread of its own. :meth:`step` does what is due.
 
-    ``keeper`` returns the keeper of the template's network, or None before there is one;
-    ``written`` is called once, when the file is there as it should be. A file
-    that was removed while this process runs is not written again until the template changes:
-    somebody has taken the node out of use.
+    ``keeper`` returns the keeper of the template's network, or None before there is one.
+    ``written`` is called once, when the file first has the right content. A file that is removed
+    while this process runs is not written again until the template changes: an operator has taken
+    the node out of use.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Writer:
         self._network = network
         self._keeper = keeper
         self._written = written
-        self._done: bytes | None = None  # the content that this process has written, or found
+        self._done: bytes | None = None  # the right content, once the file has had it
         self._mtu_told = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="conflist", daemon=True)
@@ -81,7 +81,7 @@ class Writer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop; the file stays."""
+        """Stop the thread. The file stays."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(1.0)
@@ -91,7 +91,7 @@ class Writer:
             pass
 
     def step(self) -> float:
-        """Do the work that is due; return the seconds until more is due. Raises nothing."""
+        """Do the work that is due and return the seconds until the next step. Raises nothing."""
         try:
             keeper = self._keeper()
             families = set() if keeper is None else _families(keeper)
@@ -115,7 +115,7 @@ class Writer:
         return _LOOK_S
 
     def _content(self, keeper: Keeper, families: set[int]) -> bytes:
-        """Return what the file has to hold on this node. Raises ConfigError."""
+        """Return the content that the file needs on this node. Raises ConfigError."""
         path = self.request.template
         network = more_blocks.read_any(path)[1]
         if network != self._network:
@@ -128,7 +128,10 @@ class Writer:
         return conflist_rules.completed(path, families, self.request.mtu or self._link_mtu(keeper))
 
     def _link_mtu(self, keeper: Keeper) -> int | None:
-        """Return the MTU of the interface that has the node's address, or None, and say so."""
+        """Return the MTU of the interface that has the node's address.
+
+        Log a warning once, and return None, when no interface has it.
+        """
         addresses = keeper.registry.addresses()
         found = next((mtu for one in addresses if (mtu := rtnetlink.mtu(*parse_ip(one)))), None)
         if found is None and not self._mtu_told:
@@ -142,7 +145,7 @@ class Writer:
         return found
 
     def _update(self, content: bytes) -> None:
-        """Make the file hold this, unless somebody has removed it. Raises OSError."""
+        """Write ``content`` to the file, unless somebody has removed the file. Raises OSError."""
         there = _read(self.target)
         if there is None and content == self._done:
             self._set(
@@ -163,14 +166,14 @@ class Writer:
 
     def _write(self, content: bytes) -> None:
         for left in self.target.parent.glob(f".{self.target.name}.{'[0-9a-f]' * 12}"):
-            left.unlink(missing_ok=True)  # of an agent that was killed while it wrote
+            left.unlink(missing_ok=True)  # the temporary file of an agent that was killed
         with files.replacing(self.target, _MODE) as descriptor:
             os.fchmod(descriptor, _MODE)
             with os.fdopen(descriptor, "wb", closefd=False) as file:
                 file.write(content)
 
     def _look_around(self) -> None:
-        """Note which other configurations a runtime reads first. Raises OSError."""
+        """Find the configurations that a runtime reads before this one. Raises OSError."""
         before = tuple(one.name for one in conflists.sorted_before(self.target))
         if before and before != self._before:
             log.warning(
@@ -187,7 +190,7 @@ class Writer:
         return _AGAIN_S
 
     def _set(self, state: str, reason: str) -> None:
-        """Note the state; log what is new."""
+        """Set the state, and log it if it is new."""
         if reason and (state, reason) != (self._state, self._reason):
             level = logging.WARNING if state in (FAILED, REMOVED) else logging.INFO
             log.log(level, "conflist=%s %s", self.target, reason)
@@ -198,10 +201,10 @@ _MODE = 0o644
 
 
 def check(request: Request) -> None:
-    """Raise ConfigError when the template cannot be used, or the target cannot be the file.
+    """Raise ConfigError when the template or the target cannot be used.
 
-    What may be mended while the agent runs is not looked at: a directory that is missing or cannot
-    be written, and the blocks of this node.
+    What an operator can correct while the agent runs is not checked: a directory that is missing
+    or read-only, and the blocks of this node.
     """
     target = request.target
     if not configs.is_read(target):
@@ -233,7 +236,7 @@ def check(request: Request) -> None:
 
 
 def _families(keeper: Keeper) -> set[int]:
-    """Return the families in which a pod gets an address."""
+    """Return the address families of the pools: 4, 6 or both."""
     settings = keeper.settings
     if settings.is_founded_by_agent:
         return {one.family for one in settings.pools if not one.is_closed}
@@ -241,7 +244,7 @@ def _families(keeper: Keeper) -> set[int]:
 
 
 def _lacking(keeper: Keeper | None, families: set[int]) -> str:
-    """Return why a pod could get no address yet, or "". Raises StoreError."""
+    """Return why no pod can get an address yet, or "". Raises StoreError."""
     if keeper is None:
         return "the agent has not opened the store"
     reason = keeper.status.reason
@@ -251,7 +254,7 @@ def _lacking(keeper: Keeper | None, families: set[int]) -> str:
     doubt = share.doubt()
     if doubt:
         return reason or doubt
-    # A pod that chooses nothing gets no address of other families.
+    # A pod that chooses no pool gets addresses of these families only.
     needed = families & {family for family, _ in share.settings.lines}
     missing = needed - {one.family for one in share.blocks() if one.state == ACTIVE}
     if missing:
@@ -261,9 +264,9 @@ def _lacking(keeper: Keeper | None, families: set[int]) -> str:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return what is in the file, or None when there is none.
+    """Return the content of the file, or None when there is no file.
 
-    Raises OSError, also for what is no file: a symbolic link or a directory stays as it is.
+    Raises OSError, also when the path is a symbolic link or a directory: these are not replaced.
     """
     try:
         kind = stat.S_IFMT(os.lstat(path).st_mode)

@@ -1,9 +1,9 @@
-"""Release, between requests, what is no longer in use.
+"""Release leases, addresses and networks that are no longer in use, between requests.
 
-These are leases of an earlier boot, leases whose network namespace is gone, addresses that have
-cooled down, and networks that nobody has used for a month. Assignments expire cool-downs too, but a
-node without assignments would show such addresses as cooling, and keep their blocks, for ever. The
-work is done in slices of a few hundred leases, so that a request waits for one slice at most.
+These are leases of an earlier boot, leases whose network namespace is gone, addresses whose
+cool-down is over, and networks that were not used for a month. Assignments end cool-downs too, but
+a node without assignments would show those addresses as cooling, and keep their blocks, for ever.
+The work is done in slices of a few hundred leases, so that a request waits for one slice at most.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.agent")
 
 DEFAULT_INTERVAL_S = 60.0
-FORGOTTEN_NS = 30 * 86_400 * 10**9  # a network without addresses goes after so long without events
-_PAUSE_S = 0.02  # between two questions for a search that another thread makes
-_HELD_S = 0.2  # until a slice is tried again that found another writer
+# A network without addresses is removed when its last event is this old.
+FORGOTTEN_NS = 30 * 86_400 * 10**9
+_PAUSE_S = 0.02  # between two checks whether the worker's search of /proc is done
+_HELD_S = 0.2  # before a retry when another process holds the writer's lock
 
 
 class Housekeeping:
-    """Rounds over the networks of a store, ``interval_s`` apart; none if that is 0.
+    """Visits all networks of a store in rounds that are ``interval_s`` apart; 0 means never.
 
     :meth:`step` does one slice of a round. ``look`` is passed to :class:`fastipam.sweep.Sweeper`;
-    ``swept`` is called after the sweep of each network. Not safe to use from several threads: it
-    belongs to the thread that serves the store's requests.
+    ``swept`` is called after the sweep of each network. Only the thread that serves the store's
+    requests may use it.
     """
 
     def __init__(
@@ -62,23 +63,24 @@ class Housekeeping:
         self._next = clock()
         self._round: Iterator[None] | None = None
         self._store: Store | None = None
-        # When the next slice is due: a search is not done, or the store is held.
+        # When the next slice is due, after one that waits for a search or for the writer's lock.
         self._resume = 0.0
 
     def wait_s(self) -> float | None:
-        """Return the seconds until there is something to do, or None when there never is."""
+        """Return the seconds until the next slice, or None when housekeeping is off."""
         if not self._interval_s:
             return None
         return max(0.0, (self._next if self._round is None else self._resume) - self._clock())
 
     def step(self) -> None:
-        """Do one slice if it is time. Raises nothing: the next round tries again what failed."""
+        """Do one slice if it is due. Raises nothing: the next round retries what failed."""
         if self.wait_s() != 0.0:
             return
         if self._round is None:
             self._round = self._all()
         if self._store is not None and not self._store.is_writable_at_once:
-            # Requests of the store would wait for this slice, and then for the lock themselves.
+            # Another process holds the writer's lock. If this thread waited for it here, the
+            # requests of the store would wait too, and then wait for the lock themselves.
             self._resume = self._clock() + _HELD_S
             return
         try:
@@ -107,8 +109,8 @@ class Housekeeping:
         self._next = self._clock() + self._interval_s
 
     def _all(self) -> Iterator[None]:
-        # To open a store that is held would make the requests wait that come meanwhile, and they
-        # would then wait for the store themselves.
+        # Opening the store waits while another process holds its writer's lock. Requests that
+        # arrive meanwhile would wait for this thread, and then for the lock themselves.
         while open_stores.waits_for_writer(self._data_dir, 0.0):
             self._resume = self._clock() + _HELD_S
             yield

@@ -1,9 +1,9 @@
 """Serve each store in a thread of its own, so that a slow store does not delay the others.
 
-Another process may have the lock of a store's writers, and a disk may be slow. So the loop waits
-for no store. It hands the requests that are complete to the lane of their store, and the lane hands
-all that wait for it to ``serve`` at once. It writes the answers itself, so that no client waits for
-the loop once more. Between two batches it does the housekeeping of its store.
+Another process may hold a store's writer lock, and a disk may be slow, so the loop waits for no
+store. The loop hands complete requests to the lane of their store, and the lane passes all its
+waiting requests to ``serve`` at once. The lane writes the answers itself, so that no client waits
+for the loop again. Between two batches a lane does the housekeeping of its store.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.agent")
 
-MOST_LANES = 64  # threads; the stores after that share the lane of requests that name no store
+MOST_LANES = 64  # threads; further stores share the lane of the requests that name no store
 SHARED = ""
 _TOO_MANY = Answer(
     1,
@@ -47,7 +47,7 @@ _TOO_MANY = Answer(
 
 
 class Ticket:
-    """A request that is being served. ``owner`` gets the answer, unless ``dropped``."""
+    """A request that is being served. ``owner`` gets the answer unless ``dropped`` is set."""
 
     __slots__ = ("dropped", "lane", "owner", "request")
 
@@ -59,9 +59,9 @@ class Ticket:
 
 
 class Work(NamedTuple):
-    """What a lane does: requests in batches, and the housekeeping of its store, if it has one.
+    """The functions of a lane: serve a batch of requests, and do the housekeeping of its store.
 
-    ``begin`` is called when the lane begins. None of them may raise.
+    ``begin`` is called when the lane starts. None of these functions may raise.
     """
 
     serve: Serve
@@ -70,17 +70,17 @@ class Work(NamedTuple):
 
 
 class Lanes:
-    """The lanes (one thread for each store) of a server. Only the loop's thread calls the methods.
+    """The lanes of a server, one thread for each store. Only the loop's thread calls the methods.
 
     The lanes call two functions: ``send`` writes an answer, and ``wake``, called after it with the
     ticket, wakes the loop if the loop has something to do for that ticket. ``wake(None)`` always
     wakes the loop.
 
     ``work`` returns the :class:`Work` of a lane; its argument is the store's data directory,
-    SHARED, or None for the loop's own work. ``route`` returns the lane of a request, or None if the
-    request touches no store and the loop serves it. At most ``most`` requests wait for one store,
-    so that there is room for requests of other stores; further ones are answered with "try again
-    later".
+    SHARED, or None for the loop's own work. ``route`` returns the key of a request's lane, or None
+    if the request touches no store and the loop serves it. At most ``most`` requests wait for one
+    store, so that there is room for requests of other stores; further requests are answered with
+    "try again later".
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Lanes:
         wake: Callable[[Ticket | None, Answer | None], object],
         paths: Iterable[str] = (),
     ) -> None:
-        """Begin, with a lane for each of ``paths``."""
+        """Start with a lane for each store in ``paths``."""
         self._send, self._wake = send, wake
         for path in paths:
             self._lane(path)
@@ -130,9 +130,10 @@ class Lanes:
                 lane.queue.put(part[:room])
 
     def serve(self, ticket: Ticket, aside: Callable[[Callable[[], object]], object]) -> bool:
-        """Serve a request in this thread if its lane has nothing to do; return whether it was.
+        """Serve a request in this thread if its lane is idle, and return whether it was served.
 
-        ``aside`` gets a function that may take long, and calls it.
+        ``aside`` is called with the function that serves the request, which may take long, and
+        calls that function.
         """
         path = self._route(ticket.request)
         lane = None if path is None else self._lane(path)
@@ -158,7 +159,8 @@ class Lanes:
     def done(self) -> list[tuple[Ticket, Answer]]:
         """Return the requests that were answered since the last call.
 
-        Raises what a lane has raised, which is a defect: the agent ends, and is started again.
+        Raises the exception of a lane that has failed, which is a defect: the agent ends, and the
+        service manager restarts it.
         """
         if self._failure is not None:
             raise self._failure
@@ -179,7 +181,7 @@ class Lanes:
         )
 
     def _lane(self, path: str) -> _Lane | None:
-        """Return the lane of a path, or None when there can be no thread for it."""
+        """Return the lane of a path, or None when its thread cannot be started."""
         lane = self._lanes.get(path)
         if lane is None and len(self._lanes) >= MOST_LANES:
             path = SHARED
@@ -199,12 +201,13 @@ class Lanes:
         for ticket, answer in zip(tickets, answers, strict=True):
             if answer.confirm is not None:
                 answer = answer.confirm()  # noqa: PLW2901  # the last step before it is written
-            if ticket.lane is not None:  # before: who has the answer may ask again at once
+            # Counted before the answer is sent: the client may send its next request at once.
+            if ticket.lane is not None:
                 ticket.lane.answered += 1
                 ticket.lane = None
             self._send(ticket, answer)
-            # The loop looks into ``_done`` after it has noted that a client has sent more. So
-            # either it finds the answer there, or this thread sees the note and wakes it.
+            # The loop reads ``_done`` after it has recorded that a client has sent more. So either
+            # the loop finds the answer there, or this thread sees the record and wakes the loop.
             self._done.append((ticket, answer))
             self._wake(ticket, answer)
 
@@ -214,14 +217,14 @@ class Lanes:
 
 
 class _Lane:
-    """A thread and its queue, which has lists of requests, and None when the thread has to end."""
+    """A thread and its queue of lists of requests. None in the queue ends the thread."""
 
-    taken = 0  # requests; counted by the thread that goes round
-    answered = 0  # counted by the thread that has the turn
+    taken = 0  # requests that were handed to the lane; only the loop counts them
+    answered = 0  # requests; only the thread that holds ``turn`` counts them
 
     @property
     def waiting(self) -> int:
-        """The requests that were not answered yet."""
+        """The number of requests that are not answered yet."""
         return self.taken - self.answered
 
     def __init__(
@@ -248,18 +251,18 @@ class _Lane:
             self._fail(error)
 
     def _serve(self, wait_s: float | None) -> bool:
-        """Wait for something to do, do all that there is, and return whether it was not the end."""
+        """Wait for work, do all that is queued, and return False when the lane has to end."""
         parts = []
         with suppress(Empty):
             parts.append(
                 self.queue.get(timeout=wait_s) if wait_s != 0.0 else self.queue.get_nowait()
             )
         with self.turn:
-            with suppress(Empty):  # what came while another thread served
+            with suppress(Empty):  # requests that came while another thread held the turn
                 while None not in parts:
                     parts.append(self.queue.get_nowait())
             tickets = [ticket for part in parts if part is not None for ticket in part]
-            # A client that has gone away would not hear of its address: its request is not served.
+            # A client that has disconnected cannot receive its address: do not serve its request.
             left = [ticket for ticket in tickets if ticket.dropped]
             if left:
                 self._answer(lambda gone: [LATER] * len(gone), left)

@@ -1,6 +1,7 @@
-"""Make the agent's socket, one per path, and remove the socket that a dead agent left.
+"""Open the agent's socket, and remove the socket that a killed agent has left.
 
-The locks are here too: one agent serves a path, and one agent sets the routes of a machine.
+The locks are here too: one agent serves a path, and one agent sets routes, or masquerades, in a
+network namespace.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ _BACKLOG = 4096  # connections that wait while a batch commits; the kernel's som
 
 @contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
-    """Yield the listening socket: systemd's, or one at ``path``, mode 0600, removed at the end."""
+    """Yield the listening socket: the one that systemd passes, or a new one at ``path``.
+
+    A new socket has mode 0600 and is removed at the end.
+    """
     inherited = systemd.inherited_socket()
     if inherited is not None:
         with inherited:
@@ -36,7 +40,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with only_agent(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         remove_stale(path)
-        before = os.umask(0o177)  # so that the file never has a wider mode
+        before = os.umask(0o177)  # so that the socket never has a wider mode
         try:
             listener.bind(os.fspath(path))
         except OSError as error:
@@ -59,7 +63,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
 
 @contextmanager
 def only_agent(path: Path) -> Iterator[None]:
-    """Hold the lock of the one agent that serves this socket. Raises ConfigError."""
+    """Hold the lock that lets one agent serve this socket. Raises ConfigError."""
     taken = ConfigError(
         f"another agent serves {path}",
         field="--socket",
@@ -71,10 +75,11 @@ def only_agent(path: Path) -> Iterator[None]:
 
 
 def only_router(directory: Path, asked: str) -> AbstractContextManager[None]:
-    """Hold the lock of the one agent that sets routes in this network namespace.
+    """Hold the lock that lets one agent set routes in this network namespace.
 
-    Two would delete each other's, if their clusters differ. Raises ConfigError. ``directory`` is
-    that of the agents' sockets, which nobody else can write to; ``asked`` is what --routes says.
+    Two agents with different clusters would delete each other's routes. ``directory`` is the
+    directory of the agents' sockets, in which only they can write. ``asked`` is the value of
+    --routes. Raises ConfigError.
     """
     taken = ConfigError(
         "another agent sets the routes of this machine",
@@ -86,9 +91,9 @@ def only_router(directory: Path, asked: str) -> AbstractContextManager[None]:
 
 
 def only_masquerader(directory: Path, *, wanted: bool) -> AbstractContextManager[None]:
-    """Hold the lock of the one agent that masquerades in this network namespace, if ``wanted``.
+    """Hold the lock that lets one agent masquerade in this network namespace, if ``wanted``.
 
-    Raises ConfigError. ``directory`` is as for :func:`only_router`.
+    ``directory`` is as for :func:`only_router`. Raises ConfigError.
     """
     taken = ConfigError(
         "another agent masquerades on this machine",
@@ -101,7 +106,7 @@ def only_masquerader(directory: Path, *, wanted: bool) -> AbstractContextManager
 
 @contextmanager
 def _only_one(directory: Path, what: str, taken: ConfigError, *, wanted: bool) -> Iterator[None]:
-    """Hold the lock of what one agent of this network namespace does, if it is wanted."""
+    """Hold the lock that lets one agent do ``what`` in this network namespace, if ``wanted``."""
     if not wanted:
         yield
         return
@@ -113,7 +118,11 @@ def _only_one(directory: Path, what: str, taken: ConfigError, *, wanted: bool) -
 
 @contextmanager
 def _held(path: str, taken: ConfigError) -> Iterator[None]:
-    """Hold the lock of a file. Raises ``taken`` while another process holds it, or ConfigError."""
+    """Hold the lock on a file.
+
+    Raises ``taken`` when another process holds the lock, and ConfigError when the file cannot be
+    opened.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags, 0o600)
@@ -136,9 +145,9 @@ def _held(path: str, taken: ConfigError) -> Iterator[None]:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove the socket of an agent that was killed; the caller holds the lock.
+    """Remove the socket of an agent that was killed. The caller holds the lock.
 
-    Raises ConfigError when it is no socket, or somebody serves it.
+    Raises ConfigError when the path is not a socket, or a process listens on it.
     """
     try:
         mode = path.lstat().st_mode
@@ -166,13 +175,13 @@ def remove_stale(path: Path) -> None:
 
 
 def is_served(path: Path) -> bool:
-    """Return whether a process listens on a socket, even one that does not answer now."""
+    """Return whether a process listens on a socket, even a process that does not answer now."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return False
-        except OSError:  # its queue may be full
+        except OSError:  # the listener's queue may be full
             return True
     return True

@@ -1,10 +1,10 @@
-"""The agent's loop: it reads requests, hands them to the lanes of their stores, sends the answers.
+"""The agent's loop: it reads requests and hands them to the lanes of their stores.
 
 A request is complete when all of its bytes have arrived. All requests of a store that are complete
-at one moment are one batch of its lane, which commits once. A request that comes alone is served at
-once, without a switch of threads. Should that take long, another thread goes on with the loop: see
-"Who serves a request" in docs/architecture.md. A client that sends slowly, or does not read its
-answer, delays nobody else.
+at the same time are one batch of its lane, with one commit. A request that comes alone is served by
+the loop's own thread, which saves a switch of threads. If that takes long, another thread continues
+the loop: see "Who serves a request" in docs/architecture.md. A client that sends slowly, or does
+not read its answer, delays no other client.
 """
 
 from __future__ import annotations
@@ -37,37 +37,44 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.agent")
 
 _CHUNK = 1 << 18  # bytes per read: nearly every request is far smaller
-_ACCEPT_AT_ONCE = 256  # connections; then those that are connected are served
-_ACCEPT_AGAIN_S = 0.1  # after accept failed, because there was no descriptor for example
-_ANSWERS = b"a"  # what a lane writes to wake the loop; others write another byte
-_MOMENT_S = 0.005  # that a request may take in front
+_ACCEPT_AT_ONCE = 256  # connections that are accepted before the requests so far are served
+_ACCEPT_AGAIN_S = 0.1  # before a retry when accept has failed, for example without descriptors
+_ANSWERS = b"a"  # what a lane writes to wake the loop; keepers and signals write another byte
+_MOMENT_S = 0.005  # how long a request is served in front before the other thread continues
 _AT_ONCE_S = 1e-6
-_LOOK_AGAIN_S = 0.05  # while a request waits for something that may not wake the loop
+_LOOK_AGAIN_S = 0.05  # between two tries of a request whose event may not wake the loop
 
 
-_IDLE_S = 0.25  # a launcher has sent its request by then; later it may be closed for another one
-_LOOKED_AT = 64  # connections, to find one that has not asked anything
-_LARGEST_UNFINISHED = 64 << 20  # bytes of requests that have not arrived completely
-_TELL_AGAIN_S = 1.0  # between two lines of the log that a client can cause
+# A launcher has sent its request by then. A connection that is idle for longer may be closed to
+# make room for another one.
+_IDLE_S = 0.25
+_LOOKED_AT = 64  # connections that are searched for one without a request
+_LARGEST_UNFINISHED = 64 << 20  # bytes that all incomplete requests may have together
+_TELL_AGAIN_S = 1.0  # between two log lines that a client can cause
 
 
 class Limits(NamedTuple):
-    """Limits: ``connections`` at once, ``seconds`` of a client for a request or an answer."""
+    """The limits of a server.
+
+    ``connections`` may be open at once. A client has ``seconds`` to send a request or to read an
+    answer.
+    """
 
     connections: int = 1024
     seconds: float = 10.0
 
     @property
     def of_a_process(self) -> int:
-        """Return the connections that one process may have. A launcher has one."""
+        """The number of connections that one process may have. A launcher needs one."""
         return max(64, self.connections // 4)
 
 
 class Server:
-    """Serve a listening Unix socket until :meth:`stop`, then finish what has begun.
+    """Serves a listening Unix socket until :meth:`stop`, then finishes the requests in progress.
 
-    ``lanes`` answer the requests. With the answer LATER a request is handed to them again, after a
-    short time or when the loop is woken. Only uid 0 and this process's own uid are served.
+    ``lanes`` answer the requests. A request with the answer LATER is handed to its lane again,
+    after a short time or when the loop is woken. Only clients of uid 0 and of this process's own
+    uid are served.
     """
 
     def __init__(
@@ -81,13 +88,14 @@ class Server:
         self._limits = limits
         self._allowed = {0, os.geteuid()}
         self._clients: dict[int, Client] = {}
-        # In the order of their deadlines, which are all set the same time ahead.
+        # Clients in the order of their deadlines: each deadline is set the same time ahead.
         self._waiting: OrderedDict[int, Client] = OrderedDict()
-        # By the process id of a peer; 0 is a process that this one cannot see.
+        # Clients by the process id of the peer. A process in another PID namespace, with id 0, is
+        # not counted.
         self._of_process: dict[int, OrderedDict[int, Client]] = {}
-        self._unfinished = 0  # bytes of incomplete requests, at most
+        self._unfinished = 0  # an upper bound of the bytes of incomplete requests
         self._tell_at = 0.0
-        # Requests answered with LATER, and when they are handed to the lanes again at the latest.
+        # Requests answered with LATER, and the latest time to hand them to the lanes again.
         self._parked: list[Ticket] = []
         self._look_at = math.inf
         self._listening = False
@@ -95,17 +103,17 @@ class Server:
         self._failing = False  # accept fails, and the log says so
         self._stopping = self._draining = False
         self._stop_by = 0.0
-        self._new: list[Client] = []  # accepted in this turn
-        # Two threads take turns: see :meth:`run`.
+        self._new: list[Client] = []  # accepted in this step
+        # Held by the one of two threads that runs the loop: see :meth:`run`.
         self._turn = threading.Lock()
         self._alarm = Alarm()
         self._moment_s = _MOMENT_S
         self._in_front = True
-        self._is_back = False  # the thread in front waits for its turn
+        self._is_back = False  # the thread in front waits for the turn
         self._ended = False
         self._failure: BaseException | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        # One buffer for all reads: a new one of this size would be mapped for each read.
+        # One buffer for all reads: allocating one of this size for each read would call mmap.
         self._buffer = memoryview(bytearray(_CHUNK))
         self._buffers = (self._buffer,)
         self._epoll = select.epoll()
@@ -114,11 +122,11 @@ class Server:
         self._listen(True)
 
     def begin(self, paths: Iterable[str] = ()) -> None:
-        """Start the lanes; each of ``paths`` is a store that has one from the start."""
+        """Start the lanes, with one for each store in ``paths``."""
         self._lanes.start(self._send, self._wake, paths)
 
     def _send(self, ticket: Ticket, answer: Answer) -> None:
-        """Write an answer, or what the client reads of it at once. Called in a lane."""
+        """Write an answer, or as much of it as the socket accepts. Called in a lane."""
         client: Client = ticket.owner
         with client.lock:
             if answer is not LATER and not ticket.dropped:
@@ -126,13 +134,13 @@ class Server:
                 client.send()
 
     def _wake(self, ticket: Ticket | None, answer: Answer | None) -> None:
-        """Wake the loop if it has something to do for an answer, or a lane has failed (None)."""
-        # It has nothing to do for a client that has read its answer: the client closes the
-        # connection, or sends another request, and both wake the loop.
+        """Wake the loop if an answer leaves it something to do, or a lane has failed (None)."""
+        # The loop has nothing to do for a client whose answer is sent: the client closes the
+        # connection or sends another request, and both wake the loop.
         if ticket is not None and answer is not LATER:
             client: Client = ticket.owner
             if client.ticket is not ticket:
-                return  # the loop has found the answer
+                return  # the loop has already found the answer
             more = client.outgoing or client.incoming or client.failed or client.awaited == 0
             if not more and not self._stopping:
                 return
@@ -144,9 +152,10 @@ class Server:
         return self._wake_write
 
     def stop(self, seconds: float = 5.0) -> None:
-        """Accept no more connections; :meth:`run` serves what has begun to arrive, then returns.
+        """Stop accepting connections.
 
-        Safe to call from a signal handler or another thread.
+        :meth:`run` serves the requests that have begun to arrive, for ``seconds`` at most, and
+        returns. Safe to call from a signal handler or another thread.
         """
         self._stop_by = time.monotonic() + seconds
         self._stopping = True
@@ -155,13 +164,15 @@ class Server:
     def run(self) -> None:
         """Serve until :meth:`stop`; return when every request that had begun is answered.
 
-        Handlers of signals run in the thread that calls it. Raises what is a defect.
+        Two threads share the loop. The thread in front runs it and serves single requests; the
+        calling thread, in which signal handlers run, stands behind and takes over while a request
+        takes long. Raises the exception of a lane or of the loop, which is a defect.
         """
         front = threading.Thread(target=self._run_in_front, name="loop", daemon=True)
         try:
             try:
                 front.start()
-            except RuntimeError as error:  # then no request is served in front
+            except RuntimeError as error:  # this thread runs the loop alone
                 log.warning("the loop's thread could not be started: %s", error)
                 self._go_round(lambda: False)
             else:
@@ -169,7 +180,7 @@ class Server:
         finally:
             self._ended = True
             self._nudge(_ANSWERS)
-            with self._turn:  # now nobody else goes round
+            with self._turn:  # now no other thread runs the loop
                 for client in list(self._clients.values()):
                     self._drop(client)
         if self._failure is not None:
@@ -192,7 +203,7 @@ class Server:
         self._alarm.set(_AT_ONCE_S)
 
     def _stand_behind(self) -> None:
-        """Go round while the thread in front serves a request for longer than a moment."""
+        """Run the loop while the thread in front serves a request that takes long."""
         while not self._ended:
             self._alarm.wait()
             self._moment_s = _MOMENT_S
@@ -205,8 +216,8 @@ class Server:
                     self._turn.release()
 
     def _aside(self, serve: Callable[[], object]) -> None:
-        """Serve a request in front: another thread goes round if that takes long."""
-        self._turn.release()  # first: who hears the alarm must find it free
+        """Serve a request in front; the other thread runs the loop if that takes long."""
+        self._turn.release()  # before the alarm: the thread that it wakes takes the turn
         self._alarm.set(self._moment_s)
         try:
             serve()
@@ -219,8 +230,8 @@ class Server:
             self._alarm.set(0.0)
 
     def _nudge(self, what: bytes) -> None:
-        """Wake the thread that goes round."""
-        with suppress(OSError):  # the pipe is full and it wakes anyway, or it has ended
+        """Wake the thread that runs the loop."""
+        with suppress(OSError):  # the pipe is full and the thread wakes anyway, or it has ended
             os.write(self._wake_write, what)
 
     def close(self) -> None:
@@ -230,7 +241,7 @@ class Server:
         os.close(self._wake_write)
 
     def _drained(self) -> bool:
-        """Return whether no request waits for an answer, or the time to stop has come."""
+        """Return whether no request waits for an answer, or the time to wait is over."""
         if not self._draining:
             self._draining = True
             ready: list[Ticket] = []
@@ -246,10 +257,10 @@ class Server:
         return not busy or time.monotonic() >= self._stop_by
 
     def _step(self) -> None:
-        """Wait for events, hand over all requests that are complete, and send what is answered."""
+        """Wait for events and hand all complete requests to the lanes."""
         events = self._epoll.poll(self._timeout(), self._limits.connections + 2)
         now = time.monotonic()
-        # First the answers that these clients have read.
+        # Collect first: a client with an event may already have read an answer.
         ready = self._collect() if self._lanes.have_answered else []
         accepting = False
         for descriptor, event in events:
@@ -258,19 +269,19 @@ class Server:
             elif descriptor == self._wake_read:
                 if os.read(self._wake_read, 4096).strip(_ANSWERS):
                     self._look_at = now
-                    # It may be a signal, whose handler runs in the thread behind.
+                    # It may be a signal: wake the thread behind, in which its handler runs.
                     self._moment_s = _AT_ONCE_S
                     self._alarm.set(_AT_ONCE_S)
-            elif descriptor in self._clients:  # else it was closed for another one
+            elif descriptor in self._clients:  # else it was closed in this step
                 self._serve_event(self._clients[descriptor], event, ready)
-        if accepting:  # only now: a new connection may get the descriptor of one that is closed
+        if accepting:  # last: a new connection may get the descriptor of a closed one
             self._accept(ready)
         if now >= self._look_at:
             self._look_at = math.inf
             ready = [*(one for one in self._parked if not one.dropped), *ready]
             self._parked = []
         if len(ready) == 1 and self._in_front:
-            # What else was accepted has to be known to who may take the turn.
+            # The other thread may take the turn: register the other new clients for it first.
             client: Client = ready[0].owner
             if self._new != [client]:
                 self._settle_new(but=client)
@@ -288,13 +299,13 @@ class Server:
             self._listen(True)
 
     def _serve_event(self, client: Client, event: int, ready: list[Ticket]) -> None:
-        # The event may be older than what :meth:`_collect` has found meanwhile.
+        # The state of the client may be newer than the event: _collect has run since.
         gone = event & (select.EPOLLHUP | select.EPOLLERR)
         if client.ticket is not None or client.outgoing:
             if gone:
-                self._drop(client)  # it has closed both directions: it reads no answer
+                self._drop(client)  # it has closed both directions: it cannot read an answer
             elif client.ticket is not None:
-                self._await(client, 0)  # what it sends behind its request waits in the socket
+                self._await(client, 0)  # leave its next request in the socket for now
             elif event & select.EPOLLOUT:
                 self._send_rest(client, ready)
         elif event & select.EPOLLIN:
@@ -310,7 +321,7 @@ class Server:
             self._next(client, ready)
 
     def _timeout(self) -> float | None:
-        """Return the seconds until the loop has something to do, or None when it has to wait."""
+        """Return the seconds until the loop has something to do, or None when only events count."""
         if self._stopping:
             return _LOOK_AGAIN_S
         first = next(iter(self._waiting.values()), None)
@@ -320,14 +331,14 @@ class Server:
         return None if due == math.inf else max(0.0, due - time.monotonic())
 
     def _collect(self) -> list[Ticket]:
-        """Note what the lanes have answered; return what the same clients had sent already."""
+        """Collect what the lanes have answered; return the next requests of the same clients."""
         following: list[Ticket] = []
         for ticket, answer in self._lanes.done():
             client: Client = ticket.owner
             if ticket.dropped:
                 continue
             if answer is LATER:
-                self._await(client, 0)  # read no more, but notice that it is closed
+                self._await(client, 0)  # read no more, but notice when the client closes
                 self._parked.append(ticket)
                 self._look_at = min(self._look_at, time.monotonic() + _LOOK_AGAIN_S)
                 continue
@@ -348,9 +359,9 @@ class Server:
             self._listening = on
 
     def _accept(self, ready: list[Ticket]) -> bool:
-        """Accept connections that wait, within the limits, and read what they have sent.
+        """Accept waiting connections within the limits, and read what they have sent.
 
-        Return whether there were any. Those of other users are closed.
+        Return whether there were any. Connections of other users are closed.
         """
         found = False
         for _ in range(_ACCEPT_AT_ONCE):
@@ -361,8 +372,8 @@ class Server:
             except OSError as error:
                 if error.errno in (errno.ECONNABORTED, errno.EINTR):
                     continue
-                # There may be no descriptor. The connection stays in the queue, and epoll would
-                # report it again at once: accept later, or when another connection is closed.
+                # There may be no descriptor left. The connection stays in the queue, and epoll
+                # would report it again at once: accept later, or when a connection is closed.
                 if not self._failing:
                     log.warning("accept failed: %s", error)
                     self._failing = True
@@ -384,7 +395,10 @@ class Server:
         return found
 
     def _settle_new(self, but: Client | None = None) -> None:
-        """Note new clients in every list. It can wait until the request of one is served."""
+        """Register the new clients, except ``but``, with epoll, their deadline and their process.
+
+        This can wait until a request that came with one of them is served.
+        """
         new, self._new = self._new, []
         for client in new:
             if client is but:
@@ -397,7 +411,7 @@ class Server:
                 self._limit_process(client)
 
     def _make_room(self) -> bool:
-        """Close an idle connection for one that waits, and return whether one was closed."""
+        """Close an idle connection if another one waits, and return whether one was closed."""
         if not select.select([self._listener], [], [], 0)[0]:
             return False
         now = time.monotonic()
@@ -405,7 +419,7 @@ class Server:
         longest = next(iter(self._waiting.values()), None)
         idle_at = now if longest is None else longest.deadline - self._limits.seconds
         idle_at += _IDLE_S
-        if longest is None or now < idle_at:  # launchers that are served, or have just connected
+        if longest is None or now < idle_at:  # all are being served, or have just connected
             self._listen(False)
             self._listen_at = idle_at
             return False
@@ -422,12 +436,12 @@ class Server:
         if len(own) <= self._limits.of_a_process:
             return
         idle = [one for one in own.values() if one.ticket is None]
-        if idle:  # else all of them are served
+        if idle:  # otherwise all of them are being served
             self._tell("peer=%d has more than %d connections", client.peer, len(own) - 1)
             self._drop(next((one for one in idle if not one.asked), idle[0]))
 
     def _tell(self, text: str, *values: object) -> None:
-        """Log what a client can cause, but not as often as it can cause it."""
+        """Log a warning that a client can cause, at most once a second."""
         now = time.monotonic()
         if now >= self._tell_at:
             self._tell_at = now + _TELL_AGAIN_S
@@ -435,7 +449,7 @@ class Server:
 
     def _restart_clock(self, client: Client) -> None:
         if self._clients.get(client.descriptor) is not client:
-            return  # it was closed meanwhile
+            return  # the client was closed meanwhile
         client.deadline = time.monotonic() + self._limits.seconds
         self._waiting[client.descriptor] = client
         self._waiting.move_to_end(client.descriptor)
@@ -450,7 +464,7 @@ class Server:
         self._take(client, self._buffer[:size], ready)
 
     def _take(self, client: Client, data: bytes | memoryview, ready: list[Ticket]) -> None:
-        """Add what a client has sent to its request; without data it will send no more."""
+        """Add received data to the client's request; close the connection if there is none."""
         if not data:
             self._drop(client)
             return
@@ -463,7 +477,7 @@ class Server:
         self._next(client, ready)
 
     def _forget_largest(self) -> None:
-        """Close the clients with the longest incomplete requests, until the rest is bounded."""
+        """Close the clients with the longest incomplete requests, until the rest fits the limit."""
         self._unfinished = sum(len(one.incoming) for one in self._clients.values())
         while self._unfinished > _LARGEST_UNFINISHED:
             largest = max(self._clients.values(), key=lambda one: len(one.incoming))
@@ -472,7 +486,7 @@ class Server:
             self._drop(largest)
 
     def _next(self, client: Client, ready: list[Ticket]) -> None:
-        """Add the client's next complete request to ``ready``: at most one a client is served."""
+        """Add the client's next complete request to ``ready``: one at a time for each client."""
         try:
             request = client.take_request()
         except protocol.ProtocolError as error:
@@ -481,7 +495,7 @@ class Server:
             return
         if request is not None:
             client.ticket = Ticket(client, request)
-            self._waiting.pop(client.descriptor, None)  # now it is the client that waits
+            self._waiting.pop(client.descriptor, None)  # no deadline while the client waits for us
             ready.append(client.ticket)
 
     def _after_sending(self, client: Client) -> None:
@@ -492,7 +506,10 @@ class Server:
             self._await(client, select.EPOLLOUT if client.outgoing else select.EPOLLIN)
 
     def _await(self, client: Client, events: int) -> None:
-        """Have epoll report these events, and the end; without a system call if it does already."""
+        """Have epoll report ``events`` and the end of the connection.
+
+        It makes no system call if epoll reports them already.
+        """
         if client.awaited is None:
             self._epoll.register(client.descriptor, events)
         elif client.awaited != events:
@@ -500,7 +517,7 @@ class Server:
         client.awaited = events
 
     def _expire(self, now: float) -> None:
-        """Close the connections whose deadline is over."""
+        """Close the connections whose deadline has passed."""
         while self._waiting:
             client = next(iter(self._waiting.values()))
             if client.deadline > now:

@@ -1,4 +1,4 @@
-"""Run the agent's process: its socket, its signals, its end."""
+"""Run the agent's process: set up its socket and signals, serve, and shut down."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.agent")
 
-_OTHER_DESCRIPTORS = 256  # stores, the page's readers, connections to a cluster's store
-_LANES_END_S = 1.0  # for a lane that does housekeeping, or waits for its store
+_OTHER_DESCRIPTORS = 256  # for stores, readers of the page, connections to a cluster's engine
+_LANES_END_S = 1.0  # how long to wait for a lane that does housekeeping or waits for its store
 
 
 class Options(NamedTuple):
-    """The options of ``fastipam agent``. ``http`` is (address, port) of page and metrics, or None.
+    """The options of ``fastipam agent``.
 
-    ``clusters`` are files with a cluster's settings, whose networks have a keeper from the start.
-    ``routes`` is one of ROUTES. ``masquerade``: for the pools of these networks.
-    ``data_dirs`` are swept and shown from the start. With ``sweep_interval_s`` 0 no store is swept.
-    With ``http_private`` the page has no names of pods. ``conflist`` is the network configuration
-    to write; its template is the first of ``clusters``.
+    ``http`` is (address, port) of page and metrics, or None. ``clusters`` are files with a
+    cluster's settings: their networks have a keeper from the start. ``routes`` is one of ROUTES.
+    ``masquerade`` says whether to masquerade for the pools of these networks. ``data_dirs`` are
+    swept and shown from the start. With ``sweep_interval_s`` 0 no store is swept. With
+    ``http_private`` the page shows no names of pods. ``conflist`` is the network configuration to
+    write; its template is the first of ``clusters``.
     """
 
     socket: Path = Path(DEFAULT_SOCKET)
@@ -66,10 +67,10 @@ class Options(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Where a running agent can be reached; ``url`` is "" without HTTP.
+    """How to reach a running agent. ``url`` is "" without HTTP.
 
-    ``conflist`` is the network configuration that it writes, or ""; ``is_written`` says whether the
-    file is there, without which the node gets no pods.
+    ``conflist`` is the path of the network configuration that the agent writes, or "".
+    ``is_written`` says whether that file exists; the node gets no pods without it.
     """
 
     pid: int
@@ -80,31 +81,31 @@ class Ready(NamedTuple):
 
 
 def ignore_signals() -> None:
-    """Ignore signals that would end the agent for no reason; let SIGTERM end it.
+    """Ignore the signals that would end the agent for no reason, and let SIGTERM end it.
 
-    Left as they are: SIGQUIT and the faults, which leave a core file, the limits of processor time
-    and file size, and what stops a process (SIGTSTP) except for its use of a terminal.
+    These keep their default action: SIGQUIT and faults, which leave a core file; the limits of
+    processor time and file size; SIGTSTP, which stops a process.
     """
     for number in (*_MEANINGLESS, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)):
         signal.signal(number, signal.SIG_IGN)
-    # A parent may have blocked them, and a blocked signal is inherited.
+    # The parent may have blocked these two, and a process inherits its parent's blocked signals.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
 
 
 _MEANINGLESS = (
-    signal.SIGHUP,  # a terminal was closed, or somebody expects a reload: nothing is to be read
+    signal.SIGHUP,  # a terminal was closed, or somebody expects a reload, which does not exist
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF,
     signal.SIGPIPE, signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT,
-    signal.SIGTTIN, signal.SIGTTOU,  # in the background of a terminal its lines may be printed
+    signal.SIGTTIN, signal.SIGTTOU,  # a background process may write to its terminal
 )  # fmt: skip
 
 
 def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) -> None:
     """Serve until SIGTERM or SIGINT, answer the requests that have begun to arrive, and return.
 
-    ``announce`` is called when it serves, and again when it has written its network configuration,
-    if there is one to write. Raises ConfigError when the socket cannot be used, for example because
-    another agent serves it.
+    ``announce`` is called when the agent serves, and again when it has written the network
+    configuration, if there is one to write. Raises ConfigError when the socket cannot be used, for
+    example because another agent serves it.
     """
     _raise_descriptor_limit(options.limits.connections)
     path = options.socket
@@ -119,7 +120,7 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
         observer, url, stop_http = _instrumented(options, listener, clusters, writer)
 
         def work(data_dir: str | None) -> Work:
-            """Return what the lane of a data directory does, or the loop itself (None)."""
+            """Return the work of a data directory's lane, or of the loop itself (None)."""
             executor = Executor(observer, clusters, data_dir or None)
             if not data_dir:
                 return Work(executor)
@@ -147,7 +148,7 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
         clusters.install(server.wake_descriptor)
         preload.import_all(page=options.http is not None)
         server.begin([*map(os.path.abspath, options.data_dirs), *clusters.data_dirs])
-        gc.freeze()  # the garbage collector need not look at what is loaded now
+        gc.freeze()  # exempt everything loaded so far from garbage collection
         log.info("socket=%s pid=%d serves", options.socket, os.getpid())
         systemd.notify("READY=1")
         conflist = "" if writer is None else str(writer.target)
@@ -168,13 +169,13 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
             clusters.stop()
             server.close()
             stop_http()
-            if idle:  # else a lane still waits for its store, and ends with the process
+            if idle:  # otherwise a lane still waits for its store, and ends with the process
                 open_stores.close_all()
     log.info("stopped")
 
 
 def _clusters(options: Options, worker: Worker) -> tuple[Clusters, list[tuple[str, str]]]:
-    """Return the clusters of the agent, and the keys of those that files have named."""
+    """Return the clusters of the agent, and the keys of the networks that files name."""
     clusters = Clusters(worker=worker)
     keys = [clusters.add_file(path, options.data_dirs) for path in options.clusters]
     clusters.keep_routes(options.routes)
@@ -188,7 +189,7 @@ def _conflist_writer(
     keys: list[tuple[str, str]],
     written: Callable[[], object],
 ) -> Writer | None:
-    """Return what writes the network configuration, which has not begun, or None."""
+    """Return the writer of the network configuration, not started yet, or None."""
     if options.conflist is None:
         return None
     from fastipam.agent.conflist import Writer
@@ -199,7 +200,10 @@ def _conflist_writer(
 def _instrumented(
     options: Options, listener: socket.socket, clusters: Clusters, writer: Writer | None
 ) -> tuple[Observer, str, Callable[[], None]]:
-    """Return what observes the requests, for metrics and page if there are any; URL; the end."""
+    """Start page and metrics if they are wanted.
+
+    Return the observer of the requests, the URL or "", and the function that stops the service.
+    """
     if options.http is None:
         return Observer(), "", lambda: None
     from fastipam.agent.web import server as http

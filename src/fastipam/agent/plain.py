@@ -1,7 +1,7 @@
 """Prepare a configuration for native code, after Python has served its first request.
 
-The plain case is an ADD or a DEL that asks for nothing but an address of each range set
-(``src/_serve.pxi``). What does not change from call to call is computed once for each
+Native code serves the plain case: an ADD or a DEL that asks for nothing but an address of each
+range set (``src/_serve.pxi``). Whatever is the same for every call is computed once for each
 configuration.
 """
 
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 
     Reach = tuple[int, int, int, bytes]
 
-# Bounds of what is prepared; others are served by Python. A set gives each container an address.
+# Configurations with more sets or ranges are left to Python.
 _MOST_SETS = 8
-_MOST_RANGES = 64  # of all sets together: each has a text of its own
-_OLD = (0, 3, 0)  # results of versions before it have the IPv4 address first
+_MOST_RANGES = 64  # of all sets together: a text is prepared for each range
+_OLD = (0, 3, 0)  # results of CNI versions before this one have the IPv4 address first
 
 
 def learn(services: Services, stdin: bytes, command: str) -> None:
-    """Prepare a configuration for the command of the request just served. O(ranges), once."""
+    """Prepare a configuration for the command of the request just served.
+
+    O(ranges) once for each configuration, then O(1).
+    """
     if command == DEL:
         stdin = without_result(stdin)
     known: Known | None = services.known.get(stdin)
@@ -74,7 +77,7 @@ def _additions(known: Known) -> Plain | None:
 
 
 def results_of(version: Version, pool: Pool, answers: Answers) -> Results:
-    """Return the answers of a configuration: the texts around the addresses, for each range."""
+    """Return the prepared results of a configuration: the JSON texts around the addresses."""
     sets = pool.sets
     order = list(range(len(sets)))
     if version < _OLD:
@@ -99,7 +102,7 @@ def _deletions(known: Known) -> Plain | None:
     if location is None or DEL not in known.versions:
         return None
     if is_of_cluster(known.document) and takeover.has_leases(location.name, location.data_dir):
-        return None  # the container's file of host-local is to be deleted, too
+        return None  # Python has to delete the container's file of host-local too
     where = location.data_dir, location.durability, False
     return Plain(network, where, released=Answer(0, b"", b""))
 
@@ -107,12 +110,12 @@ def _deletions(known: Known) -> Plain | None:
 def enter(plain: Plain) -> Accounts | None:
     """Have the store of a configuration join the batch, and return its network's records.
 
-    Return None when native code cannot serve a call there. Raises the errors of the store.
+    Return None when native code cannot serve a call in this store. Raises the store's errors.
     """
     data_dir, durability, create = plain.where
     store = open_stores.get(data_dir, durability, create=create)
     network = plain.network
-    if store is not network.store:  # it was replaced since
+    if store is not network.store:  # the store was replaced since
         return None
     txn = store.local.transaction
     enter_network = _ledger.enter_to_assign if create else _ledger.enter

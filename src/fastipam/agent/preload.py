@@ -1,8 +1,8 @@
-"""Import all that a request can need, before the agent says that it is ready.
+"""Import every module that a request can need, before the agent reports that it is ready.
 
-The plugin imports late what most calls do not need, because every call of it is a new process. An
-agent runs for months, and its package may be upgraded or removed meanwhile: a module that it
-imported then would be another version's, or missing.
+The plugin imports some modules late, because every call is a new process and most calls do not need
+them. An agent runs for months, and its package may be upgraded or removed meanwhile: a module that
+is imported after that would be missing or of another version.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import fastipam
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# What only other commands use, or programs with an event loop, or only the page: making that has
-# imported it.
+# Modules that no request needs: those of other commands, those for programs with an event loop, and
+# the page, which is imported when it is made.
 _LEFT_OUT = (
     "agent.web", "backup", "cli", "cluster.admin", "files", "picture", "repair", "tasks",
     "testing", "verify",
 )  # fmt: skip
-# What the page draws pictures with; numpy takes 20 MB, which an agent without a page does not need.
+# What the page draws pictures with. An agent without a page does not need it, nor numpy's 20 MB.
 _PAGE = ("fastipam.picture.cells", "fastipam.picture.colours")
-# Modules of Python that are imported by a function of Python, or of a package, when it is called.
+# Modules that functions of Python's library or of a package import only when they are called.
 _OTHERS = (
     "encodings.ascii", "encodings.idna",  # the name of a host: socket.getaddrinfo
-    "json.decoder",  # what is wrong with a document
+    "json.decoder",  # the error about an invalid document
     "linecache", "traceback",  # the log of an error
     "lmdb._envid",  # when a store is opened
 )  # fmt: skip
 
 
 def import_all(*, page: bool) -> None:
-    """Import every module that a request can need, with or without one for the page.
+    """Import every module that a request can need; with ``page``, also a request of the page.
 
     A second call does nothing.
     """

@@ -24,8 +24,8 @@ ANSWER = Struct("!4sIII")
 STARTED = "FASTIPAM_STARTED"
 NETNS = "FASTIPAM_NETNS"
 LARGEST_VARIABLES = 256 << 10
-LARGEST_INPUT = LARGEST + 1  # one byte more, so that the answer can say that it is too many
-_LARGEST_ANSWER = 1 << 20  # that a client accepts; VERSION and STATUS need some hundred bytes
+LARGEST_INPUT = LARGEST + 1  # one byte over the limit, so that the answer can report the error
+_LARGEST_ANSWER = 1 << 20  # bytes that a client accepts; VERSION and STATUS need some hundreds
 _CREDENTIALS = Struct("3i")  # struct ucred of the kernel: pid, uid, gid
 DEFAULT_SOCKET = "/run/fastipam/agent.sock"
 
@@ -52,7 +52,7 @@ def request_size(header: bytes | bytearray) -> tuple[int, int]:
 def read_variables(raw: bytes) -> dict[str, str]:
     """Return the variables of a request, decoded as ``os.environ`` is.
 
-    Of several values of a name the first counts.
+    If a name occurs several times, the first value counts.
     """
     items = os.fsdecode(raw).split("\0")
     items.reverse()  # dict() keeps the last value of a name
@@ -81,7 +81,7 @@ def ask(
 def converse(
     connection: socket.socket, variables: dict[str, str], stdin: bytes = b"{}"
 ) -> tuple[int, bytes, bytes]:
-    """Do the same as :func:`ask`, and return what is for standard error as well."""
+    """Send a request as :func:`ask` does, and return the text for standard error as well."""
     connection.sendall(pack_request(variables, stdin))
     try:
         status, output, messages = read_answer(_receive(connection, ANSWER.size))

@@ -1,4 +1,4 @@
-"""A request to the agent, its answer, and the observers that are told of both."""
+"""A request to the agent, its answer, and the observers that both are reported to."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _STARTED = protocol.STARTED.encode()
 
 
 class Request(Frame):
-    """A complete request in its frame. Native code may serve it, if it is a plain ADD or DEL.
+    """A complete request in its frame. Native code may serve it if it is a plain ADD or DEL.
 
-    Its variables are decoded when they are first wanted. ``seen_netns`` is the launcher's report on
-    the network namespaces (see fastipam.namespaces); ``arrived_ns`` is when the launcher began.
+    The variables are decoded at their first use. ``seen_netns`` is the launcher's report on the
+    network namespaces (see fastipam.namespaces); ``arrived_ns`` is the time when the launcher
+    started.
     """
 
     __slots__ = ("arrived_ns", "seen_netns", "variables")
@@ -40,13 +41,13 @@ class Request(Frame):
         self.seen_netns = seen_netns
 
     def __getattr__(self, name: str) -> Any:
-        # A slot is empty until what it holds is wanted.
+        # Python calls this for a slot that is still empty: fill it at its first use.
         if name == "arrived_ns":
             self.arrived_ns = self.accepted_ns
             started = self.text(_STARTED)
             if started:
-                # The launcher began before it was accepted: GC spares leases younger than its
-                # start.
+                # The launcher started before its connection was accepted, and GC must spare the
+                # leases that are younger than its start.
                 self.arrived_ns = min(self.accepted_ns, time.time_ns() - age_ns(started))
         elif name in ("seen_netns", "variables"):
             variables = protocol.read_variables(self.frame[protocol.REQUEST.size : self.end])
@@ -61,8 +62,8 @@ class Request(Frame):
 class Answer(NamedTuple):
     """What the client prints, and the status with which it exits.
 
-    ``confirm``, if there is one, is called when the answer is written, and returns the answer to
-    write: an error if the addresses are not this node's any more.
+    ``confirm``, if set, is called just before the answer is written, and returns the answer to
+    write instead: an error if this node does not own the addresses any more.
     """
 
     status: int
@@ -71,7 +72,7 @@ class Answer(NamedTuple):
     confirm: Callable[[], Answer] | None = None
 
 
-# The answer of a request that waits for something outside this process: it is handled again later.
+# The answer to a request that waits for something outside this process and is handled again later.
 LATER = Answer(-1, b"", b"")
 
 
@@ -86,13 +87,13 @@ class Observer:
         seconds: float,
         asked: Request | None = None,
     ) -> None:
-        """Note a request that was answered ``seconds`` after it had arrived."""
+        """Receive a request that was answered ``seconds`` after it had arrived."""
 
     def batch(self, size: int, commit_seconds: float) -> None:
-        """Note that a batch of ``size`` requests was committed."""
+        """Receive the commit of a batch of ``size`` requests."""
 
     def swept(self, data_dir: str, network: str, counts: Sequence[int]) -> None:
-        """Note a sweep: how many leases were looked at, released, missing and unknown."""
+        """Receive the counts of a sweep: leases checked, released, missing and unknown."""
 
 
 class Observers(Observer):
@@ -109,16 +110,16 @@ class Observers(Observer):
         seconds: float,
         asked: Request | None = None,
     ) -> None:
-        """Tell each observer of a request."""
+        """Pass a request to each observer."""
         for one in self._observers:
             one.request(verb, status, output, seconds, asked)
 
     def batch(self, size: int, commit_seconds: float) -> None:
-        """Tell each observer of a batch."""
+        """Pass a batch to each observer."""
         for one in self._observers:
             one.batch(size, commit_seconds)
 
     def swept(self, data_dir: str, network: str, counts: Sequence[int]) -> None:
-        """Tell each observer of a sweep."""
+        """Pass a sweep to each observer."""
         for one in self._observers:
             one.swept(data_dir, network, counts)

@@ -20,7 +20,7 @@ def notify(state: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    with channel, suppress(OSError):  # nobody listens: nothing depends on it
+    with channel, suppress(OSError):  # no service manager listens, and nothing depends on it
         channel.sendto(state.encode(), address)
 
 

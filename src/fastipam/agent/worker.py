@@ -1,4 +1,4 @@
-"""A thread for work that would block the loop: searches of /proc, and sweeps for a request."""
+"""A thread for work that would block a lane: searches of /proc, and sweeps for a request."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.agent")
 
-KEPT_S = 1.0  # how long a result serves who asks for the same
+KEPT_S = 1.0  # how long a result is reused for the same question
 
 
 class Worker:
-    """One thread that answers questions. The caller gets None until the answer is there.
+    """One thread that answers questions. A caller gets None until the answer is there.
 
-    ``wake`` is called, by the thread, after each answer. An answer is kept for a second, so those
-    who ask meanwhile share it, and a question is asked at most once a second. An exception of a
-    question is raised in each of its callers.
+    The thread calls ``wake`` after each answer. An answer is kept for a second and shared by all
+    callers with the same question, so the same work is done at most once a second. An exception is
+    kept like an answer, and raised in each of these callers.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Worker:
             self.wake()
 
     def stop(self) -> None:
-        """End the thread after what it does now."""
+        """End the thread after its current work, for which this waits up to 5 s."""
         if self._thread is not None:
             self._questions.put(None)
             self._thread.join(5.0)
