@@ -1,11 +1,12 @@
 """Answer the requests of the agent's page: numbers, picture, an address, the last events.
 
-Every answer is read from the stores when it is asked for, in O(networks). The picture is O(pages)
-and is drawn at most once a second for each network. A client that has the picture of a store that
-has not changed gets "not modified", for which only the number of its last transaction is read.
+Every answer is read from the stores at the time of the request, in O(networks). The picture is
+O(pages) and is drawn at most once a second for each network. While a store does not change, a
+client that has its picture gets "not modified", which costs a read of the number of the store's
+last transaction.
 
-A private page contains no name of a pod, a container or a namespace, and no text of an error, which
-may contain one.
+A private page contains no name of a pod, a container or a namespace, and no text of an error, since
+that may contain such a name.
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ _KINDS = {
 }
 _DRAW_AGAIN_S = 1.0
 _EVENTS = 30
-_CONTAINER = 24  # characters of a container id
-_DIGITS = 6  # of the number of a range set
-_BLOCKS = 256  # blocks of a network that are listed
-_PICTURES = 8  # kept in memory; each has a few megabytes at most
+_CONTAINER = 24  # characters of a container id that are shown
+_DIGITS = 6  # the number of a range set in a query has fewer digits
+_BLOCKS = 256  # blocks of a network that are listed at most
+_PICTURES = 8  # that are kept in memory; a picture has a few megabytes at most
 
 
 class _Drawn(NamedTuple):
-    """A picture as it was last drawn."""
+    """The last picture drawn of a network. ``tag`` names the store and its transaction."""
 
     tag: str
     at: float
@@ -66,7 +67,7 @@ class _Drawn(NamedTuple):
 
 
 class Page:
-    """The routes of the page; without names of pods, containers and namespaces if ``private``."""
+    """The routes of the page. A ``private`` page has no names of pods, containers, namespaces."""
 
     def __init__(
         self, watch: Watch, keepers: Callable[[], Sequence[Kept]] = tuple, *, private: bool
@@ -88,7 +89,7 @@ class Page:
 
     @property
     def routes(self) -> Mapping[str, Route]:
-        """Return the route of each path."""
+        """The route of each path."""
         return {
             "/": Route(self._page),
             "/api/status": Route(self._status),
@@ -185,7 +186,7 @@ class Page:
         return Response(200, body, JSON, tag_of(body))
 
     def _page(self, _: Asked) -> Response:
-        """Return the page as it is without JavaScript."""
+        """Return the page, with the numbers in tables for browsers without JavaScript."""
         numbers = self._numbers()
         text = self._index.fill(numbers, self._recent(numbers["networks"]))
         return Response(200, text.encode(), "text/html; charset=utf-8")
@@ -193,7 +194,7 @@ class Page:
     # The picture ----------------------------------------------------------------------------
 
     def _picture(self, asked: Asked) -> Response:
-        """Return a picture: the length of a JSON header in 4 bytes, the header, the cells."""
+        """Return a picture: 4 bytes with the length of a JSON header, the header, the cells."""
         data_dir, network = _field(asked, "data_dir"), _field(asked, "network")
         key = data_dir, network
         with _snapshot(data_dir) as txn:
@@ -245,7 +246,7 @@ class Page:
     # One address ----------------------------------------------------------------------------
 
     def _address(self, asked: Asked) -> Response:
-        """Return who has an address, and since when."""
+        """Return the state of an address, its pod, and since when the pod has it."""
         data_dir, network = _field(asked, "data_dir"), _field(asked, "network")
         text = _field(asked, "address")
         try:
@@ -289,7 +290,7 @@ class Page:
     # Search ---------------------------------------------------------------------------------
 
     def _search(self, asked: Asked) -> Response:
-        """Return who has an address, or the addresses of a pod or container."""
+        """Return the owner of an address, or the addresses of a pod or container."""
         query = _field(asked, "q")
         if self._private:
             raise ConfigError("names are withheld: --http-private", field="q", value=query)
@@ -303,7 +304,10 @@ class Page:
         return _json(self._last_events(data_dir, network, _EVENTS))
 
     def _recent(self, networks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the last events of all networks, newest first; a few of each if there are many."""
+        """Return the last events of all networks, newest first.
+
+        With many networks each one contributes only a few events.
+        """
         each = max(2, _EVENTS // max(1, len(networks)))
         found: list[dict[str, Any]] = []
         for one in networks[:_EVENTS]:
@@ -331,7 +335,7 @@ class Page:
 
 
 def _pools(settings: Settings) -> list[dict[str, Any]]:
-    """Return the pools from which a node's blocks are: of etcd they have no names."""
+    """Return the pools that a node's blocks come from. Pools have no names with etcd."""
     if settings.pools:
         return [
             {"name": one.name, "cidr": one.cidr, "block_length": one.block_length}
@@ -355,7 +359,7 @@ def _pod(event: Event) -> str:
 
 @contextmanager
 def _snapshot(data_dir: str) -> Iterator[Snapshot]:
-    """Yield a read transaction of an open store. Raises ConfigError when it is not open."""
+    """Yield a read transaction of an open store. Raises ConfigError when the store is not open."""
     store = next((one for one in open_stores.all_open() if one.path == data_dir), None)
     if store is None:
         raise _unknown("data_dir", data_dir)

@@ -1,7 +1,7 @@
 """Accept HTTP connections and read the heads of their requests, in one thread for all of them.
 
-A connection whose request has not arrived uses no thread. Their number is limited: for a new one
-the oldest is closed, of the same client address first.
+A connection uses no thread until its request has arrived. The number of these silent connections is
+limited, in all and for each client address: the oldest is closed to make room for a new one.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MOST_SILENT = 128  # connections whose request has not arrived
+MOST_SILENT = 128  # connections whose request has not arrived yet
 MOST_SILENT_OF_AN_ADDRESS = 32
 _LARGEST_HEAD = 1 << 17  # bytes; the handler refuses a line above 64 KiB, and more than 100 lines
 _CHUNK = 1 << 16
-_ACCEPT_AGAIN_S = 0.1  # after accept failed, because there was no descriptor for example
+_ACCEPT_AGAIN_S = 0.1  # before a retry when accept has failed, for example without descriptors
 
 
 class Connection(NamedTuple):
-    """A connection: its address, the received bytes, and the deadline for the rest."""
+    """A connection: its address, the deadline for its head, and the bytes received so far."""
 
     socket: socket.socket
     address: Any
@@ -33,14 +33,15 @@ class Connection(NamedTuple):
 
     @property
     def host(self) -> str:
-        """Return the address without its port."""
+        """The client's address without its port."""
         return str(self.address[0])
 
 
 class Heads:
-    """The thread's work: :meth:`run` hands each request to ``serve`` when its head is there.
+    """Reads the heads of requests: :meth:`run` hands each connection with a head to ``serve``.
 
-    ``serve`` gets the connection in blocking mode. ``seconds`` returns how long a head may take.
+    ``serve`` gets the connection in blocking mode. ``seconds`` returns how long a client may take
+    to send a head.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Heads:
         self._selector.register(listener, selectors.EVENT_READ)
 
     def run(self) -> None:
-        """Serve until :meth:`stop`."""
+        """Accept connections and read heads until :meth:`stop`."""
         while not self._stopped:
             for key, _ in self._selector.select(self._timeout()):
                 if key.fileobj is self._listener:
@@ -83,13 +84,13 @@ class Heads:
         self._wake_write.close()
 
     def stop(self) -> None:
-        """Make :meth:`run` end, which runs in another thread; close the idle connections."""
+        """Make :meth:`run`, in its thread, close the silent connections and return."""
         self._stopped = True
         with suppress(OSError):
             self._wake_write.send(b".")
 
     def _timeout(self) -> float | None:
-        """Return the seconds until there is something to do; an idle thread sleeps for ever."""
+        """Return the seconds until the next deadline, or None when there is none."""
         due = [first.until for first in self._silent.values()][:1]
         if self._accept_at:
             due.append(self._accept_at)
@@ -100,7 +101,7 @@ class Heads:
             accepted, address = self._listener.accept()
         except BlockingIOError:
             return
-        except OSError:  # select would report the connection at once again
+        except OSError:  # pause: select would report the waiting connection again at once
             self._selector.unregister(self._listener)
             self._accept_at = time.monotonic() + _ACCEPT_AGAIN_S
             return
@@ -126,7 +127,7 @@ class Heads:
             return
         head = connection.head
         head += data
-        if not head:  # it was closed without a word
+        if not head:  # the client closed the connection without sending anything
             self._close(connection)
         elif not data or _is_complete(head) or len(head) > _LARGEST_HEAD:
             self._forget(connection)

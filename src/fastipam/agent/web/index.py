@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _ENTRY = "app.js"
-LOW_PERCENT = 90  # a range set that is so full is nearly full; see page/alarm.js
-# The headings of the tables, as page/index.html has them.
+LOW_PERCENT = 90  # a range set used to this share is nearly full; page/alarm.js has it too
+# The headings of the tables, the same as in page/index.html.
 _SETS = (
     "Network", "Ranges", "Size", "Assigned", "Cooling", "Reserved", "Free", "Used", "Full in",
     "Longest free run",
@@ -27,11 +27,11 @@ _EVENTS = ("Time", "Event", "Network", "Address", "Pod", "Container")
 
 
 class Index:
-    """The template page/index.html; ``scripts`` are the JavaScript modules of the page."""
+    """The template page/index.html. ``scripts`` are the JavaScript modules of the page."""
 
     def __init__(self, text: str, scripts: Iterable[str]) -> None:
         self._template = Template(text)
-        # Listed: otherwise a browser loads each module only after the one that imports it.
+        # List the modules: otherwise a browser loads each one only after the one that imports it.
         self._modules = "\n".join(
             f'<link rel="modulepreload" href="/page/{name}">'
             for name in sorted(scripts)
@@ -73,7 +73,7 @@ def _rows(
 ) -> str:
     """Return the rows of a table, their cells escaped, or one row with ``nothing``.
 
-    Each cell has its heading, for narrow screens; ``classes`` are those of the rows.
+    Each cell carries its heading, for narrow screens. ``classes`` has the CSS class of each row.
     """
     lines = []
     for at, row in enumerate(rows):
@@ -94,7 +94,7 @@ def _level(each: Mapping[str, Any]) -> str:
 
 
 def _alarm(networks: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Return the level of the fullest range set, and a text that names the urgent ones."""
+    """Return the level of the fullest range set, and a text that names the urgent sets."""
     texts = []
     worst = ""
     for level, words in (("full", "full"), ("low", "nearly full")):
@@ -132,7 +132,7 @@ def _range_set(network: str, each: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _health(agent: Mapping[str, Any], health: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield (name, value, class) of the numbers of the agent."""
+    """Yield (name, value, CSS class) for each number of the agent."""
     yield "Requests, last minute", f"{health['requests_per_s']:.3g} /s", ""
     yield "Requests in all", f"{agent['requests']:,}", ""
     for name, key in (

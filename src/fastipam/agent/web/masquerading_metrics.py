@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Masquerading:
-    """Whether the rules are set."""
+    """The collector of the masquerading metrics."""
 
     def __init__(self, status: Callable[[], Status | None]) -> None:
         self._status = status

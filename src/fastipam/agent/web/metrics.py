@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from fastipam.cluster.routing.setting import Status
     from fastipam.cni.conflists import Standing
 
-    # Data directory, network, and the keeper of its blocks.
+    # Data directory, network, and the keeper of the network's blocks.
     Kept = tuple[str, str, Keeper]
-    # Path of a network configuration that the agent writes, and how it stands.
+    # Path of the network configuration that the agent writes, and a function returning its state.
     Conflist = tuple[str, Callable[[], Standing]]
 
 _VERBS = frozenset(("ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"))
@@ -43,7 +43,7 @@ _LATENCIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.
 _COMMITS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _NETWORK = ["data_dir", "network"]
-_POOL = [*_NETWORK, "pool"]  # of a number that is the same for each network of a pool
+_POOL = [*_NETWORK, "pool"]  # labels of a number that is the same for each network of a pool
 _SET = [*_NETWORK, "family", "range_set"]  # the set's number in the configuration, from 0
 _CLUSTER_COUNTERS = {
     "claims": "Blocks claimed.",
@@ -65,7 +65,7 @@ class _Registry(CollectorRegistry):
 
 
 class Metrics(Observer):
-    """Counts requests and commits, and reads what the stores hold at each scrape."""
+    """Counts requests and commits, and reads the counters of the stores at each scrape."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Metrics(Observer):
         seconds: float,
         asked: Request | None = None,  # noqa: ARG002
     ) -> None:
-        """Count a request by its verb and the code of its error object, 0 without one."""
+        """Count a request by its verb and the code of its error object, or 0 without an error."""
         verb = verb if verb in _VERBS else "other"
         code = error_of(output)[0] if status else 0
         self._requests.labels(verb, str(code)).inc()
@@ -126,7 +126,7 @@ class Metrics(Observer):
 
     @property
     def route(self) -> Route:
-        """Return the route that answers a scrape."""
+        """The route that answers a scrape."""
         return Route(self._answer, open=True)
 
     def _answer(self, asked: Asked) -> Response:
@@ -135,7 +135,7 @@ class Metrics(Observer):
 
 
 class _Networks:
-    """The counts of every network and store."""
+    """The collector of the counts of every network and store."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -232,7 +232,7 @@ def _stores() -> Iterator[Metric]:
 
 
 class _Clusters:
-    """A node's share of each cluster. O(networks in cluster mode)."""
+    """The collector of a node's counters in each cluster. O(networks in cluster mode)."""
 
     def __init__(self, keepers: Callable[[], Sequence[Kept]]) -> None:
         self._keepers = keepers
@@ -255,7 +255,7 @@ class _Clusters:
 
 
 class _Written:
-    """The network configuration that the agent writes. O(1)."""
+    """The collector for the network configuration that the agent writes. O(1)."""
 
     def __init__(self, conflist: Conflist | None) -> None:
         self._conflist = conflist

@@ -1,6 +1,6 @@
-"""Measure how the agent serves: requests a second, latencies, commits, sweeps, the last error.
+"""Measure how the agent serves: requests per second, latencies, commits, sweeps, the last error.
 
-The memory is bounded, and a request costs two appends under a lock.
+The memory is bounded. A request costs one append under a lock, and so does a commit.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 RECENT_S = 60.0
-_KEPT = 4096  # requests and commits; the numbers are of the last of them
-_LONGEST = 300  # characters of an error
+_KEPT = 4096  # requests, and commits, from which the numbers are computed: the newest ones
+_LONGEST = 300  # characters of an error that are kept
 _COUNTED = ("looked", "released", "missing", "unknown")
 
 
 class Sweep(NamedTuple):
-    """What the last sweep of a network did, in leases."""
+    """The last sweep of a network: its time, and how many leases had each result."""
 
     at: float
     looked: int
@@ -48,17 +48,17 @@ class Pulse(logging.Handler):
         self._error: tuple[float, str, str] | None = None
 
     def request(self, seconds: float) -> None:
-        """Note a request and the seconds until its answer."""
+        """Record a request by the seconds until its answer."""
         with self._guard:
             self._requests.append((self._monotonic(), seconds))
 
     def commit(self, seconds: float) -> None:
-        """Note a commit and the seconds that it took."""
+        """Record a commit by the seconds that it took."""
         with self._guard:
             self._commits.append((self._monotonic(), seconds))
 
     def swept(self, key: tuple[str, str], counts: Sequence[int]) -> None:
-        """Note the sweep of a network: leases looked at, released, missing and unknown."""
+        """Record the sweep of a network: leases checked, released, missing and unknown."""
         with self._guard:
             self._sweeps[key] = Sweep(self._clock(), *counts)
 
@@ -69,7 +69,7 @@ class Pulse(logging.Handler):
             self._error = self._clock(), record.levelname.lower(), text
 
     def report(self, *, private: bool) -> dict[str, Any]:
-        """Return the numbers for the page, None where there is none. O(requests that are kept)."""
+        """Return the numbers for the page, with None for unknown ones. O(kept requests)."""
         now = self._monotonic()
         with self._guard:
             requests, commits = list(self._requests), list(self._commits)
@@ -90,11 +90,11 @@ class Pulse(logging.Handler):
 
 
 def _rate(requests: Sequence[tuple[float, float]], now: float) -> float:
-    """Return the requests a second, of the last minute or as far back as they are kept."""
+    """Return the requests per second over the last minute, or over what the kept ones cover."""
     recent = [at for at, _ in requests if now - at <= RECENT_S]
     if not recent:
         return 0.0
-    # All that are kept are of the last minute: then they cover less than a minute.
+    # When the deque is full of requests of the last minute, they cover less than a minute.
     covered = now - recent[0] if len(recent) == len(requests) == _KEPT else RECENT_S
     return len(recent) / max(covered, 1e-3)
 
@@ -105,7 +105,7 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
 
 
 def _added(sweeps: Sequence[Sweep]) -> dict[str, Any] | None:
-    """Return the sum over all networks, with the time of the last sweep, or None without one."""
+    """Return the sums over all networks and the time of the last sweep, or None without a sweep."""
     if not sweeps:
         return None
     return {

@@ -1,8 +1,8 @@
 """Read the counters of every network of the stores that this process has open.
 
-A reading of a network of one range set costs one record and one entry of the queue, however many
-leases there are; one of several sets costs what :mod:`fastipam.allocation.counts` says. The longest
-free runs cost a read of every page; samples.py decides when to compute them.
+Reading a network with one range set costs one record and one entry of the cool-down queue, however
+many leases there are. With several sets it costs what :mod:`fastipam.allocation.counts` says. The
+longest free runs need a read of every page; samples.py decides when to compute them.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot
 
-# Pages of 268 million addresses: with more of them the longest free run is not computed.
+# The pages of 268 million addresses: with more pages the longest free run is not computed.
 MOST_PAGES = 65536
 
 
 class Reading(NamedTuple):
-    """A network at one moment. ``assignments`` counts all since the network exists.
+    """The counters of a network at one moment.
 
-    ``sets`` has the range sets of the other configurations, too, when a network is used with
-    several in turn. They are numbered in an order that does not depend on whose turn it is.
+    ``assignments`` counts every assignment since the pool was made. ``change`` is the number of
+    the store's last transaction.
 
-    ``change`` is the number of the store's last transaction.
+    When several configurations of a network are used in turn, ``sets`` has the range sets of all of
+    them, numbered in an order that does not depend on which one was used last.
     """
 
     data_dir: str
@@ -48,27 +49,28 @@ class Reading(NamedTuple):
     sets: list[counts.SetCounts]
     assignments: int
     oldest_cooling_s: float
-    blocks: list[blocks.Owned]  # of the cluster's pool
+    blocks: list[blocks.Owned]  # this node's, in cluster mode
 
     @property
     def key(self) -> tuple[str, str]:
-        """Return what identifies the network in this process."""
+        """The key of the network in this process: data directory and name."""
         return self.data_dir, self.network
 
     @property
     def outside(self) -> int:
-        """The addresses in use that the ranges do not contain (any longer)."""
+        """The number of addresses in use that no range contains, for example after a change."""
         within = sum(one.used for one in self.sets)
         within += sum(one.static["size"] - one.static[FREE] for one in self.sets if one.static)
-        return max(0, self.counts["size"] - self.counts[FREE] - within)  # ranges of two may overlap
+        # Not below 0: ranges of two configurations may overlap, and ``within`` counts them twice.
+        return max(0, self.counts["size"] - self.counts[FREE] - within)
 
 
 def watch_directories(data_dirs: Iterable[str]) -> None:
-    """Open the stores of these directories that are there and not open yet."""
+    """Open the existing stores of these directories, except those that are open already."""
     for data_dir in data_dirs:
-        # Only the thread that serves requests may close and reopen a store that is open.
+        # An open store is left alone: only the thread that serves requests may reopen it.
         if not open_stores.is_open(data_dir):
-            # There may be none, or a damaged one: its requests report that.
+            # The store may be missing or damaged: its requests report that.
             with suppress(FastipamError, OSError):
                 open_stores.get(data_dir, None, create=False)
 
@@ -78,11 +80,12 @@ def read_all() -> list[Reading]:
     found = []
     for store in open_stores.all_open():
         names: list[str] = []
-        with suppress(FastipamError, OSError):  # closed meanwhile: its requests report that
+        with suppress(FastipamError, OSError):  # the store was closed meanwhile
             names = _names(store)
         for name in names:
-            # One network at a time: LMDB reuses no page that a reader may see. The numbers of the
-            # other networks must not vanish, and their alerts with them, when one is damaged.
+            # One transaction for each network, because LMDB reuses no page that an open reader may
+            # see. If one network is damaged, the numbers of the others, on which alerts depend,
+            # must not vanish.
             with suppress(FastipamError, OSError), store.read() as txn:
                 reading = read(txn, name)
                 if reading is not None:
@@ -127,7 +130,7 @@ def read(txn: Snapshot, name: str) -> Reading | None:
 
 
 def _of_pool(txn: Snapshot, name: str) -> tuple[str, str]:
-    """Return the ranges of a network's pool as text, and its name."""
+    """Return the ranges of a network's pool as text, and the pool's name."""
     found = find(txn, keys.encode("network", name))
     return ("", "") if found is None else (found[2], found[3].decode(keys.ENCODING, keys.ERRORS))
 
@@ -142,9 +145,11 @@ def _sets(own: list[counts.SetCounts], others: list[counts.SetCounts]) -> list[c
 
 
 def _oldest(txn: Snapshot, pool_id: int) -> int | None:
-    """Return when the address that has cooled longest was released, or None. O(range sets)."""
-    # The time is on the pool's clock. The queue is in the order of time within each range set,
-    # so the first entry of each set is read.
+    """Return the release time of the address that has cooled longest, or None. O(range sets).
+
+    The time is on the pool's clock.
+    """
+    # The cool-down queue is ordered by range set, then by time: read the first entry of each set.
     prefix = seek = keys.id_prefix(pool_id)
     heads = []
     with Walk(txn, tables.COOLDOWN) as walk:
@@ -154,18 +159,18 @@ def _oldest(txn: Snapshot, pool_id: int) -> int | None:
                 break
             _, index, released, _, _ = keys.read_cooldown_key(key)
             heads.append(released)
-            if index == keys.NO_SET:  # the last queue: of addresses in no set
+            if index == keys.NO_SET:  # the last entries: addresses in no set
                 break
             seek = keys.cooldown_prefix(pool_id, index + 1)
     return min(heads, default=None)
 
 
 def longest_free_runs(txn: Snapshot, name: str) -> dict[str, int] | None:
-    """Return for each range set the most free addresses in a row within one interval. O(pages).
+    """Return the longest run of free addresses for each range set. O(pages).
 
-    The keys are the sets' ranges as text. Of a set that is cut into blocks the intervals are those
-    of this node's active blocks. Return None when the network is not known, or has more than
-    ``MOST_PAGES`` pages.
+    The keys are the sets' ranges as text. A run lies within one interval: a range, or, when the set
+    is cut into blocks, an active block of this node. Return None when the network is not known, or
+    has more than ``MOST_PAGES`` pages.
     """
     found = look_up(txn, name)
     if found is None:
@@ -187,7 +192,7 @@ def longest_free_runs(txn: Snapshot, name: str) -> dict[str, int] | None:
 
 
 def _pages(txn: Snapshot, pool_id: int, family: int) -> dict[int, bytes] | None:
-    """Return the existing pages of level 0, ascending, or None when there are too many."""
+    """Return the stored pages of level 0 by index, ascending, or None if there are too many."""
     prefix = keys.page_key_prefix(pool_id, family, 0)
     found: dict[int, bytes] = {}
     for key, page in tables.PAGES.scan(txn, prefix):
@@ -209,7 +214,7 @@ def _longest(intervals: Iterable[tuple[int, int]], pages: dict[int, bytes]) -> i
             page = pages[number]
             base = number * keys.PAGE_BITS
             start, end = max(low, base), min(high, base + keys.PAGE_BITS - 1)
-            run += start - position  # a page that does not exist is all free
+            run += start - position  # all addresses of a page that is not stored are free
             position = end + 1
             count = end - start + 1
             bits = keys.read_page(page) >> (start - base) & (1 << count) - 1

@@ -1,4 +1,4 @@
-"""Group refused requests by reason: whose they were, how often, and when the last one came."""
+"""Group refused requests by reason, with their number, the last pod and the last time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
     from fastipam.agent.requests import Request
 
-_LONGEST = 300  # characters of a message, and of a hint
-_VERB = 16  # characters of a verb: a client may send any text
-_NAME = 253  # characters of a network's or a pod's name
-# What differs between two refusals for the same reason: ids, addresses, numbers, what is quoted.
+_LONGEST = 300  # characters of a message or a hint that are kept
+_VERB = 16  # characters of a verb that are kept: a client may send any text
+_NAME = 253  # characters of a network's or a pod's name that are kept
+# What may differ between two refusals for the same reason: ids, addresses, numbers, quoted texts.
 _VARYING = re.compile(r"'[^']*'|[0-9a-f]{8,}|[0-9a-f]*:[0-9a-f:]+|\d+(?:[./]\d+)*")
 
 
 class Refusal(NamedTuple):
-    """A request that was answered with an error. ``pod`` is namespace/name, or empty."""
+    """A request that was answered with an error. ``pod`` is namespace/name, or ""."""
 
     at: float
     verb: str
@@ -31,7 +31,7 @@ class Refusal(NamedTuple):
 
 
 def refusal_of(at: float, verb: str, output: bytes, request: Request | None) -> Refusal:
-    """Return the refusal that an error object and its request describe. Raises nothing."""
+    """Return the refusal made of an error object and its request. Raises nothing."""
     code, message, hint = _error_of(output)
     network = pod = ""
     if request is not None:
@@ -42,7 +42,7 @@ def refusal_of(at: float, verb: str, output: bytes, request: Request | None) -> 
 
 
 def grouped(refusals: Iterable[Refusal], *, private: bool) -> list[dict[str, Any]]:
-    """Return the refusals, given oldest first, by reason: the group with the newest first.
+    """Group refusals, given oldest first, by reason, and return the most recent group first.
 
     A group has the message and the pod of its newest refusal; on a private page it has neither.
     """
@@ -65,7 +65,7 @@ def grouped(refusals: Iterable[Refusal], *, private: bool) -> list[dict[str, Any
 
 
 def _error_of(output: bytes) -> tuple[int, str, str]:
-    """Return code, message and details of an answer's error object, -1 and "" when it is none."""
+    """Return code, message and details of an error object, or -1, "" and "" for anything else."""
     try:
         document = json.loads(output)
         message, details = (str(document.get(key) or "") for key in ("msg", "details"))
@@ -78,7 +78,7 @@ def _network_of(configuration: bytes) -> str:
     try:
         name = json.loads(configuration)["name"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return ""  # that may be why it was refused
+        return ""  # the request may have been refused for that reason
     return name if isinstance(name, str) else ""
 
 

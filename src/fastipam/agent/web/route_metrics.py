@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Routes:
-    """The routes that are set, and those that are not."""
+    """The collector of the route metrics."""
 
     def __init__(self, status: Callable[[], Status | None]) -> None:
         self._status = status

@@ -1,8 +1,8 @@
-"""Keep samples of each range set's counts over time, a forecast made from them, and refusals.
+"""Keep samples of each range set's counts over time, for a forecast, and the last refusals.
 
-The memory is bounded, and no timer runs: after a batch, at most every few seconds, a thread wakes
-up and takes a sample. A request for the page or the metrics takes one too. A node without requests
-takes none and needs none: between two samples the counters do not change.
+The memory is bounded, and no timer runs. A thread takes a sample after a batch, at most one every
+``INTERVAL_S``; a request for the page or the metrics takes one too. A node without requests takes
+no samples and needs none, because its counters do not change.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ FINE = 360  # samples of the last hour
 COARSE_S = 300.0
 COARSE = 288  # samples of the last day
 MOST_SERIES = 128  # range sets with samples
-RECENT_S = 900.0  # the samples from which the forecast is made
-LEAST_S = 30.0  # between the first and the last of them: less is no trend
-RUN_AGE_S = 15.0  # a longest free run is not computed again before that
+RECENT_S = 900.0  # the forecast uses the samples of this time
+LEAST_S = 30.0  # the least time that these samples have to cover to show a trend
+RUN_AGE_S = 15.0  # the least age at which a longest free run is computed again
 REFUSALS = 50
 
 
-SAMPLED = ("size", ASSIGNED, COOLING, RESERVED)  # which of a set's counts a sample has
+SAMPLED = ("size", ASSIGNED, COOLING, RESERVED)  # the counts of a range set that a sample has
 
 
 class Sample(NamedTuple):
@@ -68,7 +68,7 @@ class _Series:
 
     def add(self, sample: Sample) -> None:
         if self.fine and sample.at - self.fine[-1].at < INTERVAL_S / 2:
-            # Two readers at once, or a clock that stepped back: keep the newest.
+            # Two readers sampled at once, or the clock stepped back: keep the newest sample.
             self.fine[-1] = sample
         else:
             self.fine.append(sample)
@@ -76,7 +76,7 @@ class _Series:
             self.coarse.append(sample)
 
     def all(self) -> list[Sample]:
-        """Return the samples, oldest first: fine ones where there are any, else coarse ones."""
+        """Return the samples, oldest first: coarse ones up to the first fine one, then the fine."""
         begin = self.fine[0].at if self.fine else math.inf
         return [one for one in self.coarse if one.at < begin] + list(self.fine)
 
@@ -107,13 +107,13 @@ class Watch(Observer):
 
     @property
     def refusals(self) -> list[Refusal]:
-        """Return a copy of the last refusals, oldest first."""
+        """A copy of the last refusals, oldest first."""
         with self._lock:
             return list(self._refusals)
 
     @property
     def codes(self) -> dict[int, int]:
-        """Return the number of refusals by code."""
+        """The number of refusals by code."""
         with self._lock:
             return dict(self._codes)
 
@@ -127,7 +127,7 @@ class Watch(Observer):
         seconds: float,
         asked: Request | None = None,
     ) -> None:
-        """Keep a refusal; count every request."""
+        """Count a request, and keep it if it was refused."""
         self.pulse.request(seconds)
         with self._lock:
             self.requests += 1
@@ -139,11 +139,11 @@ class Watch(Observer):
             self._refusals.append(refusal)
 
     def swept(self, data_dir: str, network: str, counts: Sequence[int]) -> None:
-        """Keep what the last sweep of a network did."""
+        """Keep the counts of the last sweep of a network."""
         self.pulse.swept((data_dir, network), counts)
 
     def batch(self, size: int, commit_seconds: float) -> None:  # noqa: ARG002
-        """Take a sample, if the last one is old enough: counters may have changed."""
+        """Have a sample taken if the last one is old enough, because counters may have changed."""
         self.pulse.commit(commit_seconds)
         if self._monotonic() - self._sampled >= INTERVAL_S:
             self._wanted.set()
@@ -169,7 +169,7 @@ class Watch(Observer):
                 return
             try:
                 self._look()
-            except Exception:  # without the thread the page would show old numbers for ever
+            except Exception:  # if the thread ended, the page would show old numbers for ever
                 log.exception("a sample could not be taken")
 
     def _look(self) -> None:
@@ -191,18 +191,18 @@ class Watch(Observer):
                 del self._runs[key]
             keys = {(*reading.key, one.number) for reading in found for one in reading.sets}
             for each in self._series.keys() - keys:
-                del self._series[each]  # its store is closed; another one may get this path
+                del self._series[each]  # its store is closed, and a new store may get this path
             for reading in found:
                 for one in reading.sets:
                     self._keep(reading.key, one, at)
         return found
 
     def _keep(self, key: tuple[str, str], one: SetCounts, at: float) -> None:
-        """Keep a sample of a range set. Under the lock."""
+        """Keep a sample of a range set. The caller holds the lock."""
         its_key = *key, one.number
         ranges = str(one.range_set)
         series = self._series.get(its_key)
-        if series is None or series.ranges != ranges:  # a set of other ranges begins anew
+        if series is None or series.ranges != ranges:  # the set has other ranges: start anew
             if series is None and len(self._series) >= MOST_SERIES:
                 return
             series = self._series[its_key] = _Series(ranges)
@@ -217,8 +217,8 @@ class Watch(Observer):
     def exhaustion_s(self, key: tuple[str, str], number: int = 0) -> float:
         """Return the seconds until a range set has no address left, at the last 15 minutes' rate.
 
-        Infinite when the use does not grow, or the samples are too few to tell. A cooling address
-        counts as left.
+        Return infinity when the use does not grow, or the samples cover too little time. A cooling
+        address counts as left.
         """
         samples = self.series(key, number)
         if not samples:
@@ -235,7 +235,7 @@ class Watch(Observer):
         return left * seconds / grown
 
     def soonest_s(self, reading: Reading) -> float:
-        """Return the seconds for a network, which is full when its first range set is full."""
+        """Return the seconds until the first of a network's range sets has no address left."""
         return min(
             (self.exhaustion_s(reading.key, one.number) for one in reading.sets), default=math.inf
         )
@@ -243,9 +243,9 @@ class Watch(Observer):
     # The longest free run -------------------------------------------------------------------
 
     def longest_runs(self, reading: Reading) -> dict[str, int]:
-        """Return the longest free run of range sets, by their ranges, as last computed. O(1).
+        """Return the last computed longest free run of each range set, by the set's ranges. O(1).
 
-        When they are out of date the thread computes them again, since that reads every page; the
+        Computing reads every page, so the thread does it when the runs are out of date, and the
         next call returns the new ones. So they are at most one scrape older than the other numbers.
         """
         with self._lock:
@@ -273,7 +273,7 @@ class Watch(Observer):
 
 
 def error_of(output: bytes) -> tuple[int, str]:
-    """Return code and text of an answer's error object, -1 and "" when it is not an error."""
+    """Return code and text of an answer's error object, or -1 and "" for anything else."""
     try:
         document = json.loads(output)
         parts = (str(document.get(key) or "") for key in ("msg", "details"))

@@ -1,8 +1,8 @@
-"""Find who has an address, and which addresses a pod or a container has, for the page's search.
+"""Find the owner of an address, or the addresses of a pod or container, for the page's search.
 
-An address, and a container with a usual interface, are found by an index. A pod, and the beginning
-of a container's id, have none: the packed leases are searched in slices, in between which other
-threads run, and only those that may match are unpacked.
+An address, and a container with a usual interface, are found by an index. There is no index for a
+pod or for the beginning of a container's id: for these the packed leases are searched in slices,
+between which other threads run, and only leases that may match are unpacked.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 MOST = 50  # results
 _INTERFACES = ("eth0", "net1", "net2", "net3")
 _LONGEST = 512  # characters of a query
-_PAUSE_S = 0.001  # between two slices: the thread that serves requests runs meanwhile
+_PAUSE_S = 0.001  # between two slices, so that the thread that serves requests can run
 _CONTAINER = 24  # characters of a container id that are shown
 
 
 def find(query: str) -> dict[str, Any]:
-    """Return the results of a query, at most MOST, and whether there are more.
+    """Return at most MOST results of a query, and whether there are more.
 
-    O(networks) for an address or a container, O(leases) for a pod or a part of an id. Raises
-    ConfigError for a query that is empty or too long.
+    O(networks) for an address or a whole container id, O(leases) for a pod or the beginning of an
+    id. Raises ConfigError for a query that is empty or too long.
     """
     query = query.strip()
     if not query or len(query) > _LONGEST:
@@ -85,7 +85,7 @@ def _of_address(store: Store, name: str, address: tuple[int, int]) -> Iterator[d
 
 
 def _of_owner(store: Store, name: str, query: str) -> Iterator[dict[str, Any]]:
-    """Yield the leases whose pod is the query, or whose container id begins with it."""
+    """Yield the leases whose pod is ``query``, or whose container id begins with ``query``."""
     seen: set[tuple[int, int]] = set()
     with store.read() as txn:
         found = look_up(txn, name)

@@ -1,8 +1,8 @@
 """The agent's HTTP server: it checks requests, finds their route and sends the answers.
 
-It is read-only. Each request has a thread of its own for a few seconds, up to a limit for all and
-one for an address; none of these threads touches the loop that serves the plugin calls. The health
-check has places of its own.
+It is read-only. Each request gets a thread of its own for a few seconds. The number of these
+threads is limited, in all and for each client address, and health checks have a limit of their own.
+None of the threads touches the loop that serves the plugin calls.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.agent")
 
 PLAIN = "text/plain; charset=utf-8"
-MOST_REQUESTS = 32  # that are served at one time, each in a thread
+MOST_REQUESTS = 32  # that are served at the same time, each in a thread
 MOST_OF_AN_ADDRESS = 16
-MOST_HEALTH = 4  # health checks, besides
+MOST_HEALTH = 4  # health checks at the same time, in addition
 HEALTH = "/healthz"
 _HEALTH_S = 2.0
 _MOST_FIELDS = 16  # fields in a URL's query; no route reads more than four
-_COMPRESS_FROM = 600  # bytes; less fits into one packet anyway
-# Script that got into the page could load nothing from another host and send nothing to one, and no
-# other page can frame this one.
+_COMPRESS_FROM = 600  # bytes; a smaller body fits into one packet anyway
+# With this policy a script injected into the page could not load from another host or send to it,
+# and no other page can put this one into a frame.
 _HEADERS = (
     (
         "Content-Security-Policy",
@@ -57,7 +57,7 @@ _HEADERS = (
 
 
 class Asked(NamedTuple):
-    """A request: the fields of its query, its Accept header, and the ETag that the client sent."""
+    """A request: the fields of its query, its Accept header, and the ETag that the client has."""
 
     query: Mapping[str, str]
     accept: str
@@ -65,7 +65,7 @@ class Asked(NamedTuple):
 
 
 class Response(NamedTuple):
-    """An answer. ``tag`` is its ETag: a client that has the same one gets no body."""
+    """An answer. ``tag`` is its ETag: a client that sends the same tag gets no body."""
 
     status: int
     body: bytes
@@ -74,14 +74,14 @@ class Response(NamedTuple):
 
 
 class Route(NamedTuple):
-    """The function for a path; ``open``: any Host header is accepted."""
+    """The function that answers a path. With ``open`` any Host header is accepted."""
 
     answer: Callable[[Asked], Response]
     open: bool = False
 
 
 def serve(address: str, port: int, routes: Mapping[str, Route]) -> Service:
-    """Answer these paths in threads until :meth:`Service.stop`.
+    """Start to answer these paths, in threads, until ``Service.stop`` is called.
 
     Raises ConfigError when the address cannot be used.
     """
@@ -106,7 +106,7 @@ def serve(address: str, port: int, routes: Mapping[str, Route]) -> Service:
 
 
 class Service(NamedTuple):
-    """A server that runs."""
+    """A running server: its port, and the function that stops it."""
 
     port: int
     stop: Callable[[], None]
@@ -143,7 +143,7 @@ def health(agent_address: str | bytes) -> Route:
 
 
 def tag_of(body: bytes) -> str:
-    """Return a tag made of the body, for an answer without a cheaper one."""
+    """Return an ETag computed from the body, for an answer without a cheaper tag."""
     return blake2b(body, digest_size=12).hexdigest()
 
 
@@ -154,18 +154,18 @@ class _Server(ThreadingMixIn, HTTPServer):
 
     def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
         self._lock = threading.Lock()
-        self._places: Counter[str] = Counter()  # taken, by address
+        self._places: Counter[str] = Counter()  # requests being served, by client address or HEALTH
         self.heads: dict[Any, bytes] = {}
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        """Bind as inherited, but without asking a name server for the name of the address."""
+        """Bind like the base class, but do not ask a name server for the name of the address."""
         TCPServer.server_bind(self)
         host, self.server_port = self.socket.getsockname()[:2]
         self.server_name = str(host)
 
     def begin(self, connection: Connection) -> None:
-        """Start a thread for a request whose head is there, or close its connection."""
+        """Start a thread for a request whose head is read, or close it beyond the limits."""
         head = bytes(connection.head)
         place = HEALTH if _is_health(head) else connection.host
         if not self._take(place):
@@ -173,7 +173,7 @@ class _Server(ThreadingMixIn, HTTPServer):
             return
         self.heads[connection.socket] = head
         try:
-            # The place is the thread's then, which gives it back.
+            # From here on the thread has the place, and gives it back.
             super().process_request(connection.socket, (place, *connection.address[1:]))
         except RuntimeError:  # there may be no more threads
             self._give_back(connection.socket, place)
@@ -197,14 +197,14 @@ class _Server(ThreadingMixIn, HTTPServer):
                 del self._places[place]
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve as inherited, then make room for another request."""
+        """Serve like the base class, then give the request's place back."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._give_back(request, client_address[0])
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Log a defect; ignore a client that closed its connection or was silent."""
+        """Log a defect. Ignore OSError: the client closed its connection or was silent."""
         if not isinstance(sys.exception(), OSError):
             log.exception("a request over HTTP failed")
 
@@ -214,7 +214,7 @@ class _Server6(_Server):
 
 
 def _is_health(head: bytes) -> bool:
-    """Return whether a request asks for the health check and nothing else."""
+    """Return whether a request asks for the path of the health check."""
     path = head.partition(b"\n")[0].split()[1:2]
     return path == [HEALTH.encode()]
 
@@ -226,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def setup(self) -> None:
-        """Set up as inherited; what is read has arrived already."""
+        """Set up like the base class, but read the head that has already been received."""
         super().setup()
         self.rfile.close()
         self.rfile = io.BytesIO(self.server.heads[self.request])
@@ -253,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(route, asked)
 
     def _known_tag(self) -> str:
-        """Return the tag of what the client has already."""
+        """Return the ETag of the answer that the client already has, or ""."""
         return self.headers.get("If-None-Match", "").strip().removeprefix("W/").strip('"')
 
     @staticmethod
@@ -275,8 +275,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_our_name(self) -> bool:
         """Return whether the Host header is an IP address or a name of this machine."""
-        # This prevents DNS rebinding: a foreign page whose name resolves first to its own server
-        # and then to 127.0.0.1 could have a browser read the answers.
+        # This check prevents DNS rebinding: otherwise a foreign page whose name resolves first to
+        # its own server and then to 127.0.0.1 could have a browser read the answers.
         try:
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
             if host in ("localhost", socket.gethostname().lower()):
@@ -314,7 +314,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Send what the base class refuses in the same form as every answer."""
+        """Send an error of the base class in the same form as every answer."""
         self.close_connection = True
         if not hasattr(self, "headers"):  # there was no request line
             self.headers = self.MessageClass()
