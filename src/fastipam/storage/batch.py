@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """A ``with`` block in which one :meth:`commit` writes what this thread does to any store.
+    """A ``with`` block whose one :meth:`commit` writes all changes that this thread makes.
 
-    Every call is a part of its store's transaction: one that fails changes nothing, and the others
-    stand. After a failed write, ``failed`` is true, and the batch must not be committed. Without a
-    commit nothing changes.
+    Every call is a part of its store's transaction: a call that fails changes nothing, and the
+    other calls stand. After a failed write, ``failed`` is true, and the batch must not be
+    committed. Without a commit nothing changes.
 
-    A store is looked for once: ``found`` holds it by data directory and durability. ``since_ns`` is
+    Each store is opened once: ``found`` holds it by data directory and durability. ``since_ns`` is
     when the first request came (monotonic nanoseconds): if a thread has waited for the store in
-    vain since then, nobody waits for it once more. ``touched`` are the stores that were asked for
-    since it was last emptied, ``promises`` what was promised since then: to be settled when the
-    answer is written, after the commit.
+    vain since then, the batch does not wait for it again. The caller empties ``touched`` and
+    ``promises`` for each request. ``touched`` are the stores that the request has used,
+    ``promises`` its promises, which are settled when the answer is written, after the commit.
     """
 
     def __init__(self, since_ns: int) -> None:

@@ -1,10 +1,10 @@
-"""Which boot of the node this is, as a process sees it: the kernel's, and the node's own.
+"""Read what identifies a boot of the node: the kernel's boot id, and the node's init process.
 
-The leases of an earlier boot are released, because no container outlives one. So a boot that is
-counted by mistake frees the addresses of running containers. The kernel's boot id alone does not
+The leases of an earlier boot are released, because no container outlives its boot. So a boot that
+is counted by mistake frees the addresses of running containers. The kernel's boot id alone does not
 tell boots apart: a container manager may mount another id over it, and when a node that is itself a
-container starts again, the id stays. ``boot_change`` decides what an unknown view means; it is
-imported only then.
+container starts again, the id stays the same. ``boot_change`` decides whether an unknown pair of
+the two is a new boot; it is imported only then.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import TypeAlias
 
-    # What is read and written of a store to tell its boot, in a write transaction: ``get`` and
-    # ``put`` of the table META, and what returns the values of LEASES.
+    # How a write transaction of a store reads and writes the boot: ``get`` and ``put`` of the
+    # table META, and a function that returns the values of LEASES.
     Get: TypeAlias = Callable[[bytes], bytes | None]
     Put: TypeAlias = Callable[[bytes, bytes], object]
     Access: TypeAlias = tuple[Get, Put, Callable[[], Iterable[bytes]]]
@@ -30,10 +30,10 @@ FIRST_TIME_NS = 0xEFFFFFFA  # PROC_TIME_INIT_INO
 _NANOSECONDS = 10**9
 
 UNCOUNTED = "this boot is not recorded yet"  # a store's ``boot_doubt`` until a commit
-RUNTIME = ":r"  # ends a node in whose pid namespace the runtime starts the plugin
+RUNTIME = ":r"  # suffix of a ``read_node`` text: the runtime starts plugins in that pid namespace
 
-saw_plugin = False  # a process of the plugin was seen in this process's pid namespace
-_offset: tuple[int, int] = (0, 0)  # process id, nanoseconds: of the time namespace
+saw_plugin = False  # whether a plugin process was seen in this process's pid namespace
+_offset: tuple[int, int] = (0, 0)  # process id, offset of its time namespace in nanoseconds
 
 
 def read_boot_id() -> str:
@@ -56,7 +56,7 @@ def read_machine() -> str:
 
 
 def boottime_ns() -> int:
-    """Return the nanoseconds since the kernel began, sleep included.
+    """Return the nanoseconds since the kernel started, including the time it was suspended.
 
     Nobody can set this clock, and it is the same in all time namespaces.
     """
@@ -67,10 +67,10 @@ def boottime_ns() -> int:
 
 
 def time_offset_ns() -> int:
-    """Return what this process's time namespace adds to CLOCK_BOOTTIME."""
+    """Return the nanoseconds that this process's time namespace adds to CLOCK_BOOTTIME."""
     try:
         own = os.stat("/proc/self/ns/time").st_ino
-        # The file has the offsets of the namespace for children: mostly this process's, too.
+        # The file has the offsets for children; they are usually this process's offsets too.
         if own == FIRST_TIME_NS or own != os.stat("/proc/self/ns/time_for_children").st_ino:
             return 0
         with open("/proc/self/timens_offsets") as file:
@@ -86,15 +86,16 @@ def time_offset_ns() -> int:
 def read_node() -> str:
     """Return what identifies the init of this process's pid namespace, or an empty text.
 
-    It is the namespace's inode and, unless that is the kernel's first, when its init started, in
-    clock ticks. The kernel uses inodes again; no two inits of an inode start in one tick.
+    The text is the namespace's inode. Unless that is the kernel's first namespace, the start time
+    of its init follows, in clock ticks: the kernel reuses inodes, but no two inits of namespaces
+    with one inode start in the same tick.
     """
     try:
         inode = os.stat("/proc/self/ns/pid").st_ino
         if inode == FIRST_PID_NS:
             return str(inode)
         if os.readlink("/proc/self") != str(os.getpid()):
-            return ""  # this is another namespace's /proc, and so another one's init
+            return ""  # this /proc is another namespace's: its process 1 is another init
         with open("/proc/1/stat", "rb") as file:
             started = int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
@@ -103,9 +104,10 @@ def read_node() -> str:
 
 
 def runtime_pid_ns(nodes: bytes | None) -> frozenset[int]:
-    """Return this process's pid namespace if a runtime runs in it, by a value of BOOT_NODES_KEY.
+    """Return the inode of this process's pid namespace if a runtime runs in it, else an empty set.
 
-    An earlier namespace with the same inode does not count.
+    ``nodes`` is the value of BOOT_NODES_KEY. An earlier namespace with the same inode does not
+    count.
     """
     own = read_node()
     if own and own + RUNTIME in (nodes or b"").decode("ascii", "replace").split():
@@ -116,7 +118,7 @@ def runtime_pid_ns(nodes: bytes | None) -> frozenset[int]:
 def runs_beside_runtime() -> bool:
     """Return whether this process runs in the runtime's pid namespace, as far as is known.
 
-    A runtime starts the plugin as its own child. The plugin that an agent serves is another
-    process, so an agent has to see one (``boot_change.saw_plugin``).
+    A runtime starts the plugin as its own child. An agent is not that child, so it has to see a
+    plugin process first (``boot_change.see_plugin``).
     """
     return saw_plugin or "CNI_COMMAND" in os.environ

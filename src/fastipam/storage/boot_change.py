@@ -1,16 +1,16 @@
 """Decide whether a view of the boot that a store does not know is a new boot.
 
-A view is the boot id and the node (``boot.read_node``). It is a new boot
+A view is the pair of boot id and node (``boot.read_node``). It is a new boot
 
-* when the id is the kernel's own, the store has never seen it, and the kernel began at another time
-  than it did at the last boot;
-* when the id is new and the kernel's clock is behind what was noted at the last boot;
-* when the node is itself a container, another init runs in the runtime's pid namespace than before,
-  and no lease leads to a living namespace.
+* when the id is the kernel's own, the store has never seen it, and the kernel did not start at the
+  time that is recorded for the last boot;
+* when the id is new and the kernel's clock is behind the value recorded at the last boot;
+* when the node is itself a container, another init than before runs in the runtime's pid namespace,
+  and no path in a lease leads to that lease's network namespace.
 
-It is none when the kernel is the same and the store is used outside of containers as well, for then
-the view is one from inside of a container. What cannot be told is no new boot: the leases are kept,
-``boot_doubt`` says why, and each transaction looks again.
+It is not a new boot when the kernel is the same and the store is also used outside of containers,
+because then the view is one from inside a container. A view that cannot be decided is not counted
+as a new boot: the leases are kept, ``boot_doubt`` says why, and each transaction decides again.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from fastipam.storage.transaction import Transaction
 
 FIRST = str(boot.FIRST_PID_NS)
-_BEGAN = Struct(">QQ")  # when the kernel began (wall clock), CLOCK_BOOTTIME at the last count
+# The kernel's start by the wall clock, and CLOCK_BOOTTIME when the last boot was counted.
+_BEGAN = Struct(">QQ")
 _MOST_IDS, _MOST_NODES = 32, 64
-# How far two readings of one kernel's start may be apart: the wall clock is adjusted all the time.
+# How far two readings of one kernel's start may differ: the wall clock is adjusted all the time.
 _SAME_START_NS = 2 * 10**9
-_ROUNDED_TICKS = 2  # an init's start is rounded, in another time namespace in another way
+_ROUNDED_TICKS = 2  # an init's start time is rounded differently in each time namespace
 
 COVERED = f"another boot id is mounted over {boot.BOOT_ID} here, which may hide a reboot"
 OUTSIDE = "this process runs outside of the container that is the store's node"
@@ -48,10 +49,11 @@ UNKNOWN_NODE = (
 
 
 def see_plugin(pid: int) -> bool:
-    """Note that this process runs where the runtime does, if the plugin process ``pid`` shows it.
+    """Set ``boot.saw_plugin`` if the plugin process ``pid`` runs in this process's pid namespace.
 
-    Return whether that was news. ``NSpid`` lists the process's numbers from this /proc's pid
-    namespace to its own: one number means that they are the same. It needs no right to trace.
+    Return whether it was set now. ``NSpid`` lists the ids of the plugin process from the pid
+    namespace of this /proc down to its own: a single id means that both are the same namespace.
+    Reading it needs no permission to trace the process.
     """
     if boot.saw_plugin or not pid:
         return False
@@ -67,7 +69,7 @@ def see_plugin(pid: int) -> bool:
 
 
 class _Known:
-    """What the store knows of its boots."""
+    """The records of a store about its boots."""
 
     def __init__(self, get: Get) -> None:
         def text(key: bytes) -> str:
@@ -97,16 +99,17 @@ def note(store: Environment, view: tuple[str, str], access: Access, *, may_count
     store.boot = known.number + new
     store.boot_doubt = doubt
     if not may_count:
-        # Who only reads sees that the leases are of an earlier boot, and leaves them to others.
+        # A process that only reads treats the leases as an earlier boot's, but records nothing.
         store.boot_doubt = doubt or (boot.UNCOUNTED if new else "")
     elif not doubt and _write(known, view, access, new=new, injected=injected):
         store.boot_doubt = boot.UNCOUNTED  # until the transaction has committed
 
 
 def settle(txn: Transaction) -> None:
-    """Look again at a boot that was in doubt, at the begin of a write transaction.
+    """Decide again whether a view in doubt is a new boot, when a write transaction begins.
 
-    What is written now may be rolled back. So the doubt lasts until a later transaction finds it.
+    This transaction may be rolled back. So the doubt lasts until a later transaction reads what
+    this one has written.
     """
     store = txn.store
     access: Access = (
@@ -122,7 +125,7 @@ def settle(txn: Transaction) -> None:
 def _judge(
     known: _Known, boot_id: str, node: str, leases: Callable[[], Iterable[bytes]]
 ) -> tuple[bool, str]:
-    """Return whether it is a new boot, and why that cannot be told."""
+    """Return whether it is a new boot, and why that cannot be decided; "" when it can."""
     if known.boot_id != boot_id and boot_id not in known.ids:
         now_ns = boot.boottime_ns()
         if known.began_ns and now_ns < known.clock_ns and _has_first_clock():
@@ -135,12 +138,12 @@ def _judge(
                 return False, COVERED
     new, doubt = _judge_node(known, node)
     if new and any(_leads_to_its_namespace(raw, known.number) for raw in leases()):
-        new = False  # its containers live: what has started again is not the node
+        new = False  # its containers still run: the node has not started again
     return new, doubt
 
 
 def _judge_node(known: _Known, node: str) -> tuple[bool, str]:
-    """Do the same, on a kernel that has not started again."""
+    """Return the same as :func:`_judge`, for a kernel that has not started again."""
     nodes = [one.removesuffix(boot.RUNTIME) for one in known.nodes]
     if not nodes or not node or node in nodes or FIRST in nodes:
         return False, ""
@@ -153,7 +156,8 @@ def _judge_node(known: _Known, node: str) -> tuple[bool, str]:
             if abs(int(before) - int(started)) <= _ROUNDED_TICKS:
                 return False, ""
             if one.endswith(boot.RUNTIME):
-                # Another namespace has its inode: the runtime's has ended, and all that ran in it.
+                # Another namespace has this inode now. So the runtime's namespace has ended, and
+                # with it all its processes.
                 return True, ""
     if boot.runs_beside_runtime():
         return any(one.endswith(boot.RUNTIME) for one in known.nodes), ""
@@ -179,7 +183,7 @@ def _is_covered() -> bool:
 
 
 def _leads_to_its_namespace(raw: bytes, number: int) -> bool:
-    """Return whether the path of a packed lease of this boot leads to the very namespace."""
+    """Return whether the path in a packed lease of boot ``number`` leads to its own namespace."""
     try:
         record = Record.read(raw)
         if (record.state, record.boot) != (ASSIGNED, number) or not record.born_ns:
@@ -193,7 +197,7 @@ def _leads_to_its_namespace(raw: bytes, number: int) -> bool:
 def _write(
     known: _Known, view: tuple[str, str], access: Access, *, new: bool, injected: bool
 ) -> bool:
-    """Write the view, as one of the boot that is known or as that of a new one.
+    """Record the view, as another view of the last boot or as the first view of a new one.
 
     Return whether anything had to be written.
     """
@@ -211,7 +215,7 @@ def _write(
     if number == 1 and new:
         changes[tables.SWEPT_KEY] = number.to_bytes(4, "big")
     if new or (not known.began_ns and not injected):
-        # A test's boot says nothing of the kernel.
+        # An injected boot id (of a test) says nothing about the kernel.
         now_ns = boot.boottime_ns()
         began = (0, 0) if injected else (max(0, time.time_ns() - now_ns), max(0, now_ns))
         changes[tables.BOOT_BEGAN_KEY] = _BEGAN.pack(*began)

@@ -21,14 +21,14 @@ from fastipam.storage.tables import (
 def create(path: str, durability: str, map_size: int) -> None:
     """Make a data file under another name, and rename it when it is whole and on disk.
 
-    LMDB begins a file with two writes in no order. A power cut between them, or within one, would
-    leave a file that is neither a store nor empty. The caller of an ADD must find its store again,
-    so the directory entries that lead to a durable store are synced too.
+    LMDB begins a file with two writes in no particular order. A power cut between them, or within
+    one, would leave a file that is neither a store nor empty. A durable store must also be found
+    again after a power cut, so the directory entries that lead to it are synced too.
     """
     durable = durability == DURABLE
     temporary = os.path.join(path, NEW_FILE)
     if os.path.lexists(temporary):
-        os.unlink(temporary)  # of a process that was killed
+        os.unlink(temporary)  # left by a process that was killed
     try:
         make_file(temporary)
         with (

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 MAKER_LOCK_FILE = "turn.lock"  # the name on disk, which every version has to share
-_INODE_BYTES = 32  # in which the maker's lock has the inode of the data file, before its room
-# A release changes 35 pages at most, in trees as deep as those of a million leases, and its
-# successor another 35 before LMDB uses those again that the first has left.
+# ``turn.lock`` begins with the inode of the data file, in so many bytes. The kept room follows.
+_INODE_BYTES = 32
+# A release changes at most 35 pages, in trees as deep as those of a million leases. The next
+# release changes another 35 before LMDB reuses the pages that the first one has freed.
 ROOM_BYTES = 72 * 4096
 _PLAIN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE = "data.mdb.new"
@@ -43,8 +44,8 @@ def make_files(path: str) -> list[str]:
     """Make the lock files of a new store and return the names of those that were made.
 
     Their mode is 0600 whatever the umask. A file that exists is left as it is. LMDB would make its
-    lock file as one hole and write to it through a memory map: on a full disk that is a SIGBUS and
-    no error. So the blocks of the file are allocated here.
+    lock file as one hole and write to it through a memory map: on a full disk the process would
+    get a SIGBUS instead of an error. So the blocks of the file are allocated here.
     """
     made = []
     for name, size in ((LOCK_FILE, _LOCK_BYTES), (MAKER_LOCK_FILE, 0)):
@@ -58,22 +59,23 @@ def make_files(path: str) -> list[str]:
                 continue
             made.append(name)
         else:
-            # An empty one was made by a process that has not allocated its blocks, or was killed.
+            # It is empty when its maker has not allocated the blocks yet, or was killed before.
             if size and not status.st_size and stat.S_ISREG(status.st_mode):
                 _allocate(os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), size)
     return made
 
 
 def pair_lock_file(path: str) -> None:
-    """Make the lock file of LMDB anew, if it was another data file's. The caller has the lock.
+    """Replace LMDB's lock file if it belongs to another data file.
 
-    A writer of a data file that was replaced may still have the mutex in the lock file, and nobody
-    could say how long. The inode of the data file that the lock file is of is in the maker's lock.
+    The caller holds the writer's lock. A writer of the data file that was replaced may still hold
+    the mutex in the old lock file, for an unknown time. ``turn.lock`` records the inode of the data
+    file that LMDB's lock file belongs to.
     """
     inode = b"%d" % os.stat(os.path.join(path, DATA_FILE)).st_ino
     descriptor = os.open(os.path.join(path, MAKER_LOCK_FILE), _PLAIN)
     try:
-        found = os.pread(descriptor, _INODE_BYTES + 1, 0)  # a byte more: whether it keeps room
+        found = os.pread(descriptor, _INODE_BYTES + 1, 0)  # one byte more, to see if room is kept
         before = found[:_INODE_BYTES].rstrip(b"\0")
         if before != inode:
             if before:
@@ -81,7 +83,7 @@ def pair_lock_file(path: str) -> None:
                 make_files(path)
             try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
                 os.pwrite(descriptor, inode.ljust(_INODE_BYTES, b"\0"), 0)
-            except OSError:  # no room: the next process notes it
+            except OSError:  # the disk is full: the next process writes the inode
                 pass
         if len(found) <= _INODE_BYTES:
             _keep_room(descriptor)
@@ -90,7 +92,7 @@ def pair_lock_file(path: str) -> None:
 
 
 def keep_room(path: str) -> None:
-    """Allocate the room that is kept for releases on a full disk, or what is left of it."""
+    """Allocate the disk space kept for releases on a full disk, or as much of it as is left."""
     descriptor = os.open(os.path.join(path, MAKER_LOCK_FILE), _PLAIN)
     try:
         _keep_room(descriptor)
@@ -108,7 +110,7 @@ def _keep_room(descriptor: int) -> None:
 
 
 def give_room(path: str) -> None:
-    """Give the disk the room that is kept for releases, for one that finds it full."""
+    """Free the disk space kept for releases, so that a release can use it on a full disk."""
     os.truncate(os.path.join(path, MAKER_LOCK_FILE), _INODE_BYTES)
 
 
@@ -142,17 +144,17 @@ def is_new(path: str) -> bool:
 
 
 def lock_path(path: str) -> str:
-    """Return the file that a writer of the store has a lock on, or whoever makes a new store.
+    """Return the path of the file that a writer locks; a process that makes a new store, too.
 
-    It is the data file itself: whatever becomes of the other files, or of the directory, one data
-    file has one writer.
+    For a writer it is the data file itself: whatever becomes of the other files, or of the
+    directory, one data file has one writer.
     """
     return os.path.join(path, MAKER_LOCK_FILE if is_new(path) else DATA_FILE)
 
 
 def is_store_directory(path: str) -> bool:
     """Return whether a directory is the data directory of a store."""
-    # A directory with a copied data file alone is none: its file can be replaced by a backup.
+    # A directory that has only a copy of a data file is not one: a backup may replace that file.
     lock_files = (LOCK_FILE, MAKER_LOCK_FILE)
     return os.path.lexists(os.path.join(path, DATA_FILE)) and any(
         os.path.lexists(os.path.join(path, name)) for name in lock_files
@@ -184,8 +186,8 @@ def sync_names(path: str) -> None:
 def refuse_strangers(path: str) -> None:
     """Raise StoreUnavailable when another user owns, or may write to, the directory or its files.
 
-    Such a user could make a process of ours write to any file of the system, by a link, or kill it,
-    by cutting the file short below its memory map.
+    Such a user could make this process write to any file of the system, through a link, or kill it
+    by truncating the file under its memory map.
     """
     trusted = (0, os.geteuid())
     link = os.lstat(path)
@@ -219,7 +221,7 @@ def refuse_strangers(path: str) -> None:
 
 
 def refuse_truncated(env: lmdb.Environment, path: str) -> None:
-    """Raise StoreCorrupt when the data file was cut short: its use would end in a SIGBUS."""
+    """Raise StoreCorrupt when the data file was cut short: using it would end in a SIGBUS."""
     page_bytes = env.stat()["psize"]
     file = os.path.join(path, DATA_FILE)
     if os.path.getsize(file) // page_bytes > env.info()["last_pgno"]:
@@ -238,7 +240,10 @@ def refuse_truncated(env: lmdb.Environment, path: str) -> None:
 
 
 def path_of(path: str | os.PathLike[str], what: str) -> str:
-    """Return a path as a text. Raises ConfigError for what cannot be one; ``what`` it is to be."""
+    """Return a path as text. Raises ConfigError for a value that cannot be a path.
+
+    ``what`` names in the error what the path should lead to.
+    """
     given: object = path
     text = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
     try:

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 class Environment:
-    """The files of a store that this process has opened, and what this process knows of the store.
+    """The open files of a store, and what this process knows about the store.
 
-    ``clock`` returns wall clock nanoseconds, ``boot_id`` the text that names this boot or "" when
-    this process cannot read it. ``boot`` is the number of this boot in the store. ``unswept`` says
-    that leases of an earlier boot may be left; it is a hint, because each network has its own mark.
-    ``boot_doubt`` says why this may be another boot, or is empty. ``boottime`` returns nanoseconds
-    of a clock that nobody sets. ``local`` has ``transaction``, the one that this thread writes in.
-    ``refused`` is when a thread last waited for another writer in vain (monotonic nanoseconds), and
-    its error.
+    ``clock`` returns wall clock nanoseconds. ``boot_id`` returns the text that names this boot, or
+    "" when this process cannot read it. ``boot`` is the number of this boot in the store.
+    ``unswept`` says that leases of an earlier boot may be left; it is a hint, because each network
+    has its own mark. ``boot_doubt`` says why this may be another boot, or is empty. ``boottime``
+    returns nanoseconds of a clock that cannot be set. ``local.transaction`` is the write
+    transaction of this thread. ``refused`` is when a thread last waited for another writer in vain
+    (monotonic nanoseconds), and the error that it got.
     """
 
     nests = False  # a call in a transaction of the same thread is refused
@@ -51,7 +51,7 @@ class Environment:
         self.boot_id = boot_id
         self.local: Any = _local()
         self.files: OpenFiles | None = None
-        self.has_failed = False  # LMDB has raised an error since a write was last tried
+        self.has_failed = False  # LMDB has raised an error since the last test write
         self._map_size = map_size
         self._closed = False
         self._process = os.getpid()
@@ -81,13 +81,16 @@ class Environment:
 
     def check_readers(self) -> None:
         """Release the slots of dead readers."""
-        # LMDB does not reuse what a reader sees, and notices that a reader was killed only when it
-        # is told to look. Without this the file would grow with every commit, by some 60 KB in a
+        # LMDB does not reuse pages that a reader sees, and it notices a killed reader only when it
+        # is told to check. Without this the file would grow with every commit, by some 60 KB in a
         # busy network.
         self.open_files().env.reader_check()
 
     def may_begin_again(self, error: Exception) -> bool:
-        """Release the reader slots of dead processes after ``error``, if there were no slots."""
+        """Release the reader slots of dead processes if ``error`` says that no slot was free.
+
+        Return whether it says so: then the caller may begin its transaction again.
+    """
         if not isinstance(error, lmdb.ReadersFullError):
             return False
         self.check_readers()
@@ -97,15 +100,17 @@ class Environment:
         """Return the fastipam error for an error of LMDB or of the system."""
         translated = translate(error, self.path, self._map_size)
         if isinstance(error, lmdb.MapResizedError) and self.files is not None:
-            self.files.stale = True  # another process has widened it: the next call opens it anew
+            # Another process has enlarged the memory map: the next call opens the files again.
+            self.files.stale = True
         if isinstance(error, TimeoutError):
             self.refused = time.monotonic_ns(), translated
         return translated
 
     def refuse_who_waited(self, since_ns: int) -> None:
-        """Raise the StoreBusy of a thread that has just waited for another writer without success.
+        """Raise StoreBusy if another thread has waited for a writer in vain since ``since_ns``.
 
-        So a thread that has waited behind it since ``since_ns`` does not begin to wait again.
+        The calling thread has waited behind that thread, so it does not begin to wait again. The
+        error is the one that the other thread got.
         """
         refused = self.refused
         if refused is not None and refused[0] > since_ns and not self.is_writable_at_once:
@@ -130,17 +135,17 @@ class Environment:
     def transaction_is_open(self) -> errors.TransactionOpen:
         """Return the error for a change by a thread that has a transaction open.
 
-        Raises StoreForked in a child, whose thread has its parent's.
+        Raises StoreForked in a forked child, which inherits the open transaction of its parent.
         """
         self.open_files()
         return transaction_is_open(self.path)
 
     def was_closed(self) -> errors.StoreClosed:
-        """Return the error for a call after the store was closed, for all or for its user."""
+        """Return the error for a call after the store was closed, by all users or by this one."""
         return errors.StoreClosed(f"the store {self.path} was closed", path=self.path)
 
     def transaction_is_over(self) -> errors.TransactionOver:
-        """Return the error for a transaction that has ended, or that is another thread's."""
+        """Return the error for a transaction that has ended, or that belongs to another thread."""
         return errors.TransactionOver(
             f"this transaction of the store {self.path} has ended, or belongs to another thread",
             path=self.path,
@@ -148,7 +153,7 @@ class Environment:
         )
 
     def require_schema(self, txn: Reading) -> None:
-        """Raise the error for a store that another version has made anew, or changed, meanwhile."""
+        """Raise an error if another version has created or changed the store meanwhile."""
         schema = tables.META.get(txn, tables.SCHEMA_KEY)
         if int.from_bytes(schema or b"", "big") != tables.SCHEMA:
             raise self.other_schema(schema)
@@ -176,12 +181,15 @@ class Environment:
         raise NotImplementedError
 
     def note_swept(self, txn: Writing) -> None:
-        """Note in the store that no lease of an earlier boot is left. Known after the commit."""
+        """Record in the store that no lease of an earlier boot is left.
+
+        ``unswept`` becomes false after the commit.
+        """
         tables.META.put(txn, tables.SWEPT_KEY, self.boot.to_bytes(4, "big"))
         txn.promises = (*txn.promises, _Swept(self))
 
     def note_unswept(self, txn: Writing) -> None:
-        """Note in the store that leases of an earlier boot may be left."""
+        """Record in the store that leases of an earlier boot may be left."""
         tables.META.delete(txn, tables.SWEPT_KEY)
         self.unswept = True
 
@@ -191,7 +199,7 @@ class Environment:
         return self.files.identity if self.files is not None else (0, 0)
 
     def is_current(self) -> bool:
-        """Return whether the paths still lead to the open files, and not to others or to none."""
+        """Return whether the paths still lead to the files that are open."""
         return self.files is not None and self.files.is_current()
 
     @property
@@ -229,7 +237,7 @@ class Environment:
             self.files.close()
 
     def reopen(self) -> bool:
-        """Undo :meth:`close` if a transaction still has the files open; return whether it had."""
+        """Undo :meth:`close` if a transaction still uses the files; return whether one does."""
         if self.files is None or not self.files.reopen():
             return False
         self._closed = False
@@ -237,11 +245,11 @@ class Environment:
 
 
 class _Swept:
-    """What a store knows when a transaction has committed that no earlier boot's lease is left."""
+    """The promise that clears ``unswept`` when the transaction that recorded it has committed."""
 
     def __init__(self, store: Environment) -> None:
         self._store = store
 
     def settle(self) -> None:
-        """Make the boot known."""
+        """Clear ``unswept``."""
         self._store.unswept = False

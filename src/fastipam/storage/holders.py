@@ -22,7 +22,7 @@ def describe_holders(path: str) -> str:
 
 
 def _find(file: str, inode: int) -> tuple[list[str], bool]:
-    """Return the processes with the lock, and whether some processes could not be looked at."""
+    """Return the processes with the lock, and whether some processes could not be read."""
     found, unseen = [], not os.path.exists(f"/proc/{os.getpid()}")
     for process in filter(str.isdecimal, _names("/proc")):
         try:
@@ -45,7 +45,10 @@ def _names(directory: str) -> list[str]:
 
 
 def _has_lock(process: str, descriptor: str, file: str, inode: int) -> bool:
-    """Return whether "lock: 1: OFDLCK ADVISORY WRITE -1 08:01:42 0 EOF" is said of the file."""
+    """Return whether a descriptor of a process has a lock on the file.
+
+    Its fdinfo then has a line such as "lock: 1: OFDLCK ADVISORY WRITE -1 08:01:42 0 EOF".
+    """
     # The device is not compared: btrfs and overlayfs show another one here than stat does.
     try:
         with open(f"/proc/{process}/fdinfo/{descriptor}") as lines:
@@ -57,7 +60,7 @@ def _has_lock(process: str, descriptor: str, file: str, inode: int) -> bool:
 
 
 def _describe(process: str) -> str:
-    """Return "process 12 (fastipam agent, stopped)"."""
+    """Return a process as text, such as "process 12 (fastipam agent, stopped)"."""
     if process == str(os.getpid()):
         return "another thread of this process, or this thread itself,"
     name, state = "?", ""

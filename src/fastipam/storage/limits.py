@@ -1,7 +1,7 @@
 """Name the limit of this process, or of the system, that a call has reached.
 
-Imported when an error may come from one. It opens no file if none can be opened: a process without
-a free descriptor cannot open one.
+Imported only when an error may come from such a limit. When the limit is that of open files, it
+opens no file itself, because the process has no free descriptor.
 """
 
 from __future__ import annotations

@@ -10,10 +10,11 @@ from fastipam import late_errors as errors
 
 # Address space, not memory: the file grows as it is filled. 64 GiB hold about 200 million leases.
 MAP_SIZE = 64 << 30
-# A writer waits so long for the others. A runtime gives up after a minute or more, and then tries
-# again, so it learns the reason in time.
+# How long a writer waits for other writers. A runtime gives up after a minute or more, so it gets
+# the reason before that.
 PATIENCE_S = 8.0
-MAX_READERS = 1022  # 64 bytes of the lock file each; LMDB's 126 is few for a node's burst
+# Each takes 64 bytes of the lock file. LMDB's default of 126 is too few for a burst of a node.
+MAX_READERS = 1022
 REPLACE_HINT = "restore a backup, or move data.mdb and lock.mdb away to start with an empty store"
 
 _DAMAGED = (
@@ -44,7 +45,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.S
             path=path,
             hint="try again: the next call opens it again",
         )
-    if code in (errno.EIO, errno.EFBIG):  # LMDB calls a write that fell short EIO
+    if code in (errno.EIO, errno.EFBIG):  # LMDB reports a short write as EIO
         from fastipam.storage import limits
 
         met = limits.file_size()
@@ -54,7 +55,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.S
             )
     if code == errno.EIO and is_disk_full(path):
         code = errno.ENOSPC
-    if isinstance(error, TimeoutError):  # of the writers' lock
+    if isinstance(error, TimeoutError):  # from the writers' lock
         from fastipam.storage.holders import describe_holders
 
         holders = describe_holders(str(error.filename))

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 _lock = allocate_lock()
-# How long a call of this process waits for another writer, where that is not what a Store says.
+# How long calls of this process wait for another writer, or None for the default of Store.
 patience_s: float | None = None
 thread: Any = _local()  # ``batch``: the Batch that this thread's requests belong to
 _users: dict[Store, int] = {}
 _openers: dict[str, WriterLock] = {}  # by path
 _refused: dict[str, tuple[int, errors.StoreBusy]] = {}  # by path: when it was last busy, and why
-_kept: dict[str, Store] = {}  # by data directory: the stores that ``get`` is a user of
+_kept: dict[str, Store] = {}  # by data directory: the stores that ``get`` keeps open, as one user
 _closing: list[Store] = []  # stores without users that are not closed yet
 
 
@@ -61,7 +61,8 @@ def _open(
 
         if error.errno not in (errno.ETIMEDOUT, errno.EDEADLK):
             raise
-        # Another thread waits for the writer; or this one, and a signal handler interrupts it.
+        # Another thread is opening the store and waits for a writer; or this thread is, and this
+        # call comes from a signal handler that interrupted it.
         error.filename = lock_path(absolute)
         raise translate(error, absolute) from error
 
@@ -84,7 +85,8 @@ def _open_next(
                 return store
         refused = _refused.get(absolute)
         if refused is not None and refused[0] > since_ns:
-            # Who waited while another thread tried in vain to open it has waited, too.
+            # This thread has waited while another one tried in vain to open the store. That counts
+            # as a wait of its own.
             raise refused[1].with_traceback(None)
         try:
             store = Store(path, durability, since_ns=since_ns, **options)
@@ -98,9 +100,10 @@ def _open_next(
 
 
 def _opener(path: str, patience_s: float) -> WriterLock:
-    """Return the lock of the thread that opens this path.
+    """Return the lock that a thread holds while it opens this path.
 
-    To open a store may mean to wait for its writers. Meanwhile other stores can be had.
+    Each path has its own, because opening may wait for the store's writers, and other stores can be
+    opened meanwhile.
     """
     with _lock:
         lock = _openers.get(path)
@@ -131,7 +134,10 @@ def _find(path: str | os.PathLike[str]) -> Store | None:
 
 
 def close_store(store: Store) -> None:
-    """Remove a user from a store; the last one closes it. A store that nobody counts is closed."""
+    """Remove a user from a store; the last one closes it.
+
+    A store that was not opened by :func:`open_store` or :func:`get` is closed at once.
+    """
     with _lock:
         _close(store)
 
@@ -156,8 +162,8 @@ def _forget() -> None:
     _closing.clear()
     _openers.clear()
     _refused.clear()
-    # py-lmdb refuses to open a file twice in a process, and counts what the parent has opened.
-    # Another process has other names for the files.
+    # py-lmdb refuses to open a file twice in a process, and in a child it still counts the files
+    # that the parent has opened. With the process id in their names they are different files.
     names: Any = _envid.env_keys
     process = os.getpid()
     _envid.env_keys = lambda *path: tuple((process, name) for name in names(*path))
@@ -196,7 +202,7 @@ def _get(data_dir: str, durability: str | None, create: bool, since_ns: int) -> 
     store = _open(path, durability, since_ns, {"create": create})
     with _lock:
         if _kept.get(path) is store:
-            _close(store)  # another thread was faster, and ``get`` is one user of it
+            _close(store)  # another thread was faster, and ``get`` counts as one user
         _kept[path] = store
         return store
 
@@ -208,15 +214,15 @@ def all_open() -> list[Store]:
 
 
 def is_open(data_dir: str) -> bool:
-    """Return whether ``get`` keeps a store of this directory open, be its files there or not."""
+    """Return whether ``get`` keeps a store of this directory open, even if its files are gone."""
     with _lock:
         return os.path.abspath(data_dir) in _kept
 
 
 def waits_for_writer(data_dir: str, patience_s: float) -> bool:
-    """Return whether opening this directory's store would wait longer for a writer.
+    """Return whether opening this directory's store would wait for a writer beyond ``patience_s``.
 
-    A store that is already open here is not opened again.
+    Return False for a store that this process has open, because it is not opened again.
     """
     if is_open(data_dir):
         return False

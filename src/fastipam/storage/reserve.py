@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 class Reserve:
     """A block in which the store may use the space that it keeps for releases.
 
-    LMDB writes new pages before it frees the old ones, so a release in a full store may find none,
-    however many leases it would remove. The room on disk is in the file of the maker's lock. The
-    memory map is made larger than the file by as much. Afterwards both are as they were, and what
-    the release has left free is in the data file. Inside a transaction it is nothing: that has
-    failed as a whole. Raises StoreBusy when another thread goes on reading in the smaller map.
+    LMDB writes new pages before it frees the old ones, so a release in a full store may find no
+    page, however many leases it would remove. The block frees the disk space that is kept in the
+    file ``turn.lock``, and enlarges the memory map by as much. Afterwards it takes both back; the
+    pages that the release has freed stay free in the data file. Inside a transaction the block does
+    nothing, because that transaction has failed as a whole. Raises StoreBusy when another thread
+    goes on reading in the smaller map.
     """
 
     def __init__(self, store: Store) -> None:
@@ -30,7 +31,7 @@ class Reserve:
         try:
             directory.give_room(self._store.path)
         except OSError:
-            return  # there is none
+            return  # there is no file, and so no kept space
         try:
             self._map_size = self._store.widen(directory.ROOM_BYTES)
         except BaseException:
@@ -50,4 +51,4 @@ class Reserve:
         try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
             directory.keep_room(self._store.path)
         except OSError:
-            pass  # the file is gone: whoever opens the store makes it
+            pass  # the file is gone: the next process that opens the store makes it

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 _PROBE = b"probe"
 _RENEWAL_S = 2.0  # a transaction of another thread is over by then, unless it is left open
-_PROBE_BYTES = 32 * 4096  # in a row; an assignment changes four to ten pages
+_PROBE_BYTES = 32 * 4096  # contiguous pages; an assignment changes four to ten
 
 
 class Store(Environment):
@@ -61,11 +61,11 @@ class Store(Environment):
     Opening costs the same whatever the store holds. ``durability`` is "durable" (a change is on
     disk when the call returns), "relaxed" (a killed process loses nothing, a power cut may lose the
     last changes or damage the file), or None: as the store was created, "durable" for a new one.
-    Tests inject ``clock``, ``boottime`` (default: the same, if that is injected) and ``boot_id``.
+    Tests inject ``clock``, ``boot_id`` and ``boottime``, which is an injected ``clock`` by default.
     With ``create=False`` a directory without a store raises FileNotFoundError. A program that only
-    reads opens it with ``count_boot=False``. A call that finds another writer waits for
-    ``patience_s`` seconds and then raises StoreBusy; opening waits since ``since_ns`` (monotonic
-    clock). Raises StoreError, ConfigError (durability).
+    reads opens the store with ``count_boot=False``. A call that finds another writer waits for
+    ``patience_s`` seconds and then raises StoreBusy; when the store is opened, they count from
+    ``since_ns`` (monotonic clock). Raises StoreError, ConfigError (durability).
     """
 
     def __init__(
@@ -121,7 +121,8 @@ class Store(Environment):
         self.durability = self._open_as(durability or DURABLE)
         self.require_durability(durability)
         if self.files is None or self.files.closing:
-            # Sync is a property of the environment: open it again as it was created.
+            # LMDB syncs or not from the moment it opens the files: open them again as they were
+            # created.
             self._open_as(self.durability)
 
     def _open_as(self, durability: str) -> str:
@@ -143,10 +144,11 @@ class Store(Environment):
                     if is_new(self.path):
                         create(self.path, durability, self._map_size)
             lock = WriterLock(os.path.join(self.path, DATA_FILE), self._left_s())
-            with lock:  # once: who opens waits once
+            with lock:  # taken once, so that a process that opens the store waits only once
                 lock.set_patience(self._patience_s)
-                # LMDB reads the last commit when it makes its lock file. A writer that has an
-                # earlier lock file open may be in a commit: wait for it. A later one opens the new.
+                # LMDB reads the last commit when it makes its lock file. A writer that has the
+                # earlier lock file open may be in a commit, so this thread has waited for it. A
+                # later writer opens the new lock file.
                 pair_lock_file(self.path)
                 env = lmdb.open(
                     self.path,
@@ -158,7 +160,7 @@ class Store(Environment):
                     max_readers=MAX_READERS,
                     lib_version=0,
                 )
-                # Of a file that is larger already, the map is larger.
+                # If the file is larger than that already, so is the map.
                 self._map_size = int(env.info()["map_size"])
                 refuse_truncated(env, self.path)
                 # A process that was killed while it read keeps its reader's slot, and LMDB does not
@@ -195,7 +197,8 @@ class Store(Environment):
         since_ns = time.monotonic_ns()
         try:
             return self._renew_since(stale, since_ns)
-        except OSError as error:  # another thread waits for the writer; or this one, interrupted
+        # Another thread waits for the writer; or this thread does, and a signal handler called.
+        except OSError as error:
             error.filename = os.path.join(self.path, DATA_FILE)
             raise self.translate(error) from error
 
@@ -219,7 +222,7 @@ class Store(Environment):
             return self.files
 
     def _wait_for_users(self, stale: OpenFiles) -> None:
-        """Wait until no transaction uses the files, for a call takes a moment. Raises StoreBusy."""
+        """Wait until no transaction uses the files. Raises StoreBusy after ``_RENEWAL_S``."""
         give_up = time.monotonic() + _RENEWAL_S
         while stale.is_in_use:
             if time.monotonic() > give_up:
@@ -247,7 +250,7 @@ class Store(Environment):
             if int.from_bytes(schema or b"", "big") != tables.SCHEMA:
                 raise self.other_schema(schema)
             stored = self._durability(txn.get(tables.DURABILITY_KEY, b"", db=meta))
-            if stored != durability:  # the environment has to be opened in another way
+            if stored != durability:  # the files have to be opened again, with the other sync
                 return stored, ()
             databases = tables.open_all(env.open_db, meta, txn)
             self.note_boot(_access(txn, databases), may_count=self._count_boot)
@@ -258,7 +261,7 @@ class Store(Environment):
         return stored, databases
 
     def note_boot(self, access: boot.Access, *, may_count: bool) -> None:
-        """Set ``boot``: the boots that a store has seen are counted from 1.
+        """Set ``boot`` to the number of this boot. A store counts the boots it has seen from 1.
 
         With ``may_count`` False nothing is written. Raises StoreUnavailable.
         """
@@ -266,7 +269,7 @@ class Store(Environment):
         get = access[0]
         before = (get(tables.BOOT_KEY) or b"").decode("ascii", "replace")
         if before and not boot_id:
-            # A process that cannot read the boot's id must not count a boot.
+            # A process that cannot read the boot id must not count a boot.
             raise errors.StoreUnavailable(
                 f"the store {self.path} is not used: this process cannot read {boot.BOOT_ID}, and "
                 "so cannot tell the leases of this boot from earlier ones",
@@ -286,7 +289,10 @@ class Store(Environment):
         boot_change.note(self, (boot_id, node), access, may_count=may_count)
 
     def runtime_pid_ns(self) -> frozenset[int]:
-        """Return the inode of this process's pid namespace if a runtime is known to run in it."""
+        """Return the inode of this process's pid namespace if a runtime is known to run in it.
+
+        Return an empty set otherwise.
+        """
         with self.read() as txn:
             return boot.runtime_pid_ns(tables.META.get(txn, tables.BOOT_NODES_KEY))
 
@@ -341,7 +347,7 @@ class Store(Environment):
         return (int(env.info()["last_pgno"]) + 1) * int(env.stat()["psize"])
 
     def widen(self, room: int) -> int:
-        """Make the memory map larger than the file by this many bytes, if it is not.
+        """Enlarge the memory map until ``room`` bytes of it are unused.
 
         Return its old size, or 0 if it was large enough. Raises StoreBusy when a transaction of
         this process goes on using the map.
@@ -354,15 +360,15 @@ class Store(Environment):
         return before
 
     def resize(self, map_size: int) -> None:
-        """Open the files with a memory map of this size, or that of the file if it is larger."""
+        """Open the files again with a memory map of this size, or of the file's if it is larger."""
         self._map_size = map_size
         self.renew(self.open_files())
 
     def write(self) -> AbstractContextManager[Transaction]:
         """Return a write transaction. Waits for other writers.
 
-        In a thread whose requests are a batch it belongs to that. When it begins in a thread that
-        has another transaction open, it raises TransactionOpen.
+        In a thread with an open batch it is a part of the batch's transaction. When it begins in a
+        thread that has another transaction open, it raises TransactionOpen.
         """
         whole: Transaction | None = getattr(self.local, "transaction", None)
         if whole is not None and whole.joined:
@@ -370,10 +376,10 @@ class Store(Environment):
         return Transaction(self)
 
     def perform(self, call: Call[Result]) -> Result:
-        """Return what a call returns in a write transaction, after the commit.
+        """Make a call in a write transaction, and return its result after the commit.
 
-        In a durable store it may share the commit with calls of other threads, and one of these may
-        make the call. Waits as :meth:`write` does.
+        In a durable store the call may share the commit with calls of other threads, and another
+        thread may make it. Waits as :meth:`write` does.
         """
         shares = self.durability == DURABLE and Transaction.shares
         return perform(self, Transaction, shares, call)
@@ -387,9 +393,9 @@ class Store(Environment):
         return Snapshot(self)
 
     def copy_to(self, descriptor: int) -> None:
-        """Write one moment's content to a file, compacted. Waits for nobody.
+        """Write a consistent, compacted copy of the store to a file. Waits for nobody.
 
-        Raises StoreError; OSError for an error of the file, whose number is the system's.
+        Raises StoreError; OSError with the system's error number when the file cannot be written.
         """
         with self.read():  # nobody closes the files meanwhile
             try:
@@ -405,7 +411,7 @@ class Store(Environment):
         return os.stat(os.path.join(self.path, DATA_FILE)).st_size
 
     def readers(self) -> list[tuple[int, int]]:
-        """Return (process, commits since the state that it reads) of each read transaction."""
+        """Return (process id, number of commits since the state that it reads) for each reader."""
         env = self.open_files().env
         last = int(env.info()["last_txnid"])
         rows = [line.split() for line in env.readers().splitlines()]
@@ -413,7 +419,7 @@ class Store(Environment):
 
 
 def _access(txn: Any, databases: tuple[lmdb._Database, ...]) -> boot.Access:
-    """Return how the boot is read and written in a transaction of LMDB."""
+    """Return the functions that read and write the boot in a transaction of LMDB."""
     meta, leases = (databases[table.place] for table in (tables.META, tables.LEASES))
     return (
         lambda key: txn.get(key, db=meta),

@@ -1,8 +1,8 @@
-"""The databases of a store: each declared once, each one object.
+"""The databases of a store, each declared once, as an object.
 
-A table is used with a transaction: ``LEASES.get(txn, key)``. It serves a write transaction and a
-snapshot alike; what changes a table needs a write transaction. Keys are compared as bytes, so the
-order of keys is the order of addresses and numbers (``records/keys.py``).
+A table is used with a transaction: ``LEASES.get(txn, key)``. Reading takes a write transaction or a
+snapshot, changing takes a write transaction. Keys are compared as bytes, so the order of keys is
+the order of addresses and numbers (``records/keys.py``).
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
 DURABLE = "durable"
 RELAXED = "relaxed"
-MAX_DATABASES = 32  # room for those of later schemas
-# Entries of a page: reading them takes some milliseconds, and they need a megabyte of memory.
+MAX_DATABASES = 32  # more than there are, for later schemas
+# Entries of a ``Table.page``: reading them takes some milliseconds and a megabyte of memory.
 PAGE = 4096
 # The keys of META; a policy's is made by records.keys.
 SCHEMA_KEY = b"schema"
 DURABILITY_KEY = b"durability"
 BOOT_KEY = b"boot id"
 BOOT_NUMBER_KEY = b"boot number"
-BOOT_IDS_KEY = b"boot ids"  # those that the store has seen, the newest first
+BOOT_IDS_KEY = b"boot ids"  # the boot ids that the store has seen, the newest first
 BOOT_BEGAN_KEY = b"boot began"  # when the kernel of the last counted boot began
 BOOT_NODES_KEY = b"boot nodes"  # the inits (boot.read_node) of this boot, the newest first
-SWEPT_KEY = b"swept"  # the number of the boot whose predecessors' leases are all released
+SWEPT_KEY = b"swept"  # a boot's number: all leases of the boots before it are released
 LAST_NETWORK_KEY = b"last network"
 LAST_POOL_KEY = b"last pool"
 
-# Every named table, in the order in which they are declared. A transaction's ``databases`` have the
-# same order, behind that of MAIN.
+# Every named table, in the order of declaration. A transaction's ``databases`` begin with MAIN's,
+# and have the others in the same order.
 ALL: list[Table] = []
 
 
@@ -67,7 +67,7 @@ class Table:
 
     def get(self, txn: Reading, key: bytes) -> bytes | None:
         """Return the value of a key, or None."""
-        get = txn.get  # apart from the call: an attribute that is no method is found faster so
+        get = txn.get  # not a method but an attribute: it is faster to read it apart from the call
         return get(key, None, txn.databases[self._at])  # type: ignore[no-any-return]
 
     def put(self, txn: Writing, key: bytes, value: bytes) -> None:
@@ -79,8 +79,9 @@ class Table:
         return txn.add_to(self._at, key, value)
 
     def append(self, txn: Any, key: bytes, value: bytes) -> None:
-        """Write a value behind all others: its key is the largest. O(1). Not in a part of a
-        transaction, because it cannot be taken back.
+        """Write a value behind all others: its key has to be the largest. O(1).
+
+        It must not be used in a part of a transaction, because it cannot be taken back.
         """
         txn.put(key, value, True, True, True, txn.databases[self._at])
 
@@ -112,7 +113,8 @@ class Table:
     def scan(self, txn: Reading, prefix: bytes = b"", start: bytes = b"") -> Iterator[Item]:
         """Yield the (key, value) pairs whose key begins with ``prefix``, ascending, from ``start``.
 
-        The table must not change meanwhile: then use ``walk.Walk``. O(1) memory.
+        The table must not change meanwhile; a caller that changes it uses ``walk.Walk``. O(1)
+        memory.
         """
         with txn.txn.cursor(txn.databases[self._at]) as cursor:
             if cursor.set_range(start or prefix):
@@ -144,7 +146,7 @@ class Table:
     def chunks(
         self, txn: Reading, prefix: bytes, start: bytes = b"", *, most: int = 4096
     ) -> Iterator[list[Item]]:
-        """Yield what `scan` yields, in lists of up to ``most``: for those who read millions."""
+        """Yield what `scan` yields, in lists of up to ``most``: for reading millions of entries."""
         with txn.txn.cursor(txn.databases[self._at]) as cursor:
             items = iter(cursor) if cursor.set_range(start or prefix) else iter(())
             while chunk := list(islice(items, most)):
@@ -171,7 +173,8 @@ class Table:
     ) -> tuple[list[Item], bytes | None]:
         """Return the first ``most`` of what `scan` yields, and where the next page starts, or None.
 
-        For those who do something slow with each entry: the transaction can end after each page.
+        For a caller that does something slow with each entry: it can end the transaction after each
+        page.
         """
         with txn.txn.cursor(txn.databases[self._at]) as cursor:
             found = cursor.set_range(start or prefix)
@@ -182,15 +185,15 @@ class Table:
 
 
 def _behind(prefix: bytes) -> bytes:
-    """Return the smallest key that is larger than all that begin with ``prefix``; "": none."""
+    """Return the smallest key that is larger than all keys with ``prefix``, or "" for none."""
     kept = prefix.rstrip(b"\xff")
     return kept[:-1] + bytes((kept[-1] + 1,)) if kept else b""
 
 
-# LMDB's own database. Beside LMDB's entries of the others it has the records that each change of a
-# pool or a network writes (keys.STATE_MARK, keys.LOG_MARK). It must not be cleared.
+# LMDB's main database. It has LMDB's entries for the other databases, and the records that each
+# change of a pool or a network writes (keys.STATE_MARK, keys.LOG_MARK). It must not be cleared.
 MAIN = Table("")
-# Those that fastipam._ledger uses stand first, in the order of its ``PLACES``.
+# The tables that fastipam._ledger uses come first, in the order of its ``PLACES``.
 META = Table("meta")
 NETWORKS = Table("networks")
 POOLS = Table("pools")
@@ -206,6 +209,6 @@ BLOCKS = Table("blocks")
 
 
 def open_all(open_db: Callable[..., Any], meta: Any, txn: Any) -> tuple[Any, ...]:
-    """Return LMDB's handles of all tables, MAIN's first; the argument is the handle of ``META``."""
+    """Return LMDB's handles of all tables, MAIN's first; ``meta`` is the handle of META."""
     others = (open_db(table.name.encode(), txn=txn, create=False) for table in ALL[1:])
     return (open_db(None, txn=txn), meta, *others)

@@ -1,7 +1,8 @@
 """The transactions of a store.
 
 There is one write transaction at a time, of one thread of one process. Calls that share it are
-parts of it: see ``within``. A reader sees one moment and waits for nobody.
+parts of it: see ``within``. A read transaction sees the store as it was when it began, and waits
+for nobody.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Transaction(NativeTransaction):
-    """A write transaction, as ``_ledger.pyx`` has it; ``fastipam.testing`` lets one fail."""
+    """A write transaction: that of ``_ledger.pyx``, in which ``fastipam.testing`` can hook."""
 
     __slots__ = ()
     shares = True  # short calls of several threads may be parts of one transaction

@@ -1,10 +1,10 @@
-"""Read the pages of an LMDB file with plain reads: is one missing, is the file a store?
+"""Check with plain reads whether an LMDB file lacks pages, and whether it is a store.
 
 A file that was cut short lacks pages that it uses. LMDB does not check this: reading such a page
-through its memory map ends the process with SIGBUS. That a file ends early proves nothing, because
-LMDB does not write a page that is freed in the transaction that made it. So the pages in use are
-read, from the roots down. ``directory.py`` does that only when the file ends early, which is
-nearly never.
+through its memory map ends the process with SIGBUS. A file that ends early may still be complete,
+because LMDB does not write a page that is freed in the transaction that made it. So the pages in
+use are read, from the roots down. ``directory.py`` does that only when the file ends early, which
+is nearly never.
 
 The layout is that of ``struct MDB_meta``, ``MDB_page``, ``MDB_node`` and ``MDB_db`` in LMDB's
 mdb.c, data format 1, 64 bits, little-endian.
@@ -64,7 +64,10 @@ class _File:
                 yield page[at + _NODE.size : at + _NODE.size + key_bytes]
 
     def walk(self, database: bytes, *, into_leaves: bool) -> None:
-        """Check that a database's pages exist, with ``into_leaves`` also those its leaves name."""
+        """Check that a database's pages exist.
+
+        With ``into_leaves``, check also the pages that its leaves name.
+        """
         _, _, depth, _, _, _, _, root = _DB.unpack(database)
         level = [] if root == _NONE else [root]
         while level and depth > 1:
@@ -86,7 +89,7 @@ class _File:
         for at in _nodes(page):
             _, _, flags, key_bytes = _NODE.unpack_from(page, at)
             value_at = at + _NODE.size + key_bytes
-            if flags & _OVERFLOW_NODE:  # of the free list: no value of ours is so large
+            if flags & _OVERFLOW_NODE:  # only in the free list: no value of a store is so large
                 self.require(int.from_bytes(page[value_at : value_at + 8], "little"))
             elif flags & _DATABASE_NODE:
                 self.walk(page[value_at : value_at + _DB.size], into_leaves=False)
@@ -102,7 +105,7 @@ def _nodes(page: bytes) -> Iterator[int]:
 def is_store_file(path: str) -> bool:
     """Return whether a file is an LMDB file with the databases of a store. Raises OSError.
 
-    LMDB is not asked: it could end the process when the file is damaged.
+    The file is not opened with LMDB, which could end the process when the file is damaged.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

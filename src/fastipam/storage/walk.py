@@ -1,4 +1,4 @@
-"""A place in a table that can be moved, for those who skip entries or delete them."""
+"""A cursor in a table, for callers that skip entries or delete them."""
 
 from __future__ import annotations
 

@@ -20,17 +20,17 @@ else:
 
 
 class _Local:
-    """In the place of the store's thread-local object: the innermost transaction."""
+    """A stand-in for the store's thread-local object: it has the transaction of this block."""
 
     def __init__(self, transaction: Transaction) -> None:
         self.transaction = transaction
 
 
 class Within(View):
-    """The store inside a write transaction: what is written is a part of it, what is read is in it.
+    """The store inside a write transaction: each change is a part of it, and readers see it.
 
-    It serves the thread of the transaction until that has ended. Raises TransactionOver afterwards,
-    and in another thread.
+    It serves the thread of the transaction until the transaction has ended. Raises TransactionOver
+    afterwards, and in another thread.
     """
 
     nests = True
@@ -40,7 +40,7 @@ class Within(View):
         self._whole = whole
         self._store = whole.store
         self.local: Any = _Local(whole)
-        # Not by __getattr__, which is slow: each assignment asks for these.
+        # Each assignment reads these, and __getattr__ would be slow.
         self.path, self.clock, self.boot = whole.store.path, whole.store.clock, whole.store.boot
 
     def __getattr__(self, name: str) -> Any:
@@ -52,7 +52,7 @@ class Within(View):
         return Part(self._whole)
 
     def perform(self, call: Call[Result]) -> Result:
-        """Return what a call returns in a part of the transaction."""
+        """Make a call in a part of the transaction, and return its result."""
         self._whole.require_mine()
         return call.make_part(self._whole)
 
@@ -63,7 +63,7 @@ class Within(View):
 
 
 class Closed(View):
-    """A store for a user who has closed it, while others have it open."""
+    """The store of a user that has closed it, while other users have it open."""
 
     def __init__(self, store: View) -> None:
         self._store = store

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CLAIMING = 1  # an intent: the cluster's store may, or may not, name this node as the owner
 ACTIVE = 2  # owned: the only state in which addresses are assigned from the block
 RELEASING = 3  # wholly free, being released: never active again before the release
-FOUND = 4  # owned, but this store does not know its addresses: they are searched for first
+FOUND = 4  # owned, but the addresses in use are not known yet: they are searched for first
 LOST = 5  # another node owns it: addresses in use stay until they are released
 STATES = {
     CLAIMING: "claiming",
@@ -79,20 +79,20 @@ class Block:
 # What the ``file`` of a Member says when it is not the number of a data file.
 NO_FILE = 0  # it never registered
 RESTORED = (1 << 64) - 1  # the records come from a backup
-COPIED = (1 << 64) - 2  # the same, and the node has an incarnation of its own by now
+COPIED = (1 << 64) - 2  # the same, but the node has got a new incarnation since
 
 
 class Member:
     """The record of this node as a member of its cluster: what a claim has to prove.
 
     ``revision`` is that of the node's key in the cluster's store, or 0 when the node is not
-    registered or was removed. ``file`` is the number of this store's data file
-    (``blocks.file_of``), ``boot`` the number of the boot and ``machine`` the id of the machine in
-    which the blocks were last confirmed: a store that was copied, or whose machine was started
-    since then, assigns nothing before the cluster's store has confirmed them again. With
-    ``fencing`` the node has to prove in time that it owns its blocks. With ``steady`` its blocks
-    serve after a boot of the same machine before they are confirmed. ``mark`` is the number of its
-    last mark of need.
+    registered or was removed. ``file``, ``boot`` and ``machine`` say where the blocks were last
+    confirmed: the number of the store's data file (``blocks.file_of``), the number of the boot, and
+    the id of the machine. A store that was copied, or whose machine has started again since then,
+    assigns nothing before the cluster's store has confirmed the blocks again. With ``fencing`` the
+    node has to prove in time that it owns its blocks. With ``steady`` its blocks serve after a boot
+    of the same machine even before they are confirmed. ``mark`` is the number of the last mark by
+    which it asked other nodes for a block.
     """
 
     __slots__ = (
@@ -132,7 +132,7 @@ class Member:
         """Return the record of a value. Raises StoreCorrupt."""
         try:
             epoch, revision, file, mark, flags, boot = _MEMBER.unpack_from(raw)
-            # A store of the development version before has no machine, and 0 for the boot.
+            # A store of the previous development version has no machine, and 0 for the boot.
             node, incarnation, settings, *rest = raw[_MEMBER.size :].decode().split("\0")
             (machine,) = rest or ("",)
         except (*UNREADABLE, struct_error) as error:
@@ -167,9 +167,10 @@ def is_active(raw: bytes | None) -> bool:
 
 
 def read_standing(raw: bytes) -> tuple[int, int, bool, int]:
-    """Return (revision, file, fencing, boot) of a packed :class:`Member`: every ADD asks for them.
+    """Return (revision, file, fencing, boot) of a packed :class:`Member`.
 
-    Raises StoreCorrupt when the record is too short.
+    Every ADD needs these four, so the rest is not read. Raises StoreCorrupt when the record is too
+    short.
     """
     if len(raw) < _MEMBER.size:
         raise StoreCorrupt(f"the member record cannot be read: {raw.hex()}", hint=CHECK_HINT)
@@ -183,15 +184,15 @@ def pack_proof(boot: int, until_ns: int) -> bytes:
 
 
 def read_proof(raw: bytes) -> tuple[int, int] | None:
-    """Return (boot, time on the clock of that boot) until which ownership is proven, or None."""
+    """Return until when ownership is proven, as (boot, time on that boot's clock), or None."""
     return _PROOF.unpack(raw) if len(raw) == _PROOF.size else None
 
 
 class Heard:
     """The last known state of the cluster's store.
 
-    ``identity`` and ``revision`` are the store's (0: not known). ``era`` is the value of its key
-    ``history``, "" when it had none, or None when it was not read yet.
+    ``identity`` and ``revision`` are the store's, or 0 when they are not known. ``era`` is the
+    value of its key ``history``, "" when it had none, or None when the key was not read yet.
     """
 
     __slots__ = ("era", "identity", "revision")
@@ -219,10 +220,11 @@ class Heard:
 
 
 class Founding:
-    """Which shared store a network's blocks come from, as the agent has noted it for plugins.
+    """The founding record: which shared store a network's blocks come from.
 
-    ``engine`` is its name in the settings, ``node`` this node's name in the cluster, ``pools`` the
-    pools that are in force (``configuration/address_pools.py``).
+    The agent writes it and plugins read it. ``engine`` is the name of the shared store in the
+    settings, ``node`` this node's name in the cluster, ``pools`` the pools that are in force
+    (``configuration/address_pools.py``).
     """
 
     __slots__ = ("engine", "node", "pools")
@@ -252,7 +254,7 @@ class Founding:
 
 
 def blocks_prefix(pool_id: int) -> bytes:
-    """Return what the key of every block of a pool begins with."""
+    """Return the prefix of the keys of a pool's blocks."""
     return id_prefix(pool_id) + b"b"
 
 
@@ -273,12 +275,15 @@ def read_block_key(key: bytes) -> Address:
 
 
 def open_prefix(pool_id: int, family: int | None = None) -> bytes:
-    """Return what the open list of a pool, or of one family of it, begins with."""
+    """Return the key prefix of a pool's open list, or of one family of it.
+
+    The open list has the blocks with free addresses.
+    """
     return id_prefix(pool_id) + (b"o" if family is None else b"o%c" % family)
 
 
 def open_key(pool_id: int, family: int, free: int, base: int) -> bytes:
-    """Return the key in the open list of a block with ``free`` free addresses."""
+    """Return the key under which the open list has a block with ``free`` free addresses."""
     prefix = _OPEN.pack(id_prefix(pool_id), b"o", family, free)
     return prefix + base.to_bytes(BITS[family] // 8, "big")
 
@@ -289,9 +294,9 @@ def read_open_key(key: bytes) -> int:
 
 
 def read_any(key: bytes, raw: bytes) -> Block | None:
-    """Return the block of a record, None for one of the five other kinds.
+    """Return the block of a record, or None for a record of one of the five other kinds.
 
-    Raises StoreCorrupt when it is none of the six, or cannot be read.
+    Raises StoreCorrupt when the key is of none of the six kinds, or the record cannot be read.
     """
     kind, family = key[4:5], key[5] if len(key) > 5 else 0
     if kind == b"b":

@@ -1,4 +1,4 @@
-"""The record of the ranges that a pool had before those that it has now."""
+"""The record of the ranges that a pool had before its present ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from struct import Struct
 from fastipam.storage.records.keys import id_prefix
 
 _HEAD = Struct("<Q")
-MOST = 4  # texts: more configurations of one name than anybody has by mistake
+MOST = 4  # texts kept: nobody has more configurations of one name by mistake
 
 
 def key(pool_id: int) -> bytes:
@@ -16,12 +16,15 @@ def key(pool_id: int) -> bytes:
 
 
 def pack(returned_ns: int, texts: list[str]) -> bytes:
-    """Return the record: when ranges came back last (wall clock, 0: never), the latest texts."""
+    """Return the record: when earlier ranges last came back, and the latest texts.
+
+    ``returned_ns`` is wall clock, or 0 when they never came back.
+    """
     return _HEAD.pack(returned_ns) + "\0".join(texts[:MOST]).encode()
 
 
 def read(raw: bytes | None) -> tuple[int, list[str]]:
-    """Return what :func:`pack` packed, the latest text first; nothing without a usable record."""
+    """Return what :func:`pack` packed, the latest text first; (0, []) without a usable record."""
     if raw is None or len(raw) < _HEAD.size:
         return 0, []
     try:

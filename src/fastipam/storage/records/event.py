@@ -115,11 +115,11 @@ def sequence_of(key: bytes) -> int:
 
 
 def pack_address(family: int, value: int) -> bytes:
-    """Return how an event holds an address, for :func:`is_of`."""
+    """Return an address as a packed event contains it, for :func:`is_of`."""
     return bytes((family,)) + value.to_bytes(BITS[family] // 8, "big")
 
 
 def is_of(raw: bytes, address: bytes) -> bool:
-    """Return whether a packed event is of an address, as :func:`pack_address` returns it."""
+    """Return whether a packed event is about an address, given as :func:`pack_address` packs it."""
     end = _HEAD_BYTES + len(address) - 1
     return raw[9:10] == address[:1] and raw[_HEAD_BYTES:end] == address[1:]

@@ -32,19 +32,19 @@ read_held = _ledger.read_held
 
 _ID_BYTES = 4
 _NETWORK_BYTES = 9  # schema, network id, pool id
-# What begins the key of a pool's numbers, and that of a network's history, in the main database.
+# Prefixes of keys in the main database: of a pool's numbers, and of a network's history.
 STATE_MARK, LOG_MARK = b"P", b"N"
 _DIGEST_BYTES = 16
 OWNER_KEY_BYTES = _ID_BYTES + _DIGEST_BYTES
-# How many bytes stand before the address in a key of ``cooldown`` and in an address's key, for
-# those who read a million of them.
+# How many bytes precede the address in a key of ``cooldown``, and in an ``address_key``. Loops over
+# a million keys cut the address out themselves.
 COOLDOWN_HEAD = 15
 ADDRESS_HEAD = 5
 PAGE_BITS = 4096  # addresses, or pages of the level below, that a page covers
 PAGE_BYTES = PAGE_BITS // 8
 LEVELS = 11  # of pages: 11 times 12 bits cover an IPv6 address
 # Generations, event numbers and nanoseconds only grow, from 0 or from now, and none has more bits
-# before the year 2116. A number with more bits is damage, and would not fit its field one day.
+# before the year 2116. A number with more bits is damage, and would overflow its field one day.
 MOST_BITS = 62
 # What reading a damaged record raises. Not Exception: a signal handler may raise there as well.
 UNREADABLE = (ValueError, KeyError, IndexError, TypeError, OverflowError)
@@ -65,7 +65,7 @@ def pack_network(schema: int, network_id: int, pool_id: int, pool: bytes) -> byt
 def unpack_network(raw: bytes) -> tuple[int, int, int, bytes] | None:
     """Return (schema, network id, pool id, the pool's encoded name) of a :func:`pack_network`.
 
-    None for another value. The schema comes first in every schema from 4 on.
+    Return None for any other value. In every schema from 4 on the value begins with the schema.
     """
     if len(raw) <= _NETWORK_BYTES:
         return None
@@ -101,7 +101,7 @@ def log_key(network_id: int) -> bytes:
 
 
 def family_prefix(pool_id: int, family: int) -> bytes:
-    """Return what the key of every page, lease and reservation of a family begins with."""
+    """Return the key prefix of all pages, leases and reservations of a pool's family."""
     return id_prefix(pool_id) + bytes((family,))
 
 
@@ -111,7 +111,7 @@ def page_index_bytes(family: int) -> int:
 
 
 def page_key_prefix(pool_id: int, family: int, level: int) -> bytes:
-    """Return what the key of every page of a level begins with."""
+    """Return the key prefix of all pages of a level."""
     return id_prefix(pool_id) + bytes((family, level))
 
 
@@ -165,7 +165,7 @@ def read_any_held(raw: bytes) -> list[tuple[int, int, int]]:
 
 
 def _read_listed(raw: bytes, head: int) -> list[tuple[int, int, int]]:
-    """Return (id, family, address) of each entry, whose id has ``head`` bytes."""
+    """Return (id, family, address) of each entry. An entry begins with an id of ``head`` bytes."""
     found = []
     at = 0
     while at < len(raw):
@@ -182,7 +182,7 @@ def _read_listed(raw: bytes, head: int) -> list[tuple[int, int, int]]:
 
 
 def cooldown_prefix(pool_id: int, set_index: int) -> bytes:
-    """Return what every key in the queue of a range set begins with."""
+    """Return the key prefix of a range set's cool-down queue."""
     return id_prefix(pool_id) + set_index.to_bytes(2, "big")
 
 

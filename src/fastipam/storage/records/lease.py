@@ -20,7 +20,7 @@ network_of = _ledger.network_of
 texts_of = _ledger.texts_of
 with_boot = _ledger.with_boot
 
-# Where a packed record has ``allocated_ns``, for those who read a million of them.
+# Where ``allocated_ns`` is in a packed record, for loops over a million records.
 ALLOCATED_AT = slice(16, 24)
 _MISSING = Struct("<QQQ")
 
@@ -28,14 +28,14 @@ _MISSING = Struct("<QQQ")
 class Record:
     """The record of an assigned or cooling address: who has it, or had it last.
 
-    ``state`` is ASSIGNED or COOLING. ``length`` is the prefix length of the assignment,
-    ``set_index`` the range set that served it or, while it cools, that has its address; ``boot``
-    the number of the boot in this store, ``generation`` a number that no other assignment of this
-    pool has. Times are in nanoseconds: ``allocated_ns`` is wall clock; ``released`` is on the
-    pool's own clock (see :class:`PoolState`) and 0 while assigned. ``sticky_s`` is the number of
-    seconds for which the address stays reserved for its pod after its release. ``netns``,
-    ``inode``, ``mount_ns`` and ``born_ns`` are those of :class:`Netns`. ``network_id`` is the id of
-    the owner's network; the key of the record has only the pool.
+    ``state`` is ASSIGNED or COOLING. ``length`` is the prefix length of the assignment.
+    ``set_index`` is the range set that served it; while the address cools, the range set that
+    contains it. ``boot`` is the number of the boot in this store, ``generation`` a number that no
+    other assignment of this pool has. Times are in nanoseconds: ``allocated_ns`` is wall clock;
+    ``released`` is on the pool's own clock (see :class:`PoolState`) and 0 while assigned.
+    ``sticky_s`` is the number of seconds for which the address stays reserved for its pod after its
+    release. ``netns``, ``inode``, ``mount_ns`` and ``born_ns`` are those of :class:`Netns`.
+    ``network_id`` is the id of the owner's network; the key of the record has only the pool.
     """
 
     __slots__ = (
@@ -138,7 +138,7 @@ def name_of(raw: bytes) -> bytes:
 
 
 def pack_missing(generation: int, first_ns: int, inode: int) -> bytes:
-    """Return a note: the lease's generation, the pool's clock at the check, the inode found."""
+    """Return a note: the lease's generation, boot time at the check, the inode that was found."""
     return _MISSING.pack(generation, first_ns, inode)
 
 
@@ -148,7 +148,7 @@ def is_missing(raw: bytes) -> bool:
 
 
 def read_missing(raw: bytes | None) -> tuple[int, int, int]:
-    """Return (generation, clock, inode) of a note; zeros, which are of no lease, without one."""
+    """Return (generation, boot time, inode) of a note; zeros, which match no lease, without one."""
     if raw is None or not is_missing(raw):
         return 0, 0, 0
     generation, first_ns, inode = _MISSING.unpack(raw)

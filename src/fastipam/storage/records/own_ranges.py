@@ -1,4 +1,4 @@
-"""The record of a network's own ranges: its pool has those of other networks beside them."""
+"""The record of a network's own ranges, which exists when its pool has other ranges as well."""
 
 from __future__ import annotations
 

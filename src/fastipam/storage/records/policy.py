@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from fastipam.configuration.policy import MOST_HISTORY, MOST_S, Policy
 
-# Cool-down (ns), strict, sticky (s), events, their age (ns): how many bytes each has. Not a Struct:
-# its module would be the only thing that a plugin process loads for this record.
+# The sizes in bytes of: cool-down (ns), strict, sticky (s), number of events kept, their age (ns).
+# Not a Struct, because a plugin process would import that module for this record alone.
 _SIZES = 8, 1, 4, 8, 8
 
 
 def pack(policy: Policy) -> bytes:
-    """Return the record of a policy; of one derived for some calls, that of the configured one."""
+    """Return the record of a policy.
+
+    If the policy was derived for some calls, it is the record of the configured policy.
+    """
     policy = policy.configured or policy
     if not policy.stored:
         numbers = (

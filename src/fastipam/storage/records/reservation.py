@@ -1,4 +1,4 @@
-"""The record of a reserved address, and the keys of the lists that find it."""
+"""The record of a reserved address, and its keys in the lists by owner and by expiry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DUE = Struct(">4scQB")
 
 
 class Reservation:
-    """An address that only its owner may be assigned, or nobody; a value.
+    """A reserved address: only its owner may be assigned it, or nobody.
 
     ``owner`` is "namespace/name" of a pod, a container id, or "" for nobody. ``ifname`` limits the
     reservation to one interface; "" is any. ``until`` is the time of the pool's clock, in
