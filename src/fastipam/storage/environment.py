@@ -90,7 +90,7 @@ class Environment:
         """Release the reader slots of dead processes if ``error`` says that no slot was free.
 
         Return whether it says so: then the caller may begin its transaction again.
-    """
+        """
         if not isinstance(error, lmdb.ReadersFullError):
             return False
         self.check_readers()
