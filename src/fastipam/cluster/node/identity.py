@@ -1,4 +1,4 @@
-"""The identity of a node, from its own store, before the shared store is asked."""
+"""The identity of a node, which it chooses and stores before it calls the shared store."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def identify(share: Share, machine: str, step: Callable[[str], None]) -> Member:
-    """Return who this node is; store it first, to recognise the node's entry later."""
+    """Return this node's identity. It is stored first, to recognise the node's entry later."""
     member = require_own(share)
     name = share.settings.node
     if member is not None and member.node == name:
         if share.is_copy(member, machine):
-            # The one that was copied may live. This is another node, which has lost its store.
+            # The original may still run: this is another node, which has lost its store.
             member.incarnation, member.file, member.revision = _new(), COPIED, 0
             member.boot, member.machine = share.store.boot, machine
             share.put_member(member)

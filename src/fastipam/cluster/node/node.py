@@ -5,14 +5,14 @@ Two stores cannot change in one transaction: the shared one says who owns a bloc
 
 1. The local store says ``active`` only after the shared one has answered that the block is this
    node's. It says ``releasing`` before the shared one is asked to give the block to somebody else.
-2. A change of the shared store names the revision that it was based on. A delayed change that
-   arrives after somebody else's changes nothing.
+2. A change of the shared store names the revision that it is based on. If it is delayed, and
+   arrives after a change by another node, it has no effect.
 3. The node never guesses an answer that did not come: it reads again, or the block waits in its
-   state. ``releasing`` goes back to ``active`` only when the shared store has said no.
+   state. ``releasing`` goes back to ``active`` only when the shared store has refused the change.
 4. One process of a node at a time works on claims: it holds ``cluster.lock`` beside the store,
-   which the kernel releases when the process dies. The holder may finish what it finds begun.
+   which the kernel releases when the process dies. The holder may finish what another has begun.
 
-Every step that changes something is followed by ``step(name)``: tests kill the process there.
+After each change the code calls ``step(name)``: tests kill the process there.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ def _revision(block: Block) -> int:
 
 
 def _nothing(_: str) -> None:
-    """Do nothing: no failpoint."""
+    """Do nothing at a step: only tests have failpoints."""
 
 
 class Node:
-    """One node of a cluster. Call what changes something only while :class:`NodeLock` is held.
+    """One node of a cluster.
 
-    Raises EngineError, ClusterRefused, StoreError. :meth:`join` finishes what was begun.
+    Call a method that changes something only while :class:`NodeLock` is held. Methods raise
+    EngineError, ClusterRefused and StoreError; :meth:`join` finishes what they have begun then.
     """
 
     def __init__(
@@ -87,12 +88,13 @@ class Node:
     ) -> list[BlockId]:
         """Register, and make the local records agree with the shared store's. Idempotent.
 
-        With ``sign`` a new node gives its sign of life with its entry. After a crash, a removal or
-        a lost disk this finishes what was begun. Returns the blocks that are this node's though its
-        store does not know which of their addresses are in use. ``restored``: the shared store has
-        lost changes.
+        After a crash, a removal or a lost disk, this finishes what was begun. It returns the found
+        blocks: this node owns them, but its store does not know which of their addresses are in
+        use. With ``sign`` a new node also creates its sign of life. ``restored``: the shared store
+        has lost changes.
 
-        Raises ClusterRefused: other settings, or another live node of this name.
+        Raises ClusterRefused if the settings differ from the cluster's, or if another node with
+        this name is alive.
         """
         registry = self.registry
         registry.remember()
@@ -115,24 +117,24 @@ class Node:
         return found
 
     def _claim_again(self, block: Block, member: Member, deadline: Deadline) -> None:
-        """Claim a block that was taken from this node while addresses of it are in use."""
+        """Claim a lost block: it was taken from this node while addresses of it are in use."""
         # An operator removed the node while it was away, or the shared store was restored. If
-        # another node has claimed the block since, it stays lost.
+        # another node has claimed the block since, the block stays lost.
         revision = self.registry.claim_again(member, block, deadline)
         if revision:
             self.share.activate({(block.family, block.base): revision}, LOST)
 
     def confirm_found(self, ids: Sequence[BlockId]) -> None:
-        """Activate found blocks, after their addresses in use were entered."""
+        """Activate found blocks, after leases were stored for their addresses in use."""
         self.share.activate(dict.fromkeys(ids, 0), FOUND)
         self.step("found confirmed")
 
     # Claiming -------------------------------------------------------------------------------
 
     def claim_family(self, family: int, run: int, deadline: Deadline) -> bool:
-        """Claim in the first pool of a family that has a free block; return False if none has.
+        """Claim from the first pool of a family that has a free block; return False if none has.
 
-        Of those that a pod which chooses nothing may get an address of, in their order.
+        It tries the pools for pods that choose no pool, in their order.
         """
         settings = self.settings
         groups = dict(settings.lines).get(family, ())
@@ -142,8 +144,8 @@ class Node:
     def claim(self, pool: Geometry, run: int, deadline: Deadline) -> list[BlockId]:
         """Claim an aligned run of up to ``run`` blocks; return them, none if the pool is used up.
 
-        One request unless another node was faster. Raises NoBlock: not in time, or another
-        node was faster each time.
+        One request, unless another node is faster. Raises NoBlock at the deadline, or when other
+        nodes were faster each time.
         """
         member = self.share.member()
         if member is None or not member.revision:
@@ -176,9 +178,10 @@ class Node:
         raise NoBlock("other nodes claimed every block that was tried")
 
     def claim_named(self, ids: Sequence[BlockId], deadline: Deadline) -> list[BlockId]:
-        """Claim exactly these blocks, of which this node has none; return those that it won.
+        """Claim exactly these blocks, none of which this node has; return those that it won.
 
-        One request for each, and one more. Other nodes own the rest, or owned it a moment ago.
+        One request per block, and one more. Other nodes own the remaining blocks, or owned them a
+        moment ago.
         """
         member = self.share.member()
         if member is None or not member.revision:
@@ -196,7 +199,7 @@ class Node:
         try:
             answer = self.registry.claim(member, ids, claimed_ns, newest, deadline)
         except Unsettled as error:
-            raise error.error from None  # the intents stay: the claim may be made yet
+            raise error.error from None  # the intents stay: the claim may still be made
         except FastipamError:
             self.share.forget(ids, CLAIMING)
             raise
@@ -229,7 +232,7 @@ class Node:
         return begun
 
     def _finish_release(self, block: Block, deadline: Deadline) -> None:
-        """Make a releasing block free, then delete its record. Asks until the outcome is known."""
+        """Free a releasing block, then delete its record. Retries until the outcome is known."""
         self.registry.release(block, deadline)
         self.step("released")
         self.share.forget([(block.family, block.base)], RELEASING)
@@ -238,7 +241,8 @@ class Node:
     def donate(self, request: Request, ids: Sequence[BlockId], deadline: Deadline) -> int:
         """Hand wholly free blocks to a node in need; return how many it got.
 
-        One node answers a request, once. A request that names blocks ends the cool-down of theirs.
+        Only one node answers a request, and only once. If the request names blocks of one address,
+        the cool-down of their addresses ends.
         """
         most = self.registry.most_given
         begun = self._begin_release(ids[:most], named=bool(request.mark.named))
@@ -249,7 +253,7 @@ class Node:
         try:
             done = self.registry.hand_over(request, begun, claimed_ns, deadline)
         except Unsettled:
-            # It may still be made: these blocks are not this node's any more, or become free.
+            # The hand-over may still be made. Otherwise these blocks become free.
             for block in begun:
                 self._finish_release(block, deadline)
             return 0
@@ -279,8 +283,8 @@ class Node:
     ) -> None:
         """Ask the other nodes for blocks, until one answers or this node withdraws the request.
 
-        ``pool`` names an AddressPool that they are to be of. ``named``: for these, whatever their
-        family, and no others.
+        ``pool`` names the AddressPool of which the blocks have to be. ``named`` lists the only
+        blocks that are wanted, whatever their family.
         """
         number = int.from_bytes(os.urandom(6), "big") | 1
         member = self.share.set_mark(number)
@@ -291,7 +295,7 @@ class Node:
         self.step("marked")
 
     def collect(self, deadline: Deadline) -> list[BlockId]:
-        """Activate what donors have handed to this node since it wrote its mark."""
+        """Activate and return the blocks that donors have handed over since the last mark."""
         member = self.share.member()
         if member is None or not member.mark:
             return []

@@ -1,4 +1,4 @@
-"""Who owns the blocks of a pool without a free one: the error for an operator."""
+"""The error that tells an operator who owns the blocks of a pool without a free block."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from fastipam.cluster.node.node import Node
     from fastipam.configuration.cluster import Geometry
 
-_NAMED = 3  # nodes that are named, those with most blocks first
+_NAMED = 3  # nodes that the error names, those with most blocks first
 
 
 def without_a_free_block(
     node: Node, family: int, deadline: Deadline, among: Sequence[Geometry] = ()
 ) -> NoBlock:
-    """Return the error for pools whose blocks are all owned. O(blocks of all), one reading.
+    """Return the error for pools whose blocks are all owned. O(blocks of all nodes), one read.
 
-    ``among`` are those of the pools that an ADD has chosen; none: all of the family. What is
-    assigned on request only does not count.
+    ``among`` has the pools that an ADD has chosen; if it is empty, all pools of the family count.
+    Pools whose addresses are assigned on request only do not count.
     """
     pools = among or node.settings.geometries_of(family)
     pools = [one for one in pools if not one.is_single]
@@ -69,7 +69,7 @@ def _can_assign_from(base: int, pool: Geometry) -> bool:
 
 
 def _names(node: Node, pools: Sequence[Geometry]) -> list[str]:
-    """Return the names of those of the pools that are objects and not disabled."""
+    """Return the names of these pools' AddressPool objects, without the disabled ones."""
     return [
         one.name
         for one in node.settings.pools
@@ -79,7 +79,7 @@ def _names(node: Node, pools: Sequence[Geometry]) -> list[str]:
 
 
 def _of_objects(names: Sequence[str]) -> str:
-    """Return what to type when the pools are objects: which can be widened, and who has blocks."""
+    """Return the hint for AddressPool objects: how to widen them, and how to see who has blocks."""
     return (
         f"widen spec.cidr: kubectl edit addresspool {' '.join(names)}; or add a pool of the same "
         "blockSize; kubectl get addressnodes shows who has blocks: a node gives up only blocks in "
@@ -88,7 +88,7 @@ def _of_objects(names: Sequence[str]) -> str:
 
 
 def _of_its_node_cidr(node: Node, family: int) -> NoBlock:
-    """Return the error for a node that claims nothing. Asks nobody."""
+    """Return the error for a node that claims no block, but uses its podCIDR. No request."""
     only = f"node {node.name} uses its IPv{family} podCIDR only (claims: NodeCIDRs)"
     if any(one.family == family for one in node.share.blocks()):
         return NoBlock(

@@ -1,10 +1,10 @@
-"""Recovery of a node that lost its store: addresses in use, asked of the kernel (rtnetlink).
+"""Recovery of a node that lost its store: read from the kernel which addresses are in use.
 
-The node's pods may still run, and their addresses are in their namespaces. So before any address
-of a found block is assigned, the node reads which of its addresses are in use there.
+The node's pods may still run, and their addresses are in their network namespaces. So before the
+node assigns any address of a found block, it reads in all namespaces which of them are in use.
 
-A namespace is found by a file in the directories where runtimes mount them, or by a process that
-runs in it. A thread of its own enters it and asks the kernel (RTM_GETADDR).
+A namespace is found by a file in the directories where runtimes mount namespaces, or by a process
+that runs in it. For each one a thread enters the namespace and lists its addresses (RTM_GETADDR).
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Settings
     from fastipam.lease import Lease
 
-_MOST_ROUNDS = 8  # of looking for namespaces whose process ended meanwhile
+_MOST_ROUNDS = 8  # searches for namespaces, as long as processes end during a search
 _NEEDED = "it takes root with the capabilities CAP_SYS_PTRACE and CAP_SYS_ADMIN"
 
 
 class NamespacesUnreadable(Exception):
-    """A namespace could not be entered, so its addresses are not known."""
+    """A network namespace could not be entered, so its addresses are not known."""
 
 
 def addresses_in(path: str) -> list[tuple[int, int]]:
-    """Return (family, integer) of all addresses in a namespace.
+    """Return (family, integer) of all addresses in a network namespace.
 
     Raises NamespacesUnreadable, and FileNotFoundError when the path is gone.
     """
@@ -83,8 +83,8 @@ def _reason(path: str, error: OSError) -> str:
 class Recovered:
     """The result of :func:`recover`.
 
-    ``entered`` are the addresses in use, as (family, integer). ``remarks`` says of which addresses
-    the store named somebody else, and which of them several namespaces have.
+    ``entered`` has the addresses in use, as (family, integer). ``remarks`` has a sentence for each
+    address that the store had as another owner's, and for each that several namespaces have.
     """
 
     __slots__ = ("entered", "remarks")
@@ -97,12 +97,12 @@ class Recovered:
 def recover(
     node: Node, found: Sequence[BlockId], directories: Sequence[str] = NETNS_DIRECTORIES
 ) -> Recovered:
-    """Enter the addresses of these blocks that are in use, then activate the blocks.
+    """Store leases for the addresses of these blocks that are in use, then activate the blocks.
 
-    Each address of a namespace becomes a lease of that namespace, whoever an older copy of the
-    store names for it. A lease that names the namespace stays. Where the container is not known any
-    more, ``fastipam sweep`` releases the lease when the namespace is gone. Idempotent. Raises
-    NamespacesUnreadable: then no address of these blocks is assigned.
+    Each address that a namespace has becomes a lease of that namespace, even if an older copy of
+    the store names another owner. A lease that names the namespace already stays. If the container
+    is not known any more, ``fastipam sweep`` releases the lease when the namespace is gone.
+    Idempotent. Raises NamespacesUnreadable: then no address of these blocks is assigned.
     """
     done = Recovered()
     if not found:
@@ -155,7 +155,7 @@ def _find(directories: Sequence[str]) -> dict[int, str]:
             f"{leftover} is not a network namespace here: nothing is mounted on that file, or only "
             f"in another mount namespace, and {searched.blind}; remove the file if it is a leftover"
         )
-    # Those in which only a thread runs, and those that are mounted only elsewhere.
+    # Add the namespaces in which only a thread runs, or that only another mount namespace has.
     own = identity("/proc/self/ns/net")
     for inode, path in searched.paths().items():
         if inode in paths or (own is not None and inode == own[1]):
@@ -164,14 +164,14 @@ def _find(directories: Sequence[str]) -> dict[int, str]:
             if is_roots(path):
                 paths[inode] = path
         except FileNotFoundError:
-            continue  # it has ended
+            continue  # the process has ended
         except OSError as error:
             raise NamespacesUnreadable(_reason(path, error)) from error
     return paths
 
 
 def _enter(node: Node, family: int, value: int, there: list[Netns], done: Recovered) -> None:
-    """Make an address the lease of a namespace that has it."""
+    """Store a lease of an address for a namespace that has the address."""
     text = format_ip(family, value)
     done.entered.append((family, value))
     if len(there) > 1:
@@ -185,11 +185,11 @@ def _enter(node: Node, family: int, value: int, there: list[Netns], done: Recove
     owner = Requester(f"{FOUND}{netns.inode}-{name}", "", netns)
     is_chosen = _is_chosen(node.settings, (family, value))
     if is_chosen and lease is not None and not lease.netns and len(there) == 1:
-        # host-local has named its container: the namespace is all that it lacks.
+        # The lease comes from host-local, which knew the container. It lacks only the namespace.
         owner = Requester(lease.container_id, lease.ifname, netns)
     try:
         replaced = node.share.adopt_running(owner, family, value)
-    except AddressInUse as error:  # whatever it is that has it, nobody gets it
+    except AddressInUse as error:  # whatever has the address, no pod gets it
         done.remarks.append(error.message)
         return
     if replaced is not None and replaced.container_id != owner.container_id:
@@ -198,7 +198,7 @@ def _enter(node: Node, family: int, value: int, there: list[Netns], done: Recove
 
 
 def _of_the_node(settings: Settings, wanted: set[BlockId]) -> set[tuple[int, int]]:
-    """Return the addresses of this namespace in podCIDRs: host-local's gateways, on a bridge."""
+    """Return the node's own addresses in podCIDRs, such as host-local's gateway on a bridge."""
     if not settings.uses_node_cidrs:
         return set()
     gateways = {each.gateway for one in settings.pool.sets for each in one.ranges}
@@ -215,13 +215,13 @@ def own_addresses() -> list[tuple[int, int]]:
 
 
 def _is_chosen(settings: Settings, address: tuple[int, int]) -> bool:
-    """Return whether the block of an address was chosen for its node: it is a podCIDR."""
+    """Return whether an address is in a podCIDR: a block that this node did not choose."""
     pool = settings.geometry_of(*address)
     return pool is not None and not settings.may_claim(pool)
 
 
 def _enter_own(node: Node, family: int, value: int, done: Recovered) -> None:
-    """Keep an address that the node itself has from its pods."""
+    """Store a lease of an address that the node itself has, so that no pod gets the address."""
     done.entered.append((family, value))
     try:
         node.share.adopt_running(Requester(f"{FOUND}on-the-node", ""), family, value)
@@ -230,7 +230,7 @@ def _enter_own(node: Node, family: int, value: int, done: Recovered) -> None:
 
 
 def _is_of(lease: Lease, netns: Netns) -> bool:
-    """Return whether a lease names this namespace: the inode alone is reused."""
+    """Return whether a lease names this namespace: its path counts too, as inodes are reused."""
     there = identity(lease.netns) if lease.netns else None
     return lease.inode == netns.inode and there is not None and there[1] == netns.inode
 

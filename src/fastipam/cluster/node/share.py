@@ -47,8 +47,8 @@ class Share:
     """This node's identity, and the state of each of its blocks, in its own store.
 
     ``network`` is the cluster's network in the local store, ``settings`` are the node's settings.
-    ``gone`` are the pools that are not in force any more while this node has blocks of them,
-    ``left_out`` those that are in force and cannot be used beside them. Each method is one
+    ``gone`` has the pools that are not in force any more while this node still has blocks of them,
+    ``left_out`` the pools in force that cannot be used together with those. Each method is one
     transaction. Raises StoreError.
     """
 
@@ -64,15 +64,15 @@ class Share:
     def adopt_pools(self, pools: Sequence[AddressPool]) -> bool:
         """Use these pools from now on; return whether they differ from those before.
 
-        They are noted in the store, with the engine and the node's name, for plugins, which read
-        them there. A pool that is gone while this node has blocks of it stays, disabled. One that
-        has addresses of those blocks in other blocks waits, or stays as it was.
+        They are written to the founding record, with the engine and the node's name: plugins read
+        it. A pool that is gone while this node has blocks of it stays, disabled. A new pool that
+        overlaps that one waits, and a changed pool stays as it was.
 
         Raises ConfigError, and changes nothing, for pools that cannot be used together.
         """
         member = self.member()
         if member is not None and member.epoch and member.node != self.settings.node:
-            return False  # it has another name now, and is refused when it registers
+            return False  # the node has another name now, and is refused when it registers
         noted, mine = self._noted()
         gone = address_pools.gone(noted, mine, pools)
         used = address_pools.beside(gone, noted, pools)
@@ -97,7 +97,7 @@ class Share:
     def prefixes(self) -> list[tuple[int, int, int]]:
         """Return (family, first address, length) of each pool, disabled ones too.
 
-        Those that the store has noted, as long as nobody has told others.
+        Until the pools in force are known, these are the pools of the founding record.
         """
         pools = self.settings.pools
         if not self.settings.is_founded_by_agent:
@@ -106,7 +106,7 @@ class Share:
         return [(one.family, one.network, one.length) for one in ranges]
 
     def _noted(self) -> tuple[list[AddressPool], list[BlockId]]:
-        """Return the pools that the store has for plugins, and this node's blocks."""
+        """Return the pools of the founding record, and this node's blocks."""
         with self.store.read() as txn:
             pool_id = self.network._pool_in(txn)
             founding = None if pool_id is None else blocks.get_founding(txn, pool_id)
@@ -125,7 +125,7 @@ class Share:
             raise _of_another_engine(before, wanted.engine)
 
     def require_engine(self) -> None:
-        """Raise ClusterRefused when an agent noted another engine than the settings'. One read."""
+        """Raise ClusterRefused when the founding record names another engine. One read."""
         with self.store.read() as txn:
             pool_id = self.network._pool_in(txn)
             there = None if pool_id is None else blocks.get_founding(txn, pool_id)
@@ -159,8 +159,8 @@ class Share:
     def lacking(self, lines: Lines | None = None) -> list[int]:
         """Return the families of ``lines`` without a free address in this node's blocks.
 
-        Without lines those of a pod that chooses nothing. All families when the node may not
-        assign. O(groups), except for blocks that just filled.
+        The default is the lines of a pod that chooses no pool. Returns all families when the node
+        may not assign addresses. O(groups), except for blocks that just filled.
         """
         if lines is None:
             lines = self.settings.lines
@@ -202,8 +202,8 @@ class Share:
     def is_copy(self, member: Member, machine: str) -> bool:
         """Return whether the store was copied since the node's incarnation was chosen for it.
 
-        ``machine`` is this machine's id, "" if it is not known. In one boot a copy is another file.
-        In another boot nothing of the file is certain, and the machine may be another one.
+        ``machine`` is this machine's id, or "" if it is not known. Within a boot, a copy shows by
+        being another file. After a boot the file proves nothing, so the machine's id decides.
         """
         if member.file == RESTORED:
             return True
@@ -212,7 +212,7 @@ class Share:
         return bool(machine and member.machine) and machine != member.machine
 
     def set_mark(self, number: int) -> Member:
-        """Store the number of the mark that the node is about to write; return the node.
+        """Store the number of the mark that the node is about to write; return its identity.
 
         Raises NoBlock when the node is not registered.
         """
@@ -226,7 +226,7 @@ class Share:
         return member
 
     def prove_until(self, until_ns: int) -> None:
-        """Record until when ownership is certain: until then no other node takes these blocks."""
+        """Record until when ownership is proven: until then no other node takes these blocks."""
         with self.store.write() as txn:
             blocks.prove(txn, self._pool_id(txn), until_ns)
 
@@ -239,7 +239,7 @@ class Share:
             return Heard() if pool_id is None else blocks.get_heard(txn, pool_id)
 
     def note_heard(self, identity: int, revision: int) -> None:
-        """Store the revision of the shared store. Writes nothing when it has not changed."""
+        """Store the identity and revision of the shared store; write nothing if both are known."""
         heard = self.heard()
         if (heard.identity, heard.revision) != (identity, revision):
             heard.identity, heard.revision = identity, revision
@@ -247,7 +247,7 @@ class Share:
                 blocks.put_heard(txn, self._pool_id(txn), heard)
 
     def note_era(self, era: str) -> None:
-        """Note the value of the shared store's key ``history``."""
+        """Store the era: the value of the shared store's key ``history``."""
         with self.store.write() as txn:
             pool_id = self._pool_id(txn)
             heard = blocks.get_heard(txn, pool_id)
@@ -264,11 +264,11 @@ class Share:
                 blocks.put(txn, pool_id, Block(family, base, CLAIMING, claimed_ns, epoch))
 
     def begin_release(self, ids: Iterable[BlockId], *, named: bool = False) -> list[Block]:
-        """Mark those of the blocks as releasing that are active and wholly free; return them.
+        """Mark the blocks that are active and wholly free as releasing; return them.
 
         No address is assigned from them any more. The check and the change are one transaction:
-        an ADD comes before or after it. ``named``: another node wants these very blocks. Then an
-        address that is a block of its own does not cool down here any longer.
+        an ADD comes before or after it. ``named``: another node wants these very blocks. Then the
+        cool-down of an address that is a block of its own ends.
         """
         begun = []
         has_changed = False
@@ -305,9 +305,9 @@ class Share:
             return found
 
     def activate(self, revisions: Mapping[BlockId, int], state: int) -> None:
-        """Make those of the blocks active that are in ``state``: their addresses can be assigned.
+        """Activate the blocks that are in ``state``: their addresses can be assigned from now on.
 
-        ``revisions`` has the revision of each block in the shared store; 0: unchanged.
+        ``revisions`` has the revision of each block in the shared store, or 0 if it is unchanged.
         """
         with self.store.write() as txn:
             ledger = self.network._enter(txn)
@@ -331,7 +331,7 @@ class Share:
     def add_granted(self, member: Member, owned: Mapping[BlockId, BlockEntry]) -> list[BlockId]:
         """Activate the blocks that a donor granted to this node's last mark; return them.
 
-        ``owned`` is what the shared store lists for this node.
+        ``owned`` has the blocks that the shared store lists for this node.
         """
         added = []
         with self.store.write() as txn:
@@ -353,15 +353,16 @@ class Share:
         *,
         restored: bool = False,
     ) -> tuple[list[BlockId], int]:
-        """Make the records agree with ``owned``: what the shared store lists for this node.
+        """Make the records agree with ``owned``, the shared store's list of this node's blocks.
 
         ``member`` has its new epoch and revision, ``machine`` is this machine's id. Returns the
-        blocks that are found (this node's, but this store does not know which of their addresses
-        are in use), and how many granted blocks were activated.
+        found blocks (this node's, but this store does not know which of their addresses are in
+        use), and how many granted blocks were activated.
 
-        ``heard`` is noted with it. ``restored``: the shared store has lost changes. Then this store
-        is right. A block that it does not know, and has no address in use of, was given up since
-        and may be another node's: it is released.
+        ``heard`` is stored in the same transaction. ``restored``: the shared store has lost
+        changes, so the local store is right. A block that only the shared store lists was given up
+        by this node since, and may be another node's: it is released, unless an address of it is
+        in use.
         """
         unknown = dict(owned)
         granted = 0
@@ -411,7 +412,7 @@ class Share:
     def reindex(self) -> bool:
         """Add blocks with free addresses to the open list; return whether any were missing.
 
-        O(blocks). Writes nothing, and waits for no disk, when there were none.
+        O(blocks). Writes nothing, and waits for no disk, when none was missing.
         """
         sets = list(enumerate(self.settings.pool.sets))
         with self.store.read() as txn:
@@ -432,7 +433,7 @@ class Share:
         return True
 
     def adopt_running(self, owner: Requester, family: int, value: int) -> Record | None:
-        """Assign an address to the container that runs with it, whoever the store names.
+        """Assign an address to the container that runs with it, even if it is another owner's.
 
         Returns the lease that is replaced, or None. Raises AddressInUse when the store contradicts
         itself.
@@ -521,9 +522,10 @@ class Share:
             blocks.put_heard(txn, ledger.state.pool_id, heard)
 
     def _disown(self, txn: Transaction, ledger: Ledger, block: Block, restored: bool) -> None:
-        """Forget a block that the shared store does not list; it is lost if it is in use.
+        """Delete the record of a block that the shared store does not list, or mark it as lost.
 
-        A lost block keeps its revision when it was this node's until changes were lost.
+        A block is lost if addresses of it are in use. With ``restored`` a lost block keeps its
+        revision: it was this node's until the shared store lost changes.
         """
         pool_id = ledger.state.pool_id
         if block.state == ACTIVE and not restored:
