@@ -1,1 +1,1 @@
-"""Commands of an operator for a cluster: changes and reports."""
+"""An operator's commands for a cluster: changes and reports."""

@@ -1,4 +1,4 @@
-"""An operator's changes of a cluster, from any machine: initialise it, read it, remove a node."""
+"""An operator's commands for a cluster: initialise it, list blocks and nodes, remove a node."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class Removed:
 
 
 def init(node: Node, deadline: Deadline) -> bool:
-    """Write the settings of a network's cluster; return False if they are there already.
+    """Write a cluster's settings into the shared store; return False if it already has them.
 
-    Idempotent. Raises ClusterRefused if the cluster has other settings: its blocks are cut by them.
+    Idempotent. Raises ClusterRefused if the shared store has other settings, because its blocks are
+    cut by those.
     """
     text = node.settings.text
     there = node.registry.found_cluster(deadline)
@@ -45,9 +46,9 @@ def init(node: Node, deadline: Deadline) -> bool:
 def release_node(node: Node, name: str, deadline: Deadline, *, force: bool = False) -> Removed:
     """Reclaim all blocks of a node that is gone. Idempotent.
 
-    First its epoch is increased, so that the node can claim nothing more and notices this when it
-    comes back. Then its blocks are deleted. Without ``force`` a node that is alive is refused.
-    Raises ClusterRefused (no such node, or alive), EngineError.
+    The node's epoch is increased first, so that the node can claim nothing more and, when it comes
+    back, notices that it was removed. Then its blocks are deleted. Raises EngineError, and
+    ClusterRefused if there is no such node or, without ``force``, if it is alive.
     """
     try:
         epoch = node.registry.end(name, deadline, force=force)
@@ -65,7 +66,7 @@ def release_node(node: Node, name: str, deadline: Deadline, *, force: bool = Fal
 
 
 def _take_back(node: Node, name: str, deadline: Deadline) -> int:
-    """Make all blocks of a removed node free; return how many."""
+    """Free all blocks of a removed node; return how many."""
     freed = 0
     while some := node.registry.take_back(name, deadline):
         freed += some
@@ -76,10 +77,10 @@ def _take_back(node: Node, name: str, deadline: Deadline) -> int:
 def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool = False) -> int:
     """Take this node out of its cluster; return how many blocks it gives up. Idempotent.
 
-    Call it while :class:`NodeLock` is held. The node's store stops to assign addresses before the
+    Call it while :class:`NodeLock` is held. The node's store stops assigning addresses before the
     blocks become free in the shared store. ``offline`` does not call the shared store, for a
     cluster that is gone. Raises ClusterRefused if the node is alive, or if addresses are in use and
-    ``force`` is not set. Then the node is registered again by its next claim.
+    ``force`` is not set. After such an error the next claim registers the node again.
     """
     has_signs = node.registry.has_signs
     if not offline and has_signs and node.registry.is_alive(node.name, deadline):
@@ -90,11 +91,11 @@ def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool 
                 "only"
             ),
         )
-    while node.share.network.tidy():  # what has cooled down is in nobody's use
+    while node.share.network.tidy():  # a cooled address is not in use
         pass
     if not node.share.begin_leaving(force=force):
         return 0
-    force_end = not has_signs  # who runs this command on the node knows that its agent has ended
+    force_end = not has_signs  # without signs of life the operator has to know that the agent ended
     if not offline and node.registry.end(node.name, deadline, force=force_end) is not None:
         _take_back(node, node.name, deadline)
     return node.share.forget_cluster()
@@ -121,7 +122,7 @@ def read_blocks(node: Node, deadline: Deadline) -> Iterator[dict[str, Any]]:
 
 
 def read_nodes(node: Node, deadline: Deadline) -> list[dict[str, Any]]:
-    """Return every node that ever registered: state, epoch, blocks, need, addresses."""
+    """Return every node that ever registered: state, epoch, blocks, need and addresses."""
     nodes = node.registry.nodes(deadline)
     counts: Counter[tuple[str, int]] = Counter(
         (entry.node, family) for (family, _), entry in node.registry.blocks(deadline).items()

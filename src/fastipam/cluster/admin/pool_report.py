@@ -1,4 +1,4 @@
-"""The report on the AddressPools of a cluster: who may use each, and what keeps one alive."""
+"""The report on a cluster's AddressPools: who may use each, and what holds a deleted one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from fastipam.configuration.address_pools import AddressPool
     from fastipam.storage.records.reservation import Reservation
 
-_MOST_HOLDERS = 8  # reservations that are named for a pool that is being deleted
+_MOST_HOLDERS = 8  # reservations that the report names for a pool that is being deleted
 
 
 def of_pools(node: Node, has_store: bool) -> list[dict[str, Any]]:
-    """Return an object for each AddressPool that this node knows; [] without AddressPools.
+    """Return a dictionary for each AddressPool that this node knows.
 
-    ``held_by`` says what on this node keeps the blocks of a pool that is being deleted. O(leases)
-    with such a pool.
+    The list is empty without AddressPools. For a pool that is being deleted, ``held_by`` names the
+    leases and reservations on this node that keep its blocks; that takes O(leases).
     """
     found = []
     for one in sorted(node.settings.pools, key=lambda one: (-one.priority, one.name)):
@@ -46,7 +46,7 @@ def _state(pool: AddressPool) -> str:
 
 
 def _holders(node: Node, pool: AddressPool) -> list[str]:
-    """Return what on this node has addresses of a pool, each with what to type."""
+    """Return the leases and reservations of this node in a pool, each with what to type."""
     family, first, last = pool.whole()
     network = node.network
     texts = []

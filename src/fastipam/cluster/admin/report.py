@@ -1,4 +1,4 @@
-"""The report on a node's blocks: their use, and whether both stores agree."""
+"""The reports on blocks: their use, and whether a node's store agrees with the shared store."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def of_node(node: Node, has_store: bool) -> dict[str, Any]:
 
 
 def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
-    """Return the state in the shared store: nodes, and how much of the pool is owned.
+    """Return the state of the cluster, from the shared store: its nodes, and its owned blocks.
 
     ``not_seen`` names the objects that the credentials may not read; the parts of the document that
     depend on them are left out.
@@ -86,7 +86,7 @@ def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
     try:
         problem = node.registry.problem(deadline_s=deadline.call_s())
     except EngineDenied:
-        problem = ""  # etcd's status wants a right that a node need not have
+        problem = ""  # etcd's status needs a permission that a node need not have
     document: dict[str, Any] = {
         "reachable": True,
         "problem": problem,
@@ -108,7 +108,7 @@ def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
 
 
 def _compare_settings(node: Node, deadline: Deadline) -> str:
-    """Return whether the cluster's settings are this node's, in words."""
+    """Return in words whether the cluster has the same settings as this node."""
     stored = node.registry.settings_text(deadline)
     if stored is None:
         return "none: run `fastipam cluster init`"
@@ -118,7 +118,7 @@ def _compare_settings(node: Node, deadline: Deadline) -> str:
 
 
 def claim(node: Node, family: int, count: int, deadline: Deadline) -> list[str]:
-    """Claim an aligned run for this node; return the blocks as CIDRs. Raises NoBlock."""
+    """Claim an aligned run of up to ``count`` blocks; return them as CIDRs. Raises NoBlock."""
     share = node.share
     if (share.doubt() or share.has_begun()) and node.join(deadline):
         raise NoBlock(
@@ -137,7 +137,10 @@ def claim(node: Node, family: int, count: int, deadline: Deadline) -> list[str]:
 
 
 def compare(node: Node, has_store: bool, deadline: Deadline) -> list[dict[str, str]]:
-    """Return every difference: inside the shared store, and to this node's. O(blocks of all)."""
+    """Return every contradiction in the shared store, and every difference from this node's store.
+
+    O(blocks of all nodes).
+    """
     entries = node.registry.blocks(deadline)
     found = [_difference(node, *one) for one in node.registry.contradictions(entries, deadline)]
     known = {one.name: one.entry for one in node.registry.nodes(deadline)}
@@ -165,7 +168,7 @@ def _owner_of(entry: BlockEntry | None) -> str:
 
 
 def _compare_local(node: Node, entries: Mapping[BlockId, BlockEntry]) -> list[dict[str, str]]:
-    """Return the differences between the shared store and this node's."""
+    """Return the differences between the shared store and this node's own store."""
     where = node.registry.store_name
     found = []
     mine = {block: entry for block, entry in entries.items() if entry.node == node.name}

@@ -15,7 +15,7 @@ _CALL_S = 10.0
 class Rollout(NamedTuple):
     """A DaemonSet's counts, and the nodes whose pod is not ready.
 
-    ``known``: its controller has seen the present version.
+    ``known``: the DaemonSet controller has processed the current version.
     """
 
     known: bool
@@ -25,7 +25,7 @@ class Rollout(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether a ready pod of the present version runs on every node that is to have one."""
+        """Whether a ready pod of the current version runs on every node that is to have one."""
         return self.known and self.ready >= self.wanted
 
     def __str__(self) -> str:
@@ -36,9 +36,9 @@ class Rollout(NamedTuple):
 
 
 def look(client: Client, namespace: str, name: str) -> Rollout | None:
-    """Return the progress, None when there is no such DaemonSet. Two requests.
+    """Return the progress of a DaemonSet, or None when there is none of this name.
 
-    Raises EngineError.
+    Two requests. Raises EngineError.
     """
     found = client.get(Kind("/apis/apps/v1", "daemonsets", namespace), name, deadline_s=_CALL_S)
     if found is None:

@@ -1,4 +1,4 @@
-"""Blocks as routes: the address of the node that owns each block."""
+"""The routes to all blocks, each via the address of the node that owns the block."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     # prefix -> (node, its address in the prefix's family)
     Table = dict[str, tuple[str, str]]
 
-_CALL_S = 5.0  # for one call while a table is followed: longer than an election
+_CALL_S = 5.0  # for one call of :func:`follow`: longer than an election of etcd
 
 
 def read(
@@ -32,10 +32,11 @@ def read(
     without: str | None = None,
     left_out: set[tuple[str, int]] | None = None,
 ) -> Table:
-    """Return the routes now. O(blocks of all). Raises EngineError.
+    """Return the routes as they are now. O(blocks of all nodes). Raises EngineError.
 
-    Adjacent blocks of a node are one route. ``without`` leaves out the blocks of that node;
-    ``left_out`` gets (node, family) of those that own blocks and have no address of that family.
+    Adjacent blocks of a node are one route. ``without`` leaves out the blocks of that node.
+    ``left_out`` receives (node, family) of each node that owns blocks of a family in which it has
+    no address.
     """
     return _read(node, deadline.call_s(), without, left_out)[0]
 
@@ -43,8 +44,8 @@ def read(
 def installed() -> Table:
     """Return the routes of :data:`PROTOCOL` that this machine has. Raises OSError.
 
-    Those that an agent has set (`--routes`) are not among them: they have a metric of their own,
-    and the agent deletes them itself.
+    Routes that an agent has set (`--routes`) are left out: they have a metric of their own, and the
+    agent deletes them itself.
     """
     found = rtnetlink.routes(PROTOCOL, without_metric=GATEWAY_METRIC)
     return {prefix: ("", via) for prefix, via in found.items()}
@@ -85,9 +86,9 @@ def follow(
 ) -> Iterator[tuple[Table, Table]]:
     """Yield (routes before, routes after) at each change, without end.
 
-    ``have`` returns the routes that are in place, by default none: they are compared with the
-    cluster's at first, and whenever nothing has changed for ``wait_s`` seconds. After a lost watch
-    the whole table is read again, so no change is missed.
+    ``have`` returns the routes that are installed, by default none. They are compared with the
+    cluster's routes at the start, and whenever nothing has changed for ``wait_s`` seconds. After a
+    lost watch all routes are read again, so no change is missed.
     """
     before = have()
     failures = 0
@@ -111,7 +112,7 @@ def follow(
 
 
 def _restored(table: Table, there: Table) -> Table:
-    """Return the routes that are in place, with the owners that they have in the table."""
+    """Return the installed routes, each with the owner that it has in the table."""
     return {
         prefix: table[prefix] if table.get(prefix, ("", ""))[1] == via else (owner, via)
         for prefix, (owner, via) in there.items()

@@ -1,1 +1,1 @@
-"""The controller of a cluster on the Kubernetes API: pools accepted, removed nodes reclaimed."""
+"""The controller on the Kubernetes API: it accepts pools, and reclaims removed nodes' blocks."""

@@ -1,15 +1,17 @@
 """The acceptance of pools: two pools that are in force never share an address (I8).
 
-Every write is of one object, compared by its version. A pool's condition ``Accepted`` is first made
-``Unknown`` (reason Pending) for its generation. Then all pools are listed. A pool that is pending
-in the list is accepted unless it shares an address with what another one has in force. If it does
-with what is pending in another one, the older of both (creationTimestamp, uid) wins: the younger is
-refused *first*, and only when that was written is the older one accepted.
+Every write replaces one object by its version, so a conflict shows that somebody has changed it.
+First a pool's condition ``Accepted`` becomes ``Unknown`` (reason Pending) for its generation. Then
+all pools are listed. A pool that is pending in the list is refused if it shares an address with
+what another pool has in force. If it shares an address with another pending pool, the older of the
+two (creationTimestamp, uid) wins: the younger one is refused *first*, and the older one is accepted
+only after that refusal was written.
 
-This holds whoever decides, with two leaders, too. Take two pools that share an address, each
-pending before its leader has listed. At least one list shows the other pool: in force, so that its
-own pool is refused; or pending, so that one of both is refused by the version in the list, and then
-whoever wanted to accept that one fails, because his version is not the present one.
+This holds with any leader, and with two leaders at once. Take two pools that share an address, each
+made pending before its leader has listed the pools. At least one of the two lists shows the other
+pool. If the list shows it in force, the leader refuses its own pool. If the list shows it pending,
+the leader refuses one of the two pools, by its version in the list. Then a leader that wants to
+accept the refused pool gets a conflict, because the pool has another version now.
 """
 
 from __future__ import annotations
@@ -45,12 +47,12 @@ if TYPE_CHECKING:
 FINALIZER = "fastipam.io/blocks"
 PENDING = "Pending"
 _CALL_S, _LIST_S = 5.0, 20.0
-# Refusals that end when another pool, or a block, goes.
+# Reasons for refusals that end when another pool or a block is deleted.
 _BY_OTHERS = ("Overlaps", REFUSED, overlap.GATEWAY)
 
 
 class Acceptance:
-    """Decides on pools whose spec has changed, and on refused ones after a pool was deleted."""
+    """Decides about pools whose spec has changed, and about refused ones after a deletion."""
 
     def __init__(
         self,
@@ -74,9 +76,9 @@ class Acceptance:
         self._step = step
 
     def work(self) -> None:
-        """Decide about all pools for which it is due. Two writes and a list for a new pool.
+        """Accept or refuse each pool whose decision is due. Raises ApiFails, EngineError.
 
-        Raises ApiFails, EngineError.
+        A new pool takes three writes, an event, and one list of all pools.
         """
         known = self._view.pools()
         for name, pool in known.items():
@@ -92,7 +94,7 @@ class Acceptance:
                 self._guard.run(f"pool {name}", self._decide, name, pools)
 
     def _is_due(self, pool: dict[str, Any], known: dict[str, dict[str, Any]]) -> bool:
-        """Return whether a pool is to be made pending, by what the watches have told."""
+        """Return whether a pool is to be made pending, as the watches last reported it."""
         if pool["metadata"].get("deletionTimestamp"):
             return False
         told = condition(pool, ACCEPTED)
@@ -103,8 +105,8 @@ class Acceptance:
         return False
 
     def _begin(self, pool: dict[str, Any]) -> None:
-        """Hold a pool by the finalizer, and make it pending; both before it is looked at."""
-        with suppress(Conflict, NotFound):  # it was changed since: looked at again soon
+        """Give a pool the finalizer and make it pending, before the pools are compared."""
+        with suppress(Conflict, NotFound):  # it was changed meanwhile: the next turn retries
             held = pool["metadata"].get("finalizers") or []
             if FINALIZER not in held:
                 metadata = pool["metadata"] | {"finalizers": [*held, FINALIZER]}
@@ -120,13 +122,13 @@ class Acceptance:
             self._step("pending")
 
     def _decide(self, name: str, pools: dict[str, dict[str, Any]]) -> None:
-        """Accept or refuse a pending pool, as the list shows it; note what was written."""
+        """Accept or refuse a pending pool, as listed; put each written pool into ``pools``."""
         pool = pools[name]
         refusal = self._refusal(pool, pools)
         if refusal is None:
             for other in self._rivals(pool, pools):
                 if _age(other) < _age(pool):
-                    return  # it could not be decided: this one has to wait for it
+                    return  # the older pool could not be decided: this pool waits for it
                 clash = overlap.conflict(overlap.wanted(other), pool, pool["spec"])
                 assert clash is not None
                 if not self._refuse(other, clash, pools):
@@ -150,7 +152,7 @@ class Acceptance:
     def _refuse(
         self, pool: dict[str, Any], refusal: Refusal, pools: dict[str, dict[str, Any]]
     ) -> bool:
-        """Write why a pool is not accepted, by its version; return False if it was changed."""
+        """Write why a pool is not accepted, by its version; return False on a conflict."""
         conditions = with_condition(
             pool, ACCEPTED, "False", refusal.reason, refusal.message, self._now()
         )
@@ -164,7 +166,7 @@ class Acceptance:
         return True
 
     def _refusal(self, pool: dict[str, Any], pools: dict[str, dict[str, Any]]) -> Refusal | None:
-        """Return why a pool cannot be accepted beside what is in force, None if it can."""
+        """Return why a pool cannot be in force beside the accepted ones, or None if it can."""
         fault = overlap.own_fault(pool)
         if fault is not None:
             return fault
@@ -201,12 +203,12 @@ class Acceptance:
 
 
 def _age(pool: dict[str, Any]) -> tuple[str, str]:
-    """Return what is less for an older pool."""
+    """Return a sort key that puts older pools first."""
     return str(pool["metadata"].get("creationTimestamp") or ""), objects.uid_of(pool)
 
 
 def _is_pending(pool: dict[str, Any]) -> bool:
-    """Return whether a pool, as it is now, waits for a decision."""
+    """Return whether the current generation of a pool waits for a decision."""
     told = condition(pool, ACCEPTED)
     return (
         told.get("status") == "Unknown"

@@ -1,4 +1,4 @@
-"""The information for people about a pool: conditions in its status, and events."""
+"""The conditions in a pool's status, and the events about it: what operators read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.controller")
 
 ACCEPTED, EXHAUSTED, DELETING = "Accepted", "Exhausted", "Deleting"
-_LONGEST = 1024  # the kind's own limit of a message
+_LONGEST = 1024  # characters of a message: the limit in the CRD
 _CALL_S = 5.0
 
 
@@ -37,7 +37,7 @@ def condition(pool: dict[str, Any], kind: str) -> dict[str, Any]:
 def with_condition(
     pool: dict[str, Any], kind: str, status: str, reason: str, message: str, now_s: float
 ) -> list[dict[str, Any]]:
-    """Return a pool's conditions with this one; its time changes only with its status."""
+    """Return a pool's conditions with this one set; its time changes only with its status."""
     before = condition(pool, kind)
     since = before.get("lastTransitionTime") if before.get("status") == status else None
     made = {
@@ -53,16 +53,16 @@ def with_condition(
 
 
 def generation_of(found: dict[str, Any]) -> int:
-    """Return the generation of an object: it changes with its spec."""
+    """Return the generation of an object, which grows with each change of its spec."""
     return int(found["metadata"].get("generation") or 0)
 
 
 def replace_status(
     client: Client, view: View, pool: dict[str, Any], status: dict[str, Any]
 ) -> dict[str, Any]:
-    """Replace a pool's status by its version; return the pool. Raises Conflict, NotFound.
+    """Replace a pool's status by the pool's version; return the pool. One request.
 
-    One request. The view has the new status at once.
+    The view has the new status at once. Raises Conflict, NotFound.
     """
     made = client.replace(objects.POOLS, pool | {"status": status}, "status", deadline_s=_CALL_S)
     view.see(objects.POOLS, "MODIFIED", made)
@@ -70,7 +70,7 @@ def replace_status(
 
 
 class Events:
-    """Events about pools. An event that cannot be written is dropped."""
+    """Writes events about pools. An event that cannot be written is dropped."""
 
     def __init__(self, client: Client, now: Callable[[], float] = time.time) -> None:
         self._client = client
@@ -86,7 +86,7 @@ class Events:
         body = {
             "apiVersion": "v1",
             "kind": "Event",
-            # As client-go names them: the object, and a time that hardly comes twice.
+            # As client-go names events: the object and a time, which hardly ever repeats.
             "metadata": {"name": f"{name}.{time.time_ns():x}", "namespace": "default"},
             "involvedObject": {
                 "apiVersion": objects.VERSION,

@@ -1,4 +1,4 @@
-"""A controller: the work of its leader in one round. Claims, ADD and DEL never need it.
+"""The controller: what its leader does in each turn. Claims, ADD and DEL never need it.
 
 It checks the whole state in every turn; an event only makes the next turn come sooner. If a turn
 does not finish, the next turn continues its work, in this process or in another one.
@@ -33,7 +33,7 @@ _LONGEST_PAUSE_S = 30.0
 
 
 class State(NamedTuple):
-    """What a controller knows and has done, for metrics."""
+    """The numbers of a controller, for its metrics."""
 
     pools: dict[str, str]  # pool -> the status of its condition Accepted
     blocks: int
@@ -46,10 +46,10 @@ class State(NamedTuple):
 
 
 class Controller:
-    """Accepts pools, lets deleted ones go, counts, and removes nodes; for one thread.
+    """Accepts and deletes pools, counts their use, and removes nodes. For one thread.
 
-    ``pools`` are made if they are absent. ``clock`` gives seconds, ``now`` those since 1970.
-    ``step`` is called after each change and each list, with a name, for tests.
+    ``pools`` are created if they are absent. ``clock`` returns seconds, ``now`` the seconds since
+    1970. ``step`` is called after each change and each list, with a name, for tests.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Controller:
             return TICK_S
         try:
             if not self._led:
-                # A leader begins with what the API has, not with what its watches have told.
+                # A new leader reads the current state, because its watches may be behind.
                 self.view.load()
                 self._reclaim.begin()
                 self._led = True
@@ -128,7 +128,7 @@ class Controller:
         return min(TICK_S * float(1 << min(self._pauses, 10)), _LONGEST_PAUSE_S)
 
     def state(self) -> State:
-        """Return what is known now. O(nodes + pools); for any thread."""
+        """Return the present numbers. O(nodes + blocks + pools). For any thread."""
         told = {name: condition(one, ACCEPTED) for name, one in self.view.pools().items()}
         return State(
             {name: str(one.get("status", "Unknown")) for name, one in told.items()},

@@ -1,8 +1,9 @@
 """The deletion of a pool: its object is kept until no node owns a block of it.
 
-Agents treat a pool that is being deleted as disabled, and give its blocks back as they empty. The
-finalizer goes when a list shows no block of the pool, and the deletion is so long ago that every
-agent in touch has heard of it. Until then the condition Deleting says which nodes own blocks.
+Agents treat a pool that is being deleted as disabled, and release its blocks as these become empty.
+The finalizer is removed when a list shows no block of the pool, and the deletion is so long ago
+that every agent that can reach the API has read of it. Until then the condition Deleting says which
+nodes own blocks.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from fastipam.cluster.controller.view import Owned, View
     from fastipam.cluster.registries.kubernetes.client import Client
 
-# Longer than an agent takes blocks of a pool into use without having read it again (I9). What it
-# has claimed by then is in the list that is read before the pool goes.
+# Longer than an agent relies on its last reading of the pools for new blocks (I9). So every block
+# that it has claimed by then is in the list that is read before the finalizer is removed.
 SETTLE_S = 2 * objects.POOLS_FRESH_S
 _CALL_S = 5.0
 _TELL_S = 60.0  # between two updates of the condition
@@ -62,12 +63,12 @@ class Deletion:
         self._now = now
         self._step = step
         self._since: dict[str, float] = {}  # uid of a pool -> when its deletion was seen
-        self._told_at: dict[str, float] = {}  # uid of a pool -> when it was said what holds it
+        self._told_at: dict[str, float] = {}  # uid of a pool -> when its condition was written
 
     def work(self) -> None:
-        """Look at the pools that are being deleted. Two requests for each that can go.
+        """Remove the finalizer of deleted pools without blocks; report what holds the others.
 
-        Raises ApiFails.
+        Two requests for each pool that can go. Raises ApiFails.
         """
         going = {
             objects.uid_of(one): one
@@ -92,7 +93,7 @@ class Deletion:
                 self._guard.run(f"pool {name}", self._let_go, pool)
 
     def _tell(self, uid: str, pool: dict[str, Any], blocks: Sequence[Owned]) -> None:
-        """Say in the pool's status which blocks hold it, and where to look; once a minute."""
+        """Write into the pool's status which blocks hold it, and what to type; once a minute."""
         now = self._clock()
         if now < self._told_at.get(uid, -math.inf) + _TELL_S:
             return
@@ -110,7 +111,7 @@ class Deletion:
         if before.get("message") == message:
             return
         conditions = with_condition(pool, DELETING, "True", "BlocksOwned", message, self._now())
-        with suppress(Conflict, NotFound):  # changed meanwhile: in a minute
+        with suppress(Conflict, NotFound):  # changed meanwhile: retried in a minute
             status = status_of(pool) | {"conditions": conditions}
             replace_status(self._client, self._view, pool, status)
             self._step("held")
@@ -118,7 +119,7 @@ class Deletion:
                 self._events.tell(pool, DELETING, message, warning=False)
 
     def _let_go(self, pool: dict[str, Any]) -> None:
-        """Take the finalizer away unless a node owns a block of the pool."""
+        """Remove the finalizer, unless a node owns a block of the pool."""
         name = objects.name_of(pool)
         listed, _ = self._client.list(objects.BLOCKS, f"spec.pool={name}", deadline_s=_CALL_S)
         if next(listed, None) is not None:

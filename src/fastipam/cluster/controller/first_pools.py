@@ -1,4 +1,4 @@
-"""The first pools of a cluster: the controller creates those pools of a file that do not exist.
+"""The first pools of a cluster: the controller creates the pools of a file that do not exist.
 
 A pool that exists is not changed, whatever the file says: people change pools with kubectl.
 """
@@ -45,7 +45,7 @@ class FirstPools:
         self._left = {objects.name_of(one): one for one in pools}
 
     def work(self) -> None:
-        """Make the pools that are absent; one request each. Raises ApiFails."""
+        """Create the pools that are absent; one request each. Raises ApiFails."""
         known = self._view.pools() if self._left else {}
         for name in list(self._left):
             if name in known or self._guard.run(f"pool {name}", self._make, name):
@@ -58,10 +58,10 @@ class FirstPools:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the AddressPools of a file: JSON, a List as kubectl writes it.
+    """Return the AddressPools in a JSON file, which is a List as kubectl writes it.
 
-    Raises ConfigError for the first one that the API server or this controller would refuse. What
-    the cluster has already is not known here.
+    Raises ConfigError for the first pool that the API server or this controller would refuse. The
+    pools that the cluster already has are not considered.
     """
     try:
         items = json.loads(path.read_bytes())["items"]
@@ -87,7 +87,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _check_beside(pool: dict[str, Any], before: list[dict[str, Any]], where: str) -> None:
-    """Raise ConfigError when a pool cannot be in force, alone or beside those before it."""
+    """Raise ConfigError when a pool cannot be in force by itself or beside those before it."""
     name = objects.name_of(pool)
     if any(objects.name_of(other) == name for other in before):
         raise ConfigError(

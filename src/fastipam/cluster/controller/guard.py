@@ -1,4 +1,4 @@
-"""Work on many objects, so that a failure with one of them does not stop the others."""
+"""Work on many objects, in which a failure with one object does not stop the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ApiFails(Exception):
 
 
 class Guard:
-    """Runs work on one object after the other; ``failures`` counts what has failed."""
+    """Runs work on objects, and retries a failed one after a pause; ``failures`` counts them."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.failures = 0
@@ -34,9 +34,9 @@ class Guard:
         self._in_a_row = 0
 
     def run(self, what: str, work: Callable[..., object], *arguments: object) -> bool:
-        """Do the work on one object, if it is time; return whether it was done.
+        """Do the work on one object, unless it failed just now; return whether it was done.
 
-        Raises ApiFails when the API has not served several objects in a row, nothing else.
+        Raises only ApiFails, when the API has not served several objects in a row.
         """
         failed, again_at = self._tries.get(what, (0, 0.0))
         if failed and self._clock() < again_at:
@@ -62,6 +62,9 @@ class Guard:
         return True
 
     def tidy(self) -> None:
-        """Forget the failures of objects that are not there any more. O(failures)."""
+        """Forget the failures of objects that are gone. O(failures).
+
+        They are gone if their retry was due ten minutes ago.
+        """
         oldest = self._clock() - _FORGET_S
         self._tries = {what: one for what, one in self._tries.items() if one[1] > oldest}

@@ -2,8 +2,9 @@
 
 A leader renews the Lease, and stops leading if it could not renew it for four fifths of its
 duration. A follower takes the Lease over when it was unchanged for the whole duration, measured by
-the follower's own clock: the clocks of two machines are never compared. Two leaders at once (a
-process that was stopped for long) do no harm: whatever a leader changes is compared by its version.
+the follower's own clock: the clocks of two machines are never compared. There can be two leaders at
+once, when a process was stopped for long. They do no harm, because every write of a leader names
+the version of the object that it has read.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Election:
         self._duration_s = duration_s
         self._until = float("-inf")
         self._version = 0  # of the Lease as this process has written it
-        self._seen = (0, 0.0)  # the version of another one's, and when it was seen first
+        self._seen = (0, 0.0)  # the version of another one's Lease, and when it was first read
         self._transitions = 0
 
     @property
@@ -62,7 +63,7 @@ class Election:
         return self._clock() < self._until
 
     def step(self) -> float:
-        """Renew the Lease, or look whether it is free; return the seconds until the next time.
+        """Renew the Lease, or check whether it is free; return the seconds until the next call.
 
         Raises nothing. Two requests at most.
         """
@@ -115,7 +116,7 @@ class Election:
         return _RETRY_S
 
     def _take(self, version: int) -> float:
-        """Write this process's name into the Lease of this version, or into a new one (0)."""
+        """Become the holder: replace the Lease of this version, or create it if that is 0."""
         began = self._clock()
         body = self._body(self.identity, version)
         if version:

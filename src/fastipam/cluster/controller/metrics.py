@@ -24,7 +24,7 @@ class Metrics:
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield each metric. O(nodes + pools)."""
+        """Yield each metric. O(nodes + blocks + pools)."""
         state = self._process.controller.state()
         gauges = {
             "leader": ("1 if this process is the leader.", int(self._process.election.is_leading)),

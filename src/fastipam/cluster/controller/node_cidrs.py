@@ -1,9 +1,10 @@
 """The blocks of Nodes' podCIDRs, in pools with ``claims: NodeCIDRs``.
 
 kube-controller-manager gives each Node a podCIDR, and pods may have addresses of it. In such a pool
-a node uses the block that is its podCIDR, and claims no other. The controller makes these blocks,
-each in its node's name, and does not accept ``claims: Any`` before all of them are there. A block
-that is made for a node is ``found`` there: it assigns after it has looked into its namespaces.
+a node uses the block that is its podCIDR, and claims no other. The controller creates these blocks,
+each owned by its node, and does not accept ``claims: Any`` before all of them exist. In the node's
+store such a block is ``found``: the node assigns from it only after it has read which addresses its
+network namespaces use.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ NODE_BLOCKS = "NodeBlocks"  # a condition: each Node has the block of its podCID
 REFUSED = "NodeCIDRs"  # why ``claims: Any`` is not accepted yet
 _CALL_S, _LIST_S = 5.0, 20.0
 _SHOWN = 5  # problems in a message
-# Problems with which a node could claim a block that holds addresses of another one's pods.
+# With these problems a node could claim a block whose addresses are another node's pods'.
 _UNSAFE = frozenset({"OtherLength", "SharedPodCIDR", "Owned", "Removed"})
 
 
@@ -49,7 +50,7 @@ class Problem(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A block that is to be made for a node."""
+    """A block that is to be created for a node."""
 
     node: str
     place: Place
@@ -57,7 +58,7 @@ class Missing(NamedTuple):
 
 
 class NodeCIDRs:
-    """Makes the blocks, and says in each pool's conditions which Nodes have none."""
+    """Creates the blocks, and writes into each pool's conditions which Nodes have none."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class NodeCIDRs:
         self._step = step
 
     def work(self) -> None:
-        """Make the blocks that are missing. O(nodes); two requests per block. Raises ApiFails."""
+        """Create the blocks that are missing. O(nodes); two requests per block. Raises ApiFails."""
         for name, found in self._view.pools().items():
             pool = objects.read_pool(found)
             if pool is not None and not pool.claims_any:
@@ -86,11 +87,14 @@ class NodeCIDRs:
                 self._guard.run(f"blocks of {name}", self._drop, found)
 
     def refusal(self, pool: dict[str, Any]) -> Refusal | None:
-        """Return why a pool cannot be accepted with ``claims: Any`` yet, as the watches tell."""
+        """Return why a pool's ``claims: Any`` cannot be accepted yet, or None if it can.
+
+        No request: the watches report the Nodes and blocks.
+        """
         return self._refusal(pool, self._view.machines())
 
     def complete(self, pool: dict[str, Any]) -> Refusal | None:
-        """Make every block that ``claims: Any`` needs to be there; return why that is impossible.
+        """Create every block that ``claims: Any`` needs; return why that is impossible, or None.
 
         One list of the Nodes. Does nothing for a pool whose nodes claim blocks already.
         """
@@ -130,7 +134,7 @@ class NodeCIDRs:
     def _compare(
         self, pool: AddressPool, machines: Mapping[str, Sequence[str]]
     ) -> tuple[list[Missing], list[Problem]]:
-        """Return the blocks that are missing, and the Nodes that get none."""
+        """Return the blocks that are missing, and why other Nodes get none."""
         entries, blocks = self._view.entries(), self._view.by_name()
         owners: dict[str, str] = {}
         missing: list[Missing] = []
@@ -166,7 +170,10 @@ class NodeCIDRs:
         return missing, problems
 
     def _fault(self, pool: AddressPool, node: str, cidr: str) -> Problem | None:
-        """Return why a podCIDR is no block of a pool; None for one of another such pool, too."""
+        """Return why a podCIDR is no block of a pool, or None if it is one.
+
+        None also if the podCIDR lies in another pool with ``claims: NodeCIDRs``.
+        """
         if not cidr:
             text = f"Node {node} has no IPv{pool.family} podCIDR"
             hint = "check that kube-controller-manager runs with --allocate-node-cidrs"
@@ -184,7 +191,7 @@ class NodeCIDRs:
         return None
 
     def _make(self, missing: Missing) -> None:
-        """Make a block in a node's name, unless there is one; one request."""
+        """Create a block that a node owns; one request, and a read if the block exists."""
         claimed_ns = int(self._now() * 1e9)
         body = objects.block(missing.place, missing.node, missing.epoch, claimed_ns)
         try:
@@ -198,7 +205,7 @@ class NodeCIDRs:
         self._step("block")
 
     def _tell(self, pool: dict[str, Any], status: str, reason: str, message: str) -> None:
-        """Write the condition, and an event, if it says something new. Two requests at most."""
+        """Write the condition and an event, if the condition has changed. Two requests at most."""
         conditions = with_condition(pool, NODE_BLOCKS, status, reason, message, self._now())
         if conditions != status_of(pool).get("conditions"):
             made = self._write(pool, conditions)
@@ -208,21 +215,21 @@ class NodeCIDRs:
                 self._events.tell(made, reason, told, warning=status != "True")
 
     def _drop(self, pool: dict[str, Any]) -> None:
-        """Take the condition away from a pool whose nodes claim blocks."""
+        """Remove the condition from a pool whose nodes claim blocks."""
         listed = status_of(pool).get("conditions") or ()
         self._write(pool, [one for one in listed if one.get("type") != NODE_BLOCKS])
 
     def _write(
         self, pool: dict[str, Any], conditions: list[dict[str, Any]]
     ) -> dict[str, Any] | None:
-        with suppress(Conflict, NotFound):  # changed meanwhile: the next time
+        with suppress(Conflict, NotFound):  # changed meanwhile: the next turn retries
             status = status_of(pool) | {"conditions": conditions}
             return replace_status(self._client, self._view, pool, status)
         return None
 
 
 def _opens(pool: dict[str, Any]) -> bool:
-    """Return whether nodes are to claim blocks of a pool in which they may not as yet."""
+    """Return whether a pool's spec lets nodes claim blocks, and its spec in force does not."""
     before = accepted_spec(pool)
     return (
         before is not None

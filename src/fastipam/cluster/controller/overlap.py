@@ -1,4 +1,4 @@
-"""Which pools cannot be in force at the same time, and why."""
+"""The rules that decide whether a pool can be accepted, alone and beside other pools."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 GATEWAY = "GatewayInUse"  # the reason of a refusal that ends when a block is given back
 
-# Fields of the kind that no node looks at yet.
+# Fields of an AddressPool that no node uses yet.
 _NOT_LOOKED_AT = ("maxBlocksPerNode",)
 
 
 class Refusal(NamedTuple):
-    """Why a pool is not accepted: one word for programs, and what to do for people."""
+    """Why a pool is not accepted: a word for programs, and for people also what to do."""
 
     reason: str
     message: str
 
 
 def wanted(pool: dict[str, Any]) -> AddressPool:
-    """Return a pool as its spec asks for it. Raises ConfigError."""
+    """Return a pool as its spec describes it, in force or not. Raises ConfigError."""
     return AddressPool(objects.name_of(pool), pool["spec"])
 
 
 def accepted_spec(pool: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the accepted spec of a pool, None if there is none."""
+    """Return the spec of a pool that is in force, or None if none is."""
     accepted = status_of(pool).get("accepted")
     spec = accepted.get("spec") if isinstance(accepted, dict) else None
     return spec if isinstance(spec, dict) else None
 
 
 def own_fault(pool: dict[str, Any]) -> Refusal | None:
-    """Return why a pool cannot be accepted, other pools aside; None if it can."""
+    """Return why a pool cannot be accepted, without regard to other pools; None if it can."""
     try:
         one = wanted(pool)
         before = accepted_spec(pool)
@@ -80,11 +80,11 @@ def own_fault(pool: dict[str, Any]) -> Refusal | None:
 
 
 def conflict(pool: AddressPool, other: dict[str, Any], spec: dict[str, Any]) -> Refusal | None:
-    """Return why a pool and this spec of another one cannot both be in force, None if they can."""
+    """Return why a pool and ``spec`` of another pool cannot both be in force, None if they can."""
     name = objects.name_of(other)
     try:
         there = _plain(name, spec)
-    except ConfigError as error:  # nobody can tell what it covers
+    except ConfigError as error:  # the addresses that it covers are unknown
         return Refusal("Overlaps", f"the pool {name}, which is in force, cannot be read: {error}")
     if _overlap(pool.whole(), there.whole()):
         return Refusal(
@@ -96,9 +96,10 @@ def conflict(pool: AddressPool, other: dict[str, Any], spec: dict[str, Any]) -> 
 
 
 def strays(pool: AddressPool, blocks: Iterable[Owned]) -> Refusal | None:
-    """Return why a pool cannot be accepted: a block in it that was not cut from it. O(blocks).
+    """Return a refusal if a block lies in a pool but was not cut from it, else None. O(blocks).
 
-    Pools are held by a finalizer until their last block is gone; somebody has removed one by force.
+    A finalizer keeps each pool until its last block is gone. So this happens only after somebody
+    has removed a finalizer.
     """
     whole = pool.whole()
     for one in blocks:
@@ -114,11 +115,12 @@ def strays(pool: AddressPool, blocks: Iterable[Owned]) -> Refusal | None:
 def gateway_in_use(
     pool: AddressPool, pools: dict[str, dict[str, Any]], blocks: Iterable[Owned]
 ) -> Refusal | None:
-    """Return why a pool's gateway cannot be what it is changed to: a pod may have it. O(blocks).
+    """Return why a pool cannot have its new gateway, because a pod may have it; None if it can.
 
-    The API does not know which addresses pods have; but a pod has only addresses of owned blocks.
-    The gateway of a pool in force was never assigned, and those who take over a node's podCIDR
-    begin with blocks that are owned.
+    O(blocks). The API does not know which addresses pods have, but a pod has only addresses of
+    owned blocks. So a gateway that lies in an owned block is refused, with two exceptions: the
+    gateway of a pool in force was never assigned, and a new pool that takes over podCIDRs begins
+    with owned blocks.
     """
     before = _in_force(pool.name, pools)
     router = pool.range.gateway
@@ -146,7 +148,7 @@ def gateway_in_use(
 
 
 def _in_force(name: str, pools: dict[str, dict[str, Any]]) -> AddressPool | None:
-    """Return a pool as it is in force, None if it is not, or cannot be read."""
+    """Return a pool as it is in force, None if it is not in force or cannot be read."""
     spec = accepted_spec(pools[name]) if name in pools else None
     try:
         return None if spec is None else AddressPool(name, spec)
@@ -155,14 +157,15 @@ def _in_force(name: str, pools: dict[str, dict[str, Any]]) -> AddressPool | None
 
 
 def _not_supported(spec: dict[str, Any]) -> str:
-    """Return the first field of a pool that nodes do not look at, "" if there is none."""
+    """Return the first field of a pool that nodes ignore as yet, "" if there is none."""
     return next((field for field in _NOT_LOOKED_AT if spec.get(field)), "")
 
 
 def _odd_exclusion(pool: AddressPool) -> str:
-    """Return what is wrong with the first exclusion that is not what was meant, "" if none is.
+    """Return what is wrong with the first exclusion that must be a mistake, "" if none is.
 
-    A node would exclude the whole CIDR around an address, or nothing.
+    It has host bits, so a node would exclude the whole CIDR around an address; or it lies outside
+    of the pool, and a node would exclude nothing.
     """
     for at, (text, hole) in enumerate(zip(pool.spec.get("exclude") or (), pool.holes, strict=True)):
         where = f"addresspool {pool.name}: spec.exclude[{at}]"
@@ -180,7 +183,7 @@ def _odd_exclusion(pool: AddressPool) -> str:
 
 
 def _plain(name: str, spec: dict[str, Any]) -> AddressPool:
-    """Return a pool by its addresses alone."""
+    """Return a pool that has only the CIDR and the block size of a spec."""
     return AddressPool(name, {"cidr": spec.get("cidr"), "blockSize": spec.get("blockSize")})
 
 

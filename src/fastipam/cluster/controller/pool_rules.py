@@ -1,6 +1,7 @@
 """The rules of the kind AddressPool, for a pool that no API server has checked.
 
-They are those of deploy/chart/files/crds.yaml. A test asks both about the same pools.
+They are the rules of deploy/chart/files/crds.yaml. A test gives the same pools to an API server and
+to this module.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ _CIDR_HINT = "type one such as 10.32.0.0/12 or fd00:10::/104"
 def check(name: object, spec: dict[str, Any], where: str) -> None:
     """Raise ConfigError for the first field that the API server would refuse.
 
-    ``where`` is the path of the pool, for the field. A null counts as absent, as on the server.
+    ``where`` is the path of the pool; the error's field begins with it. A null counts as absent, as
+    on the server.
     """
     if (
         not isinstance(name, str)
@@ -68,7 +70,7 @@ def check(name: object, spec: dict[str, Any], where: str) -> None:
 
 
 def _check_fields(given: dict[str, Any], where: str) -> None:
-    """Check which fields there are, their types, and values that stand for themselves."""
+    """Check the fields' names and types, which ones are missing, and independent values."""
     for key, value in given.items():
         if key not in _TYPES:
             close = difflib.get_close_matches(key, _TYPES, 1)

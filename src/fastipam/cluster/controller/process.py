@@ -1,4 +1,4 @@
-"""The process of a controller: its threads, its signals, its end."""
+"""The process of a controller: its threads, its signals and its end."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ log = logging.getLogger("fastipam.controller")
 
 _SHORTEST_TURN_S = 0.1  # between two turns, however many pools change
 _END_S = 0.6  # for a turn that is under way when the process is to end
-_STALE_S = 60.0  # a loop that has not come round for so long does not work
+_STALE_S = 60.0  # a loop whose last round began so long ago is stuck
 
 
 class Process:
-    """A controller and its election; :meth:`run` until :meth:`stop`.
+    """A controller and its election, which work from :meth:`run` until :meth:`stop`.
 
-    ``client`` is the controller's, and ``other`` the election's: so that the Lease is renewed while
-    all connections of the first one are in use, and can be given up after the first one is closed.
+    The controller uses ``client``, and the election uses ``other``. So the Lease is renewed while
+    all connections of ``client`` are in use, and can be given up after ``client`` is closed.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class Process:
         worker.join(_END_S)
         elector.join(_END_S / 2)
         if not worker.is_alive() and not elector.is_alive():
-            self.election.resign()  # else its last change might come after another one leads
+            self.election.resign()  # else this one might change something while another leads
         self._other.close()
 
     def stop(self) -> None:
-        """Have :meth:`run` return. For signal handlers and any thread."""
+        """Let :meth:`run` return. For signal handlers and any thread."""
         self._over.set()
 
     def stop_at_signals(self) -> None:
-        """End by SIGTERM and SIGINT; only the main thread can call it."""
+        """Stop at SIGTERM and SIGINT. Only the main thread can call this."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
 

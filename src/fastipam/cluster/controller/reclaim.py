@@ -1,22 +1,25 @@
 """The removal of nodes whose Node object was deleted: their blocks become free.
 
-A deleted Node object says that the machine is gone; one that is NotReady says nothing. What is done
-of a node, in this order, each step known by what it has left, so that another leader goes on:
+A deleted Node object means that the machine is gone; a NotReady one proves nothing. A node is
+removed in these steps, in this order. Each step leaves something in the API by which another leader
+sees that it was done, and goes on:
 
 ==  ==============================================================================================
-E0  the API has no Node of this name, and ``reclaim_after_s`` later it has none (two reads); a Node
-    of that name that comes between them stops it
-E1  with fencing: its Lease is ended. It was read at t0, and is deleted by that version at t0 +
-    1.05 of its duration, on this process's own clock: so it was not renewed since, and what the
-    node has proved with it is over
-E2  the tombstone, over the entry as it was read before a last look at Node and Lease
-E1  once more, for a tombstone that ``cluster release-node --force`` has written
-E3  its blocks are deleted by their versions, until a list shows none
-E4  its request is deleted; the tombstone a day later
+E0  two reads, ``reclaim_after_s`` apart, find no Node of this name; a Node of this name that comes
+    between them stops the removal
+E1  with fencing: the node's Lease is ended. It is read at t0, and deleted by that version at t0 +
+    1.05 of its duration, on this process's own clock. So the node has not renewed it since t0, and
+    what the Lease has proved for the node has expired
+E2  the tombstone is written, by the version of the entry that was read before a last read of Node
+    and Lease
+E1  is done again if ``cluster release-node --force`` has written the tombstone
+E3  the node's blocks are deleted by their versions, until a list shows none
+E4  the node's request is deleted, and a day later the tombstone
 ==  ==============================================================================================
 
-A block whose node has a tombstone, or no entry at all, is an orphan: it was handed to a node that
-was removed meanwhile, or somebody has deleted the entry. It goes the same way: under a tombstone.
+A block whose node has a tombstone, or no entry at all, is an orphan: it was handed over to a node
+that was removed meanwhile, or somebody has deleted the entry. It is deleted in the same way, under
+a tombstone.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ TOMBSTONE_S = 86400.0  # for which a removed node's entry stays
 _NODE_S = 60.0  # for the work on one node in one turn
 _CALL_S = 5.0
 _TRIES = 2  # in one turn, to write a tombstone: other nodes wait, and the next turn comes soon
-_LOOK_AGAIN_S = 10.0  # when a watch has not told of a Node object that is there
+_LOOK_AGAIN_S = 10.0  # until a Node that exists, but that no watch has reported, is read again
 
 
 class _LeaseSeen(NamedTuple):
@@ -56,7 +59,7 @@ class _LeaseSeen(NamedTuple):
 
 
 class Reclaim:
-    """Removes nodes whose machine is gone, and frees what removed nodes have left."""
+    """Removes nodes whose machine is gone, and frees the blocks of removed nodes."""
 
     def __init__(
         self,
@@ -78,15 +81,15 @@ class Reclaim:
         self._clock = clock
         self._now = now
         self._step = step
-        self._absent: dict[str, float] = {}  # node -> since when the API has had no Node of it
+        self._absent: dict[str, float] = {}  # node -> when the API was first found without its Node
         self._look_at: dict[str, float] = {}
         self._leases: dict[str, _LeaseSeen] = {}
-        self._cleared: dict[str, int] = {}  # removed node -> the tombstone's epoch, all deleted
+        self._cleared: dict[str, int] = {}  # removed node -> the tombstone's epoch, after E4
         kept: list[dict[str, Any]] = [self._absent, self._look_at, self._leases, self._cleared]
         self._kept = kept
 
     def begin(self) -> None:
-        """Forget what was seen as an earlier leader: other processes have led since."""
+        """Forget what was seen in an earlier time as leader: other processes have led since."""
         for one in self._kept:
             one.clear()
 
@@ -96,7 +99,7 @@ class Reclaim:
         return len(self._absent)
 
     def orphans(self) -> int:
-        """Return how many blocks have an owner that is gone, or that was removed. O(nodes)."""
+        """Return how many blocks have an owner that was removed or has no entry. O(nodes)."""
         entries, machines = self._view.entries(), self._view.machines()
         count = 0
         for name in self._view.owners():
@@ -132,7 +135,7 @@ class Reclaim:
     # E0 -------------------------------------------------------------------------------------
 
     def _is_gone(self, name: str) -> bool:
-        """Return whether the first look is so long ago that it is time for the second one."""
+        """Make the first read of E0 if it is due; return whether the second read is due."""
         if name not in self._absent:
             if self._clock() < self._look_at.get(name, 0.0):
                 return False
@@ -163,8 +166,8 @@ class Reclaim:
             return
 
         def check() -> None:
-            # The entry was read before. A machine that has come back since, or takes a Lease after
-            # this look, changes the entry, and then there is no tombstone.
+            # ``end`` has read the entry before it calls this. A machine that has come back since,
+            # or takes a Lease after this, changes the entry: then the tombstone gets a conflict.
             if self._has_machine(name):
                 raise ClusterRefused(f"node {name} is back: it has a Node object again")
             if self._client.get(objects.LEASES, name, deadline_s=_CALL_S) is not None:
@@ -189,7 +192,7 @@ class Reclaim:
             self._clear(name)
 
     def _clear(self, name: str) -> None:
-        """Free what a removed node has left, when no proof of it can hold any more."""
+        """Free the blocks of a removed node, after the proof by its Lease has expired."""
         if not self._end_lease(name):
             return
         known = self._view.owned_by(name)
@@ -209,15 +212,15 @@ class Reclaim:
                 self._tell(name)
 
     def _tell(self, name: str) -> None:
-        """Write into a removed node's status what it has now."""
+        """Write into a removed node's status that it has no blocks."""
         status = {"blocks": 0, "used": 0, "free": 0, "pools": [], "state": "Removed"}
         with suppress(NotFound):
             self._client.patch_status(objects.NODES, name, {"status": status}, deadline_s=_CALL_S)
 
     def _end_lease(self, name: str) -> bool:
-        """Return whether a node has no Lease. Else end it, as soon as nobody renews it any more."""
+        """Return whether a node has no Lease; end it if it was not renewed for its duration."""
         if name == NAME:
-            return True  # the controller's own, which no node has
+            return True  # this is the controller's own Lease, and no node's
         seen = self._leases.get(name)
         if seen is not None:
             if self._clock() < seen.over_at:
@@ -227,7 +230,7 @@ class Reclaim:
                     objects.LEASES, name, version=str(seen.version), deadline_s=_CALL_S
                 )
             except Conflict:
-                del self._leases[name]  # it was renewed: watched anew
+                del self._leases[name]  # it was renewed: wait for its whole duration again
             else:
                 del self._leases[name]
                 self._step("lease")
@@ -240,7 +243,7 @@ class Reclaim:
         return False
 
     def _bury(self, name: str) -> None:
-        """Delete a tombstone that has stood long enough, unless a block came meanwhile."""
+        """Delete a tombstone that is a day old, unless its node got a block meanwhile."""
         found = self._client.get(objects.NODES, name, deadline_s=_CALL_S)
         if found is None or objects.read_node(found).incarnation:
             return

@@ -1,4 +1,4 @@
-"""The rules of the kind AddressPool for its selectors, as the API server checks them."""
+"""The rules for the selectors of an AddressPool, as the API server checks them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _require_keys(holder: dict[str, Any], known: tuple[str, ...], where: str) ->
 
 
 def _get(holder: dict[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
-    """Return what is under a key; a null counts as absent, as on the server."""
+    """Return the value of a key, or the default; a null counts as absent, as on the server."""
     value = holder.get(key)
     if value is None:
         return default

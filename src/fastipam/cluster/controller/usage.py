@@ -1,8 +1,7 @@
 """How much of each pool is owned and used: counts in its status, and the condition Exhausted.
 
 Blocks are counted by their objects. The agents report how many addresses are in use
-(AddressNode.status). A pool's status is written once a minute at most, and only when it would say
-something else.
+(AddressNode.status). A pool's status is written once a minute at most, and only when it changes.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ EVERY_S = 60.0
 
 
 class Usage:
-    """Keeps the counts of pools."""
+    """Counts the blocks and addresses of each pool, and writes the counts into its status."""
 
     def __init__(
         self,
@@ -59,9 +58,9 @@ class Usage:
         self._now = now
         self._step = step
         self._written_at: dict[str, float] = {}
-        self._totals: dict[str, tuple[AddressPool, int]] = {}  # a pool in force, its usable blocks
+        self._totals: dict[str, tuple[AddressPool, int]] = {}  # by name: the pool, usable blocks
         self._owned: Counter[str] = Counter()
-        self._used: dict[str, tuple[int, int]] = {}  # pool -> used addresses, all of them
+        self._used: dict[str, tuple[int, int]] = {}  # pool -> used addresses, all addresses
         self._counted_at = float("-inf")
 
     def work(self) -> None:
@@ -78,7 +77,7 @@ class Usage:
                 self._guard.run(f"usage of {name}", self._write, pools[name])
 
     def counts(self, pool: dict[str, Any]) -> dict[str, Any]:
-        """Return the counts of blocks for the status of a pool that is in force."""
+        """Return the part of a pool's status that has its counts; the pool is in force."""
         if self._clock() - self._counted_at >= 1.0:
             self._count()
         name, found = objects.name_of(pool), objects.read_pool(pool)
@@ -105,7 +104,7 @@ class Usage:
             return
         name = objects.name_of(pool)
         self._written_at[name] = self._clock()
-        with suppress(Conflict, NotFound):  # changed meanwhile: the next time
+        with suppress(Conflict, NotFound):  # changed meanwhile: a later turn retries
             made = replace_status(self._client, self._view, pool, status)
             self._step("status")
             there, was = condition(made, EXHAUSTED), condition(pool, EXHAUSTED)
@@ -113,7 +112,7 @@ class Usage:
                 self._events.tell(pool, EXHAUSTED, str(there.get("message")), warning=True)
 
     def _count(self) -> None:
-        """Count all blocks, and what is used of them. O(blocks + nodes)."""
+        """Count the owned blocks and the used addresses of each pool. O(blocks + nodes)."""
         self._owned = Counter(one.pool for one in self._view.blocks())
         sums: dict[str, tuple[int, int]] = {}
         for entry in self._view.entries().values():
@@ -125,7 +124,7 @@ class Usage:
         self._counted_at = self._clock()
 
     def _total(self, pool: AddressPool) -> int:
-        """Return how many blocks with a usable address a pool has. O(blocks), once for a spec."""
+        """Return how many blocks with a usable address a pool has. O(blocks), once per spec."""
         known = self._totals.get(pool.name)
         if known is None or known[0] != pool:
             (geometry,) = _GEOMETRY.with_pools([_enabled(pool)]).geometries or (None,)
@@ -138,5 +137,5 @@ _GEOMETRY = Settings({"engine": "kubernetes", "node": "controller"})
 
 
 def _enabled(pool: AddressPool) -> AddressPool:
-    """Return a pool that is not disabled: its blocks are the same."""
+    """Return a pool as if it were neither disabled nor being deleted: it has the same blocks."""
     return type(pool)(pool.name, pool.spec | {"disabled": False, DELETING: False})

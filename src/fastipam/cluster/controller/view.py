@@ -1,7 +1,7 @@
-"""The objects of the API, as watches report them: pools, nodes, blocks, machines.
+"""The controller's copy of the API's objects, from watches: pools, nodes, blocks, Node objects.
 
-It may be out of date. So an object is read again from the API before a change is decided. Memory: a
-pool's object, and about 600 bytes for each block, node and machine.
+The copy may be out of date, so an object is read again from the API before a change is decided.
+Memory: each pool's object, and about 600 bytes for each block, node and Node object.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SPREAD_S = 5.0  # there are two controllers, not thousands
 
 
 class Entry(NamedTuple):
-    """A node's entry: ``removed_s`` is when its tombstone was written, ``uses`` its report."""
+    """A node's entry; ``removed_s``: when its tombstone was written, ``uses``: what it reported."""
 
     version: int
     incarnation: str
@@ -54,7 +54,10 @@ class Owned(NamedTuple):
 
 
 class View:
-    """The present state; safe to use from several threads. ``wake`` is called when pools change."""
+    """The last reported state. Safe to use from several threads.
+
+    ``wake`` is called when pools change.
+    """
 
     def __init__(self, client: Client, wake: Callable[[], object] = lambda: None) -> None:
         self._client = client
@@ -64,10 +67,10 @@ class View:
         self._entries: dict[str, Entry] = {}
         self._blocks: dict[str, Owned] = {}
         self._by_node: dict[str, set[str]] = {}
-        self._machines: dict[str, tuple[str, ...]] = {}  # with their podCIDRs
+        self._machines: dict[str, tuple[str, ...]] = {}  # Node object -> its podCIDRs
         self._returned: set[str] = set()
 
-    # What is known --------------------------------------------------------------------------
+    # Queries --------------------------------------------------------------------------------
 
     def pools(self) -> dict[str, dict[str, Any]]:
         """Return the pools' objects by name."""
@@ -118,12 +121,12 @@ class View:
             return name in self._machines
 
     def returned(self) -> set[str]:
-        """Return the Node objects that came since the last call."""
+        """Return the names of the Node objects that were added since the last call."""
         with self._lock:
             found, self._returned = self._returned, set()
             return found
 
-    # What is told ---------------------------------------------------------------------------
+    # Updates --------------------------------------------------------------------------------
 
     def load(self) -> None:
         """Read the state of all kinds from the API: four lists. Raises EngineError."""
