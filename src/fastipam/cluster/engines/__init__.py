@@ -1,1 +1,1 @@
-"""Engines that cluster mode can run on, a folder or module each; ``connect`` lists them."""
+"""The engines of cluster mode, a folder or module each; ``connect`` lists them."""

@@ -1,4 +1,4 @@
-"""The list of engines, and the choice of the one that a node's settings name."""
+"""The list of engines, and the function that opens the engine which the settings name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Settings
 
 # The value of ``engine`` in the settings, and the module whose ``open_engine`` opens that engine.
-# A claim of the directly run plugin imports one module, so they are names here.
+# The modules are named, not imported, so that a claim of a directly run plugin imports only one.
 ENGINES = {
     "etcd": "fastipam.cluster.engines.etcd.engine",
 }
@@ -36,7 +36,7 @@ def connect(settings: Settings) -> Engine:
 
 
 def import_all() -> None:
-    """Import every engine: the installer asks which modules a claim needs."""
+    """Import every engine, so that the installer sees which modules a claim needs."""
     for name in ENGINES.values():
         _module(name)
 

@@ -1,12 +1,12 @@
 """An HTTP/1.1 client: connections with and without TLS, each wait with a deadline.
 
-``http.client`` takes four interpreter starts to import (``bench/etcd_clients.py`` measures it),
-and a claim of a directly run plugin would pay for that. An engine needs little: a status line,
-headers, a body with a length or in chunks (RFC 9112, sections 4 to 7).
+Importing ``http.client`` takes as long as four starts of the interpreter (``bench/etcd_clients.py``
+measures it), and a claim of a directly run plugin would pay for that. An engine needs little: a
+status line, headers, a body with a length or in chunks (RFC 9112, sections 4 to 7).
 
 Deadlines are moments of ``time.monotonic()``. A failure is an OSError: TimeoutError after the
-deadline, ConnectionError when the peer has gone or does not speak HTTP. A refused certificate is
-an EngineDenied. The resolver has its own time limit for a name (resolv.conf(5)); a host that is an
+deadline, ConnectionError when the peer has gone or does not speak HTTP. A refused certificate is an
+EngineDenied. The resolver has its own time limit for a name (resolv.conf(5)); a host that is an
 address needs no resolver.
 """
 
@@ -15,9 +15,9 @@ from __future__ import annotations
 import time
 
 try:
-    # The C half of ``socket``: the Python half imports selectors and enum, an interpreter's start.
+    # The C half of ``socket``: importing the Python half takes as long as an interpreter's start.
     import _socket as sockets
-except ImportError:  # pragma: no cover  # an interpreter that has it in one piece
+except ImportError:  # pragma: no cover  # an interpreter without the two halves
     import socket as sockets  # type: ignore[no-redef]
 
 TYPE_CHECKING = False
@@ -30,8 +30,8 @@ _PIECE = 1 << 16
 _LONGEST_LINE = 1 << 16  # of a header; far above what servers send
 _MOST_HEADERS = 256
 _LARGEST_BODY = 64 << 20  # a thousand keys with the largest usual values stay far below
-# Data that nobody acknowledges for this long breaks the connection, an idle one included: without
-# it the kernel notices after two hours that a peer was switched off.
+# A connection breaks if its peer acknowledges nothing for this long, even if it is idle. Otherwise
+# the kernel would notice only after two hours that a peer was switched off.
 _UNACKNOWLEDGED_MS = 5000
 
 
@@ -89,7 +89,7 @@ class _Plain:
         self._sock.sendall(data)
 
     def receive(self, deadline: float) -> bytes:
-        """Return the next bytes, none when the peer has closed."""
+        """Return the next bytes, or no bytes when the peer has closed the connection."""
         self._sock.settimeout(_left_s(deadline))
         return self._sock.recv(_PIECE)
 
@@ -105,7 +105,7 @@ class _Plain:
         return False
 
     def shut_down(self) -> None:
-        """End the connection; a thread that waits for it learns so at once."""
+        """End the connection; a wait for data in another thread ends at once."""
         try:
             self._sock.shutdown(sockets.SHUT_RDWR)
         except OSError:  # it is over already
@@ -132,7 +132,7 @@ class Connection:
         self._link.close()
 
     def shut_down(self) -> None:
-        """End the connection from another thread: whoever waits for it gets an OSError at once."""
+        """End the connection from another thread; a wait for its data raises OSError at once."""
         self._link.shut_down()
 
     def idle(self) -> bool:
@@ -144,8 +144,8 @@ class Connection:
     ) -> tuple[int, dict[str, str], bytes]:
         """Send a request; return status, headers and body of the answer.
 
-        An error closes the connection; a body of more than ``most`` bytes is one. ``is_reusable``
-        says whether the server lets it carry another request.
+        Any error closes the connection; a body of more than ``most`` bytes is an error.
+        ``is_reusable`` says whether the server lets the connection carry another request.
         """
         try:
             status, headers = self.begin(request, deadline)
@@ -157,7 +157,7 @@ class Connection:
         return status, headers, body
 
     def begin(self, request: bytes, deadline: float) -> tuple[int, dict[str, str]]:
-        """Send a request; return status and headers of the answer, names in small letters."""
+        """Send a request; return status and headers of the answer, names in lower case."""
         self._link.send(request, deadline)
         self.used_at = time.monotonic()
         return self._read_head(deadline)
@@ -253,7 +253,7 @@ class Connection:
 
 
 class Lines:
-    """The lines of a body that does not end, as a watch has it. Not for two threads at a time."""
+    """The lines of an endless body, such as a watch's. Not for two threads at a time."""
 
     def __init__(self, connection: Connection, most: int = _LARGEST_BODY) -> None:
         """``most``: the bytes of the longest line that is accepted."""
@@ -314,7 +314,7 @@ def _open(server: Server, deadline: float) -> sockets.socket:
     for at, (family, kind, protocol, _, where) in enumerate(found):
         sock = sockets.socket(family, kind, protocol)
         try:
-            # An address that does not answer must leave time for those after it.
+            # An address that does not answer must leave time for the addresses after it.
             sock.settimeout(_left_s(deadline) / (len(found) - at))
             sock.connect(where)
             sock.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
@@ -336,7 +336,7 @@ def _open(server: Server, deadline: float) -> sockets.socket:
 
 def _resolve(server: Server, kind: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
     """Return the host's addresses, as getaddrinfo does. Raises ConnectionError."""
-    # As bytes: for a text Python loads its encoding of international names, a fifth of a start.
+    # Bytes: for a str Python imports a codec, which takes a fifth of an interpreter's start.
     host = server.host.encode() if server.host.isascii() else server.host
     try:
         return sockets.getaddrinfo(host, server.port, 0, kind)  # type: ignore[return-value]

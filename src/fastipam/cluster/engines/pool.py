@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from fastipam.cluster.engines.http import Connection, Server
     from fastipam.cluster.engines.tls import TlsFiles
 
-# A connection that was quiet for longer may be broken. Opening another one costs less than the
-# ambiguity of a transaction that was sent into a broken one.
+# A connection that was idle for longer may be broken. Opening another one costs less than the
+# ambiguous outcome of a transaction that was sent over a broken one.
 _FRESH_S = 5.0
-_IDLE_CONNECTIONS = 8  # that are kept, of all endpoints
+_IDLE_CONNECTIONS = 8  # that are kept, for all endpoints together
 # An endpoint that failed is asked after all others for a second, then two, four, …
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 30.0
 _CONNECT_S = 1.0  # a member that runs accepts a connection sooner
@@ -28,7 +28,7 @@ _READ_S = 3.0
 
 
 class Endpoint:
-    """A server, how often it failed in a row, and until when it is asked last."""
+    """A server, its failures in a row, and until when all other servers are asked before it."""
 
     __slots__ = ("failures", "rests_until", "server")
 
@@ -38,20 +38,20 @@ class Endpoint:
         self.rests_until = 0.0
 
     def failed(self) -> None:
-        """Note that the endpoint could not serve."""
+        """Record that the endpoint could not serve, so that it is asked last for a while."""
         rest_s = min(_FIRST_REST_S * 2 ** min(self.failures, 10), _LONGEST_REST_S)
         self.failures += 1
         self.rests_until = time.monotonic() + rest_s
 
     def worked(self) -> None:
-        """Note that the endpoint has served."""
+        """Record that the endpoint has served."""
         self.failures, self.rests_until = 0, 0.0
 
 
 class Pool:
     """The endpoints of one store, with idle connections. Safe to use from several threads.
 
-    After a fork the child opens its own connections. ``tls`` is asked for each new connection; it
+    After a fork the child opens its own connections. ``tls`` is called for each new connection; it
     returns None when no server speaks TLS. An attempt to connect, with its TLS handshake, ends
     after ``connect_s``.
     """
@@ -74,8 +74,9 @@ class Pool:
 
     def round(self, deadline: float, *, change: bool) -> Iterator[tuple[Endpoint, float]]:
         """Return the endpoints in the order to ask them, and until when to wait for each."""
-        # A read waits for each at most half of the time that is left, and at most ``_READ_S``; for
-        # the last one all of it. A change waits for each all of it.
+        # A read waits for an endpoint at most half of the time that is left, and at most
+        # ``_READ_S``; for the last endpoint it waits all of that time. A change waits all of it for
+        # every endpoint.
         now = time.monotonic()
         order = sorted(self.endpoints, key=lambda one: max(one.rests_until, now))
         for at, endpoint in enumerate(order):

@@ -1,4 +1,4 @@
-"""TLS for the HTTP client: bytes go through memory, so that each wait keeps its deadline."""
+"""TLS for the HTTP client, on buffers in memory, so that each wait keeps its deadline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PIECE = 1 << 16
 class TlsFiles:
     """The files of a TLS client; the context is made when it is first used.
 
-    ``ca``: certificates to trust (empty: the system's). ``cert`` and ``key``: this client's own,
+    ``ca``: certificates to trust, empty for the system's. ``cert`` and ``key``: this client's own,
     for mutual TLS; the key may be in the certificate's file.
     """
 
@@ -107,7 +107,7 @@ class TlsLink:
         return self._below.is_quiet()
 
     def shut_down(self) -> None:
-        """End the TCP connection; a thread that waits for it learns so at once."""
+        """End the TCP connection; a wait for data in another thread ends at once."""
         self._below.shut_down()
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""The engine on etcd v3, by its JSON gateway."""
+"""The engine on etcd v3, through its JSON gateway."""

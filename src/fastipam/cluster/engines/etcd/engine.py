@@ -1,6 +1,7 @@
 """The engine on etcd v3, through the JSON gateway that every member has on its client port.
 
-Reads are linearizable. ``members.py`` decides which member is asked, and what is repeated.
+Reads are linearizable. ``members.py`` decides which member is asked, and which requests are
+repeated.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_PAGE = 1000  # keys a round trip: far below the 2 MiB that etcd sends at once
-# A watch that received nothing is set up again: the network may have dropped it silently.
+_PAGE = 1000  # keys per round trip: far below the 2 MiB that etcd sends at once
+# A watch that was quiet for so long is opened again: the network may have dropped it silently.
 _QUIET_S = 30.0
-_PAUSE_S = 0.02  # before it is set up again
+_PAUSE_S = 0.02  # before a watch is opened again
 
 
 def open_engine(settings: Settings) -> EtcdEngine:
@@ -115,7 +116,7 @@ class EtcdEngine:
         return self._ask("/v3/kv/txn", body, deadline_s, _outcome, change=True, has_puts=has_puts)
 
     def open_session(self, ttl_s: int, *, deadline_s: float) -> int:
-        """See Engine. etcd's shortest time is one and a half of its election timeout."""
+        """See Engine. etcd's shortest TTL is one and a half times its election timeout."""
         if ttl_s < 1:
             raise ValueError(f"ttl_s {ttl_s} is less than a second")
         body = f'{{"TTL":"{ttl_s}"}}'
@@ -184,7 +185,7 @@ class EtcdEngine:
         return self.members.call("/v3/maintenance/status", "{}", deadline_s, _alarms)
 
     def local_addresses(self) -> tuple[str, ...]:
-        """See Engine. The address is the one towards the first endpoint of the settings."""
+        """See Engine. It is the address from which this machine reaches the first endpoint."""
         return local_addresses(self._first)
 
     def close(self) -> None:
@@ -206,10 +207,10 @@ class EtcdEngine:
         ordered: bool = True,
         has_puts: bool = False,
     ) -> T:
-        """Send one request, and compare its answer with the history.
+        """Send one request, and compare the revision in its answer with the history.
 
-        The revision in an answer about leases is not ``ordered``: it is that of one member, which
-        may be behind the others. A change that ``has_puts`` has a revision of its own.
+        An answer about leases is not ``ordered``: its revision is that of one member, which may be
+        behind the others. A change that ``has_puts`` has a revision of its own.
         """
         floor = self.history.begin()
 
@@ -249,7 +250,7 @@ class EtcdEngine:
         )
 
     def _subscribe(self, endpoint: Endpoint, prefix: bytes, revision: int, until: float) -> Stream:
-        """Return a watch at one member that the member has acknowledged."""
+        """Open a watch at one member; return it after the member has acknowledged it."""
         from fastipam.cluster.engines.etcd.watch import Stream  # a claim does not watch
 
         body = gateway.subscription(prefix, revision + 1 if revision else 0)
@@ -261,7 +262,10 @@ class EtcdEngine:
             raise
 
     def _take_stream(self, prefix: bytes, revision: int) -> Stream | None:
-        """Return the stream that an earlier call left there, unless it was quiet too long."""
+        """Return the idle watch that an earlier call has left open, or None.
+
+        One that was quiet for too long, or is at another revision, is closed.
+        """
         with self._lock:
             if self.members.closed:
                 raise EngineUnavailable("the engine is closed")
@@ -314,7 +318,7 @@ def _alarms(answer: Any) -> str:
 
 
 def _outcome(answer: Any) -> Outcome:
-    """Return the outcome of a transaction; one that failed has read the compared keys."""
+    """Return the outcome of a transaction; a failed transaction lists the compared keys."""
     succeeded = bool(answer.get("succeeded"))
     responses = () if succeeded else answer.get("responses", ())
     existing = [

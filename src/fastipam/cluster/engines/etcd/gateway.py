@@ -37,7 +37,7 @@ MAKE_ROOM = (
     "compact and defragment all members and then `etcdctl alarm disarm`, or start them with a "
     "larger --quota-backend-bytes"
 )
-# The exceptions of reading an answer that is not etcd's.
+# The exceptions that are raised on reading an answer that is not etcd's.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 # gRPC's status codes (grpc/grpc, doc/statuscodes.md) that etcd uses.
@@ -50,12 +50,12 @@ _OUT_OF_RANGE = 11
 _UNAVAILABLE = 14
 _UNAUTHENTICATED = 16
 
-# What a member answers before it has proposed anything: another one may be asked at once.
+# Errors of a member that has proposed nothing: another member may be asked at once.
 _NOT_DONE = (
     "no leader", "not leader", "too many requests", "not capable", "is not supported",
     "corrupt cluster", "unhealthy cluster",
 )  # fmt: skip
-# The token is too old: log in again. Nothing was done.
+# Errors for a token that is too old: nothing was done, log in again.
 _TOKEN_IS_OLD = ("invalid auth token", "revision of auth store is old", "auth: token")
 
 
@@ -93,7 +93,7 @@ def decode(raw: bytes) -> Any:
 
 
 def encode(raw: bytes) -> str:
-    """Return bytes as protobuf's JSON has them, in quotes."""
+    """Return bytes as protobuf's JSON writes them: base64, in quotes."""
     return f'"{b2a_base64(raw, newline=False).decode()}"'
 
 
@@ -108,7 +108,7 @@ def range_end(prefix: bytes) -> bytes:
 
 
 def key_value(found: dict[str, Any]) -> KeyValue:
-    """Read a mvccpb.KeyValue; protobuf's JSON leaves out what is empty or 0."""
+    """Read a mvccpb.KeyValue; protobuf's JSON leaves out fields that are empty or 0."""
     return KeyValue(
         _decoded(found["key"]),
         _decoded(found.get("value", "")),
@@ -135,7 +135,7 @@ def login(username: str, password: str) -> str:
 
 
 def transaction(compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> str:
-    """Return an etcdserverpb.TxnRequest; when it fails, it reads the compared keys."""
+    """Return an etcdserverpb.TxnRequest; if its conditions fail, it reads the compared keys."""
     conditions = ",".join(map(_condition, compares))
     wanted = ",".join(map(_operation, operations))
     keys = dict.fromkeys(compare.key for compare in compares)
@@ -173,7 +173,8 @@ def _operation(operation: Put | Delete) -> str:
 def failure(status: int, raw: bytes, where: str, *, change: bool) -> Exception:
     """Return the exception for an answer that is not 200; it may be Retry or Stale.
 
-    ``change``: the call was a transaction, so the outcome is ambiguous if it may be proposed.
+    ``change``: the call was a transaction, so the outcome is ambiguous if the request may have been
+    proposed.
     """
     try:
         answer = decode(raw)
@@ -193,8 +194,8 @@ def _classify(code: int, text: str, where: str, *, change: bool) -> Exception:
     if any(part in text for part in _NOT_DONE):
         return Retry(f"{where}: {text}")
     if "database space exceeded" in text:
-        # A member says so before it proposes a change, or after it has applied the one that used
-        # the last room up (quotaApplierV3 in etcd's apply.go).
+        # A member says so before it proposes a change, or after it has applied the change that used
+        # up the last space (quotaApplierV3 in etcd's apply.go).
         return EngineFull(f"etcd is out of space: {where}: {text}", hint=MAKE_ROOM)
     if "lease not found" in text:
         return SessionGone("the session has ended")
@@ -206,14 +207,14 @@ def _classify(code: int, text: str, where: str, *, change: bool) -> Exception:
         )
     if code in {_INVALID_ARGUMENT, _NOT_FOUND, _FAILED_PRECONDITION, _OUT_OF_RANGE}:
         return EngineError(f"{where}: {text}")
-    # Unavailable, deadline exceeded, stopped, a new leader: it may have been proposed.
+    # Unavailable, deadline exceeded, stopped, a new leader: the request may have been proposed.
     if change:
         return EngineTimeout(f"{where}: {text}", ambiguous=True)
     return Retry(f"{where}: {text}")
 
 
 def _foreign(status: int, raw: bytes, where: str, *, change: bool) -> Exception:
-    """Return the exception for an answer of the gateway's HTTP server, or of something else."""
+    """Return the exception for an answer that is not JSON, and perhaps not etcd's."""
     text = " ".join(raw[:200].decode("utf-8", "replace").split())
     if "CommonName" in text:
         return EngineDenied(
@@ -229,6 +230,6 @@ def _foreign(status: int, raw: bytes, where: str, *, change: bool) -> Exception:
         )
     if status in {401, 403}:
         return EngineDenied(f"{where} refuses with status {status}: {text}")
-    if change and status >= 500:  # a proxy in between that lost the answer
+    if change and status >= 500:  # perhaps a proxy that has lost the answer
         return EngineTimeout(f"{where} answers with status {status}: {text}", ambiguous=True)
     return Retry(f"{where} answers with status {status}: {text}")

@@ -1,4 +1,4 @@
-"""Send a request to a member that answers it: endpoints, idle connections, the login.
+"""The requests to etcd's members: which one to ask, the idle connections, and the login.
 
 A read goes on to the next endpoint until the deadline. A change is sent to the next endpoint only
 while it is certain that nothing was proposed: the connection was refused, or the member said that
@@ -78,7 +78,7 @@ class Members:
     ) -> T:
         """Send one request; return its answer, parsed by ``read``.
 
-        An answer that ``read`` cannot read is not etcd's.
+        An answer that ``read`` cannot parse counts as one that is not etcd's.
         """
         call = _Call(path, body, read, change)
         answer: T = self.attempt(
@@ -91,11 +91,11 @@ class Members:
     def attempt(
         self, ask: Callable[[Endpoint, float], T], deadline: float, *, change: bool = False
     ) -> T:
-        """Ask one member after the other, as long as no member can have made the change."""
+        """Ask one member after another, as long as no member can have made the change."""
         pause_s = _FIRST_PAUSE_S
         logins = 0
         last = "no endpoint was asked"
-        waiting = False  # whether a member is there that cannot serve yet
+        waiting = False  # whether there is a member that cannot serve yet
         while True:
             for endpoint, until in self._pool.round(deadline, change=change):
                 try:
@@ -153,7 +153,7 @@ class Members:
             raise gateway.failure(status, raw, where, change=call.is_change)
         try:
             answer = gateway.decode(raw)
-            if "error" not in answer:  # a stream's answer has begun with 200
+            if "error" not in answer:  # a stream can fail after its status 200
                 return call.read(answer)
         except gateway.MALFORMED as error:
             text = f"{where} answers with something that is not etcd's: {error!r}"
@@ -176,7 +176,7 @@ class Members:
                 connection.close()
                 raise gateway.Retry(f"{server.text} answers a login without a token") from error
             return self._token
-        if b"authentication is not enabled" in raw:  # nobody needs to log in: etcdctl does the same
+        if b"authentication is not enabled" in raw:  # no login is needed; etcdctl decides so too
             return ""
         self._pool.put_back(connection)
         raise gateway.failure(status, raw, server.text, change=False)
@@ -204,7 +204,7 @@ class Members:
 
 
 def _post(server: Server, path: str, body: str, token: str, until: float | None = None) -> bytes:
-    """Return a request. The member gives it up at ``until``, and refuses it without a leader."""
+    """Return a request that the member ends at ``until``, and refuses while it has no leader."""
     headers = ["Grpc-Metadata-Hasleader: true"]
     if until is not None:
         headers.append(f"Grpc-Timeout: {max(1, int(1000 * (until - time.monotonic())))}m")

@@ -17,10 +17,10 @@ _DEFAULT_PORT = 2379
 class Credentials:
     """The credentials of a client, and the certificates that it trusts.
 
-    ``ca`` is a file of certificates to trust, empty for the system's. ``cert`` and ``key`` are
-    files of this client's own, for mutual TLS; the key may be in the certificate's file.
-    ``username`` and ``password`` are etcd's. Raises ConfigError for a key without a cert, or a
-    password without a username.
+    ``ca`` is a file of certificates to trust; if it is empty, the system's are trusted. ``cert``
+    and ``key`` are this client's own files, for mutual TLS; the key may be in the certificate's
+    file. ``username`` and ``password`` are etcd's. Raises ConfigError for a key without a cert, or
+    a password without a username.
     """
 
     __slots__ = ("files", "login")
@@ -71,8 +71,8 @@ def _read_login(settings: Settings) -> tuple[str, str]:
 def parse_endpoint(text: str, *, tls: bool = False, field: str = "endpoints") -> Server:
     """Parse ``http://host:port``, ``https://…`` or ``host:port``.
 
-    Without a scheme ``tls`` decides; without a port it is 2379. Raises ConfigError, which names
-    the endpoint, without user and password.
+    Without a scheme ``tls`` decides; the default port is 2379. Raises ConfigError, which names the
+    endpoint without its user and password.
     """
     credentials, sign, server = text.rpartition("@")
     if sign:

@@ -29,8 +29,8 @@ class Stream:
         if not revision:  # from now on
             self.revision = created.revision
         elif created.revision < revision:
-            # This member is behind, or the store was put back: then a listing finds out, which a
-            # watch for revisions of the future would never do.
+            # This member is behind, or the store was restored to an older state. A listing shows
+            # which, and a watch for a future revision never would.
             raise Compacted(
                 f"the member has come to revision {created.revision}, not to {revision}",
                 revision=created.revision,
@@ -50,7 +50,7 @@ class Stream:
         while True:
             message = self._next(deadline)
             found = message.events
-            while self._lines.has_more:  # messages that came with it
+            while self._lines.has_more:  # messages that came together
                 message = self._next(deadline)
                 found += message.events
             if found:
