@@ -199,7 +199,7 @@ class Clusters(Services):
         return tuple((family, tuple(reach(family, groups))) for family, groups in lines)
 
     def namespace(self, store: Store, network: str, settings: Settings, name: str) -> Namespace:
-        """Return the annotations of a namespace. Raises NoBlock until they have been read."""
+        """Return labels and annotations of a namespace. Raises NoBlock until they are read."""
         found = self.get(store.path, network, settings).namespace(name)
         if not isinstance(found, str):
             return found

@@ -1,8 +1,8 @@
-"""CNI for those who write plugins: the IPAM plugin in one call, and the parts of one of your own.
+"""CNI for plugin authors: the IPAM plugin in one call, and the parts for a plugin of your own.
 
 :func:`handle` is the whole IPAM plugin. The executable in the CNI bin directory (``main``), the
-agent and embedding programs call it. :class:`Request`, :func:`result` and :func:`error_object` are
-what a main plugin needs beside it. No logic exists twice.
+agent and embedding programs call it. A main plugin also needs :class:`Request`, :func:`result` and
+:func:`error_object`. No logic exists twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HOME = {"Request": "request", "error_object": "answers", "handle": "handler", "
 if not TYPE_CHECKING:  # a type checker takes any name from a module that has it
 
     def __getattr__(name: str) -> object:
-        # Late, so that main.py can say why the plugin cannot be loaded.
+        # Imported at the first use, so that main.py can report why the plugin cannot be loaded.
         if name not in _HOME:
             raise AttributeError(f"module 'fastipam.cni' has no attribute {name!r}")
         from importlib import import_module

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fastipam.configuration.network import Version
 
-# By the version since which an interface has them, in libcni's order.
+# The keys of an interface in libcni's order, each with the CNI version that introduced it.
 _INTERFACE = (
     ("name", (0, 3, 0)),
     ("mac", (0, 3, 0)),
@@ -32,13 +32,13 @@ _DNS = frozenset(("nameservers", "domain", "search", "options"))
 
 
 def error_object(error: BaseException, version: str = "") -> dict[str, Any]:
-    """Return the specification's error object of any exception, for standard output. Never raises.
+    """Return the CNI error object of any exception, for standard output. Never raises.
 
-    ``version`` is the configuration's (``Request.version``); without it, or for one that does not
-    exist, it is the newest. ``code`` is the error's ``cni_code``; 11 when this process has met a
-    limit of memory or open files; and 999, with the exception's type and text, for all that is not
-    a :class:`~fastipam.FastipamError`. ``details`` is the error's hint. The plugin's exit status is
-    then 1.
+    ``version`` is the configuration's (``Request.version``). Without a version, or for one that
+    does not exist, the error object has the newest. ``code`` is the error's ``cni_code``, or 11
+    when this process has met a limit of memory or open files. For any other exception that is not
+    a :class:`~fastipam.FastipamError` it is 999, and the message has the exception's type and text.
+    ``details`` is the error's hint. A plugin that prints the object has to exit with status 1.
     """
     known = version if version in versions.SUPPORTED else versions.NEWEST
     return error_codes.document(error, known, "")
@@ -54,17 +54,17 @@ def result(
 ) -> dict[str, Any]:
     """Return the result of an ADD in the shape of ``version``, for standard output. O(leases).
 
-    ``leases`` are those of the attachment, or one of them, which stands for its siblings too.
+    ``leases`` are the leases of the attachment. A single lease stands for its siblings too.
     ``interfaces`` are objects with ``name``, and optionally ``mac``, ``sandbox``, ``mtu``,
     ``socketPath``, ``pciID``. Each address gets the index of the interface that has a ``sandbox``
-    and the name of its lease's interface. ``routes`` are objects as the configuration has them
+    and the ``ifname`` of the address's lease. ``routes`` are objects as the configuration has them
     (``dst``, ``gw``, ``mtu``, ``advmss``, ``priority``, ``table``, ``scope``); ``dns`` has
     ``nameservers``, ``domain``, ``search``, ``options``. Addresses may be objects of ``ipaddress``.
 
-    What the version has no place for is left out: before 0.3.0 interfaces, before 1.1.0 an
-    interface's ``mtu``, ``socketPath`` and ``pciID``. But before 0.3.0 there is one address of each
-    family, and a second one is refused. Raises CniError 1 for a version that does not exist,
-    ConfigError with the field.
+    Fields that the version does not have are left out: before 0.3.0 interfaces, before 1.1.0 an
+    interface's ``mtu``, ``socketPath`` and ``pciID``. Before 0.3.0 a result has one address of each
+    family, and a second one is refused. Raises CniError 1 for a version that does not exist, and
+    ConfigError with the field of a wrong argument.
     """
     number = versions.agree({"cniversion": version}, "ADD")
     of = leases.siblings if isinstance(leases, Lease) else tuple(_each(leases, Lease, "leases"))
@@ -94,7 +94,7 @@ def result(
 
 
 def _each(values: Iterable[Kind], kind: type, field: str) -> list[Kind]:
-    """Return what is iterated over. Raises ConfigError when it is of another kind."""
+    """Return ``values`` as a list. Raises ConfigError unless they are an iterable of ``kind``."""
     given: object = values
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise reader.refused(field, given, "a list of them")

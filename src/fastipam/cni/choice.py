@@ -1,9 +1,9 @@
-"""Which pools an ADD gets its addresses from, in a cluster whose pools are AddressPools.
+"""Choose the pools that an ADD gets its addresses from, in a cluster with AddressPools.
 
 The first of these that exists decides: the pod's annotation, its namespace's annotation,
-``ipam.pool``. Without any, all pools that need not be named serve, by priority. Filters always
-apply, also to pools that are named, and a refusal says which filter refused which pool. Imported
-when one of these makes a difference.
+``ipam.pool``. Without any of them, every pool that need not be named may serve, in the order of
+priority. Filters always apply, also to pools that are named, and an error says which filter refused
+which pool. This module is imported only when the choice depends on the pod.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
 
 _POD = "pod annotation"
-# Of the name of a namespace: a DNS label (RFC 1123).
+# The characters of a namespace's name, which is a DNS label (RFC 1123).
 _LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 _LONGEST_LABEL = 63
 _SEE = "kubectl get addresspools shows them"
 
 
 class Selection:
-    """The pools that an ADD has chosen: ``lines``. ``permitted`` may serve a requested address.
+    """The pools that an ADD has chosen.
 
-    ``is_settled``: it does not depend on which pools have a free block.
+    ``lines`` are the chosen pools; ``permitted`` are the pools that may serve a requested address.
+    ``is_settled`` says that the choice does not depend on which pools have a free block.
     """
 
     __slots__ = ("_made", "_reach", "_settings", "is_settled", "lines", "permitted")
@@ -55,7 +56,7 @@ class Selection:
         self._made: tuple[Network, Chosen] | None = None
 
     def within(self, services: Services, store: Store, network: str) -> Selection:
-        """Return the same choice without the pools that are used up now."""
+        """Return the same choice, without the pools that are used up at the moment."""
         if self.is_settled:
             return self
         reach = services.within_reach(store, network, self._settings, self.lines)
@@ -66,7 +67,7 @@ class Selection:
     def narrow(self, network: Network, addresses: Sequence[tuple[int, int]]) -> Chosen:
         """Return the network, limited to the addresses of the chosen pools.
 
-        For a family in which an address is requested, all pools stay.
+        In a family of which an address is requested, all permitted pools stay.
         """
         made = self._made
         if made is not None and made[0] is network and not addresses:
@@ -89,9 +90,10 @@ class Selection:
 
 
 class Chooser:
-    """The choice of one ADD. ``namespace`` is its pod's, "" when the request names none.
+    """Chooses the pools of one ADD. ``namespace`` is its pod's, or "" when the request names none.
 
-    ``read`` is what the namespace says of itself, None unless the choice depends on it.
+    ``read`` has the labels and annotations of the namespace, or None unless the choice depends on
+    them.
     """
 
     def __init__(
@@ -108,10 +110,10 @@ class Chooser:
         self.read: Namespace | None = None
 
     def select(self, addresses: Sequence[tuple[int, int]] = ()) -> Selection | None:
-        """Return the chosen pools; None: any address of each family.
+        """Return the chosen pools, or None when any address of each family will do.
 
-        ``addresses`` are requested. Raises ConfigError, or NoBlock where nothing was named, with
-        what refused each pool.
+        ``addresses`` are the requested ones. If no pool is left, the error says what refused each
+        pool: ConfigError when pools were named, NoBlock when none was.
         """
         settings, self._addresses = self._settings, addresses
         for one in addresses:
@@ -147,7 +149,7 @@ class Chooser:
         return found.within(self._services, self._store, self._config.name)
 
     def _require_families(self, wanted: frozenset[int]) -> None:
-        """Raise ConfigError for an address of a family that the pod is not to have."""
+        """Raise ConfigError for a requested address of a family that the pod does not want."""
         for family, value in self._addresses:
             if wanted and family not in wanted:
                 text = format_ip(family, value)
@@ -160,12 +162,12 @@ class Chooser:
                 )
 
     def _is_complete(self, wanted: frozenset[int]) -> bool:
-        """Return whether an address is requested of each family that the pod is to have."""
+        """Return whether the ADD requests an address of each family that the pod has to get."""
         families = wanted or {one.family for one in self._settings.pools if not one.is_gone}
         return families <= {family for family, _ in self._addresses}
 
     def _require_pools(self, wanted: frozenset[int], pools: Sequence[AddressPool]) -> None:
-        """Raise ConfigError when no pool is there for a family that the pod is to have."""
+        """Raise ConfigError when a family that the pod wants has neither a pool nor an address."""
         there = {one.family for one in pools} | {family for family, _ in self._addresses}
         for missing in sorted(wanted - there):
             raise ConfigError(
@@ -194,7 +196,7 @@ class Chooser:
                     )
 
     def _names(self) -> tuple[Sequence[str], str]:
-        """Return the names of pools that count for this pod, and where they stand."""
+        """Return the pool names that apply to this pod, and the field in which they are written."""
         if self._choice.pools:
             return self._choice.pools, f"{_POD} {pod_annotations.POOL}"
         if self._settings.namespaces and self._namespace:
@@ -206,7 +208,7 @@ class Chooser:
         return self._config.pool_names, "ipam.pool"
 
     def _known(self, names: Sequence[str], source: str) -> list[AddressPool]:
-        """Return the pools of these names, in their order."""
+        """Return the pools with these names, in the order of the names. Raises ConfigError."""
         pools = {one.name: one for one in self._settings.pools if not one.is_gone}
         for name in names:
             if name not in pools:
@@ -219,10 +221,11 @@ class Chooser:
         return [pools[name] for name in names]
 
     def _left(self, candidates: Sequence[AddressPool], source: str) -> list[AddressPool]:
-        """Return the pools that no filter refuses.
+        """Return the candidates that no filter refuses.
 
-        Of each family one has to be left; but a pool that was not named, and that a selector
-        refuses, is none of this pod's.
+        One pool of each family of the candidates has to be left, otherwise ConfigError or NoBlock
+        is raised. A family does not count if its pools were not named and their selectors do not
+        select this pod.
         """
         refused = {one.name: self._refusal(one, by_name=self._requests(one)) for one in candidates}
         left = [one for one in candidates if not refused[one.name]]
@@ -245,7 +248,7 @@ class Chooser:
         return left
 
     def _requests(self, pool: AddressPool) -> bool:
-        """Return whether the ADD requests an address of a pool."""
+        """Return whether the ADD requests an address of this pool."""
         family, first, last = pool.whole()
         return any(one == family and first <= value <= last for one, value in self._addresses)
 
@@ -262,7 +265,7 @@ class Chooser:
         return self.read
 
     def _is_for_pod(self, pool: AddressPool) -> bool:
-        """Return whether the selectors of a pool select this pod."""
+        """Return whether the pool's selectors select this pod."""
         return not pool.elsewhere and self._is_of_namespace(pool)
 
     def _is_of_namespace(self, pool: AddressPool) -> bool:
@@ -275,7 +278,7 @@ class Chooser:
     def _refusal(self, pool: AddressPool, *, by_name: bool = False) -> str:
         """Return which filter refuses a pool, and what to type, or "".
 
-        ``by_name``: for an address that is requested.
+        ``by_name`` says that the pool is wanted for a requested address.
         """
         name = pool.name
         if pool.deleting or pool.is_gone:

@@ -1,7 +1,8 @@
-"""The choices of one configuration's ADDs, kept while the cluster's pools are the same.
+"""Keep the pool choices of one configuration's ADDs while the cluster's pools stay the same.
 
-The pods of a node choose in a few ways, and what a choice leads to depends on the pools, on the
-pod's annotations and on its namespace alone. Imported when the pools of an ADD depend on the pod.
+The pods of a node choose in few different ways, and the result of a choice depends only on the
+pools, on the pod's annotations and on its namespace. This module is imported only when the pools of
+an ADD depend on the pod.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
 
     Addresses = list[tuple[int, int]]
-    Kept = tuple[Selection, Namespace | None]  # with the namespace by which it was chosen, if any
+    # A choice, and the namespace on whose labels or annotations it depends, if it does.
+    Kept = tuple[Selection, Namespace | None]
 
 _MOST = 256  # choices that are kept
-_LONGEST = 1024  # characters of annotations; the choice of longer ones is not kept
+_LONGEST = 1024  # characters of annotations; a choice with longer annotations is not kept
 
 
 class Choices:
-    """The choices of a configuration's ADDs; made anew when its pools are read anew."""
+    """The choices of one configuration's ADDs. A new object is made when the pools change."""
 
     __slots__ = ("_config", "_document", "_kept", "_raw", "_says_nothing")
 
     def __init__(self, config: Config, document: dict[str, Any], raw: bytes) -> None:
-        """``config`` was read from ``document``, and that from ``raw``."""
+        """``config`` was read from ``document``, which was decoded from ``raw``."""
         cluster = config.cluster
         assert cluster is not None
         self._config = config
@@ -52,9 +54,9 @@ class Choices:
     ) -> tuple[Addresses, Selection | None]:
         """Return the requested addresses and the chosen pools of an ADD.
 
-        Behind the addresses that it requests come those that an annotation lists for it. The pools
-        are None for any address of each family. ``found`` are the pod's annotations that were cut
-        out of the request. Raises ConfigError, NoBlock.
+        The returned addresses are ``addresses``, followed by those that an annotation lists for the
+        pod. The pools are None when any address of each family will do. ``found`` are the pod's
+        annotations that were cut out of the request. Raises ConfigError, NoBlock.
         """
         found = pod_annotations.of_pod(self._document, self._raw, found)
         said = pod_annotations.said(found)
@@ -74,13 +76,13 @@ class Choices:
     ) -> Selection | None:
         """Return the pools that an ADD without requested addresses chooses.
 
-        An earlier ADD's choice is used if it still holds. The last part of ``key`` is the pod's
-        namespace, the others are its annotations.
+        The choice of an earlier ADD with the same ``key`` is used if it still holds. The last part
+        of ``key`` is the pod's namespace, the others are its annotations.
         """
         config = self._config
         try:
             kept = self._kept.get(key)
-        except TypeError:  # an annotation that is not a string, which is refused each time
+        except TypeError:  # an annotation is not a string, which is refused below
             kept = None
         if kept is not None and kept[1] is None and kept[0].is_settled:
             return kept[0]
@@ -106,7 +108,7 @@ class Choices:
     def _is_still(
         self, services: Services, store: Store, read: Namespace | None, name: str
     ) -> bool:
-        """Return whether a namespace is as it was when it was read. Raises NoBlock."""
+        """Return whether a namespace is the same as when a choice read it. Raises NoBlock."""
         cluster = self._config.cluster
         assert cluster is not None
         return read is None or read is services.namespace(store, self._config.name, cluster, name)

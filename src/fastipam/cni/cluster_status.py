@@ -1,6 +1,6 @@
-"""STATUS of a network in cluster mode, from what is known without asking the cluster.
+"""STATUS of a network in cluster mode, from what this node knows without asking the cluster.
 
-Imported for STATUS alone.
+This module is imported only for STATUS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.network import Config
     from fastipam.storage.store import Store
 
-# For the one question of a node that never registered; STATUS answers within 100 ms.
+# How long a node that never registered waits for the cluster; STATUS has to answer within 100 ms.
 _GLANCE_S = 0.02
 
 
@@ -33,11 +33,12 @@ def look(
     exhausted: RangeSet | None,
     log: Callable[[str], None],
 ) -> RangeSet | None:
-    """Return the range set from which no ADD can be served now, for STATUS. Never waits.
+    """Return the range set from which no ADD can be served now, or None. Raises NoBlock.
 
-    It says what is known: an agent's keeper is asked, and nobody else. Raises NoBlock when the node
-    has never had a block and gets none, or when the cluster refuses it. A node that has served
-    before stays ready while its cluster cannot be reached: its pods are healthy.
+    With an agent, the state is its keeper's, without a wait. Only without one, and if the node
+    never registered, the cluster is asked, for 20 ms at most. NoBlock is raised when the node has
+    never had a block and cannot get one, or when the cluster refuses it. A node that has served
+    before stays ready while its cluster cannot be reached, because its pods are healthy.
     """
     assert config.cluster is not None
     if exhausted is not None and config.spare_policy is not None:
@@ -66,7 +67,7 @@ def look(
 
 
 def _require_answer(share: Share) -> None:
-    """Raise NoBlock, or ClusterRefused, when a node that never registered cannot do so now.
+    """Raise NoBlock when a node that never registered cannot register now.
 
     A cluster that does not answer at once counts as one that can be reached.
     """

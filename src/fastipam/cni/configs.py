@@ -1,4 +1,4 @@
-"""Read a runtime's directory of network configurations, and the input of each plugin."""
+"""Read the network configurations in a runtime's directory, and the input of each plugin."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ ENDINGS = (".conf", ".conflist", ".json")  # the endings that libcni reads
 
 
 def files(directory: Path) -> list[Path]:
-    """Return the files in the order in which a runtime reads them. Raises OSError.
+    """Return the configuration files in the order in which a runtime reads them.
 
-    The first one is the runtime's default network.
+    The first file is the runtime's default network. Raises OSError.
     """
     return sorted(one for one in directory.iterdir() if is_read(one))
 
 
 def is_read(path: Path) -> bool:
-    """Return whether a runtime reads a file of this name."""
+    """Return whether a runtime reads a file with this name."""
     return path.suffix in ENDINGS
 
 
 def with_ipam(path: Path) -> list[dict[str, Any]]:
-    """Return the inputs of a file's plugins that have an ``ipam`` section, keys case-folded.
+    """Return the input of each plugin in a file that has an ``ipam`` section, keys case-folded.
 
     Raises OSError and ConfigError.
     """
@@ -35,7 +35,7 @@ def with_ipam(path: Path) -> list[dict[str, Any]]:
 
 
 def plugins_of(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the same for the content of a file. Raises ConfigError."""
+    """Return the same as :func:`with_ipam`, from a file's decoded content. Raises ConfigError."""
     plugins = content.get("plugins", [content])
     if not isinstance(plugins, list) or not all(isinstance(one, dict) for one in plugins):
         raise ConfigError("this is not a list of objects", field="plugins", value="")

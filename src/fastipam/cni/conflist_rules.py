@@ -1,4 +1,4 @@
-"""Check a network configuration list before it is written: whether runtime and ADD accept it."""
+"""Check that runtime and ADD will accept a network configuration list, before it is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def require_name(name: str, field: str) -> None:
-    """Raise ConfigError unless a network can have this name."""
+    """Raise ConfigError unless this is a valid network name."""
     try:
         network_name({"name": name})
     except ConfigError as error:
@@ -44,7 +44,7 @@ def require_data_dir(path: str, field: str) -> None:
 
 
 def require_list(path: str, field: str) -> None:
-    """Raise ConfigError unless a file is a network configuration list, as a runtime reads one."""
+    """Raise ConfigError unless a file is a network configuration list that a runtime can read."""
     content = more_blocks.read_file(path)
     plugins = content.get("plugins")
     is_listed = isinstance(plugins, list) and bool(plugins)
@@ -69,9 +69,9 @@ def require_list(path: str, field: str) -> None:
 
 
 def completed(path: str, families: Iterable[int], mtu: int | None) -> bytes:
-    """Return a template, completed for a node.
+    """Return a template completed for this node.
 
-    Raises ConfigError for what an ADD would refuse, OSError.
+    Raises OSError, and ConfigError for anything that an ADD would refuse.
     """
     content = conflists.complete(Path(path).read_bytes(), path, families, mtu)
     for plugin in configs.plugins_of(reader.decode(content, path)):

@@ -1,4 +1,4 @@
-"""The network configuration lists that fastipam makes, and the keys that a node adds."""
+"""Make network configuration lists, and complete them with the keys that depend on a node."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 PTP = "ptp"
 BRIDGE = "bridge"
 PLUGINS = (PTP, BRIDGE)
-# libcni takes the newest that it knows: STATUS and GC come with a runtime that has them.
+# libcni takes the newest version that it knows, so a runtime that knows STATUS and GC calls them.
 VERSIONS = ("1.0.0", "1.1.0")
 DEFAULT_NETWORK = "podnet"
-# How a list that an agent writes stands.
+# The states of a list that an agent writes.
 WAITING = "waiting"
 WRITTEN = "written"
 FAILED = "failed"
@@ -39,8 +39,8 @@ _ADDED = {
 class Standing(NamedTuple):
     """The state of a list that an agent writes: one of STATES, and the reason.
 
-    ``before`` are the configurations that a runtime reads first; ``failures`` counts the failed
-    attempts to write it.
+    ``before`` are the configurations that a runtime reads before it; ``failures`` counts the failed
+    attempts to write the list.
     """
 
     state: str = WAITING
@@ -60,12 +60,13 @@ def standard(
     newest: str = VERSIONS[-1],
     families: Iterable[int] = (),
 ) -> dict[str, Any]:
-    """Return the list for pods whose addresses come from a cluster's pools, with ptp or bridge.
+    """Return the configuration list for pods with addresses of a cluster's pools.
 
-    ``without`` names the plugins behind the first one that are left out. Without ``families`` there
-    are no routes: an agent that writes the list adds them (:func:`complete`).
+    The first plugin is ptp or bridge; ``without`` names the plugins after it that are left out.
+    Without ``families`` there are no routes: an agent that writes the list adds them
+    (:func:`complete`).
     """
-    # A runtime that knows the capability tells the pod's annotations, which may choose its pool.
+    # A runtime that knows the capability passes the pod's annotations, which may choose its pool.
     capabilities = {pod_annotations.CAPABILITY: True}
     first: dict[str, Any] = {"type": plugin, "ipMasq": masquerade, "capabilities": capabilities}
     if plugin == BRIDGE:
@@ -85,18 +86,18 @@ def standard(
 
 
 def encode(document: dict[str, Any]) -> bytes:
-    """Return the bytes of a list, for people to read."""
+    """Return the list as indented JSON, for people to read."""
     return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def complete(content: bytes, path: str, families: Iterable[int], mtu: int | None) -> bytes:
     """Return a list completed with the keys that depend on the node and its pools.
 
-    A plugin ptp or bridge gets the key ``mtu``, and its ipam section, if it is fastipam's, a
-    default route for each family. A key that is there stays; so does the text, when all are there.
-    Raises ConfigError when the content is no list.
+    A ptp or bridge plugin gets the key ``mtu``. An ipam section of fastipam's gets a default route
+    for each family. A key that exists is not changed, and when nothing is missing, the text is
+    returned as it is. Raises ConfigError when the content is not a list.
     """
-    reader.decode(content, path)  # it says where an error is
+    reader.decode(content, path)  # its error says where in the text the fault is
     document = json.loads(content)
     plugins = document.get("plugins")
     if not isinstance(plugins, list) or not all(isinstance(one, dict) for one in plugins):
@@ -120,8 +121,8 @@ def _routes(families: Iterable[int]) -> list[dict[str, str]]:
 def sorted_before(target: Path) -> list[Path]:
     """Return the other configurations that a runtime reads before a file, or instead of it.
 
-    A runtime makes the first one its default network. A configuration of Multus does not count:
-    Multus is meant to be the first, and calls the next one. Raises OSError.
+    A runtime makes the first one its default network. Configurations of Multus are left out: Multus
+    has to be the first, and calls the next one. Raises OSError.
     """
     return [
         one
@@ -131,7 +132,7 @@ def sorted_before(target: Path) -> list[Path]:
 
 
 def _types(path: Path) -> set[str]:
-    """Return the types of the plugins of a configuration; none if it cannot be read as one."""
+    """Return the types of a configuration's plugins, or an empty set if it cannot be read."""
     try:
         content = reader.decode(path.read_bytes())
     except (FastipamError, OSError):

@@ -21,7 +21,7 @@ GC = "GC"
 STATUS = "STATUS"
 VERSION = "VERSION"
 
-# What each command needs (CNI 1.1.0, "Parameters"), in the order of the checks.
+# The variables that each command needs (CNI 1.1.0, "Parameters"), in the order of the checks.
 NEEDED = {
     ADD: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
     CHECK: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
@@ -34,7 +34,7 @@ _NO_NUMBER = 1 << 64
 
 
 class Variables:
-    """The variables of one call; a variable that is not set is an empty text."""
+    """The variables of one call. A variable that is not set is an empty text."""
 
     __slots__ = ("args", "command", "container_id", "ifname", "netns", "netns_override")
 
@@ -72,7 +72,7 @@ def _check_container_id(value: str) -> None:
 
 
 def _check_ifname(value: str) -> None:
-    if value.isalnum() and value.isascii() and len(value) <= LONGEST_IFNAME:  # nearly all of them
+    if value.isalnum() and value.isascii() and len(value) <= LONGEST_IFNAME:  # the usual case
         return
     fault = fault_of_ifname(value)
     if fault:
@@ -81,7 +81,7 @@ def _check_ifname(value: str) -> None:
 
 
 def pairs(text: str) -> dict[str, str]:
-    """Return the pairs of ``CNI_ARGS``. Raises CniError 4 for a malformed one."""
+    """Return the pairs KEY=VALUE of ``CNI_ARGS``. Raises CniError 4 for a malformed pair."""
     values: dict[str, str] = {}
     for pair in text.split(";") if text else ():
         key, equals, value = pair.partition("=")
@@ -104,7 +104,8 @@ class Arguments:
             raise errors.CniError(
                 f"CNI_ARGS: IgnoreUnknown={ignore!r} is not 1, 0, true or false", BAD_ENVIRONMENT
             )
-        self.address = values.pop("IP", "")  # `requested` reads it, at libcni's place in the order
+        # Parsed by `requested`, later: that is the order in which libcni's checks come.
+        self.address = values.pop("IP", "")
         if values and ignore in ("0", "false"):
             raise errors.CniError(
                 f"CNI_ARGS: unknown arguments {', '.join(sorted(values))}",
@@ -121,7 +122,7 @@ class Arguments:
 
 
 def address_in(text: str) -> tuple[int, int] | None:
-    """Return (family, address) of ``IP`` in ``CNI_ARGS``, or None. Raises CniError 4."""
+    """Parse the value of ``IP`` in ``CNI_ARGS``: (family, address) or None. Raises CniError 4."""
     try:
         return address(text, "CNI_ARGS: IP")
     except errors.ConfigError as error:
@@ -129,14 +130,16 @@ def address_in(text: str) -> tuple[int, int] | None:
 
 
 def identify(asked: Variables, own_path: str, reported: str = "") -> tuple[int, int, int]:
-    """Return (inode of ``CNI_NETNS``, of the mount namespace where that path means it, born_ns).
+    """Identify the container's network namespace by numbers, 0 for what is unknown.
 
-    0 is unknown; ``born_ns`` is explained at :func:`fastipam.namespaces.look`.
+    Return (inode of ``CNI_NETNS``, inode of a mount namespace in which that path leads to it,
+    ``born_ns``); ``born_ns`` is explained at :func:`fastipam.namespaces.look`.
 
-    ``reported`` is what the launcher has seen (:func:`read_reported`): it runs where the runtime
-    does, and an agent in a container may see other files, or none. Without it this process looks,
-    and ``own_path`` is the caller's namespace. Raises CniError 8 when the two are one: the caller
-    would give the host's own interfaces to a container.
+    ``reported`` is the launcher's report (:func:`read_reported`). The launcher runs where the
+    runtime does; an agent in a container may see other files under that path, or none. Without a
+    report this process reads the path itself, and ``own_path`` is the network namespace of the
+    caller. Raises CniError 8 when both are the same namespace: the caller would configure the
+    host's own interfaces for a container.
     """
     theirs, own, mount, born_ns = read_reported(reported) or _look(asked, own_path)
     if theirs is None:
@@ -149,16 +152,17 @@ def identify(asked: Variables, own_path: str, reported: str = "") -> tuple[int, 
         )
     here = mount_namespace()
     if mount != here and identity(asked.netns) == theirs:
-        mount = here  # the path means the same where this process is
+        mount = here  # the path leads to the same namespace for this process
     return theirs[1], mount, born_ns
 
 
 def read_reported(text: str) -> Seen | None:
-    """Parse FASTIPAM_NETNS: the network namespaces of container and launcher, the mount namespace.
+    """Parse FASTIPAM_NETNS, the launcher's report on namespaces. Return None if it is malformed.
 
-    These three are ``device:inode`` each, and then comes ``born_ns``, divided by blanks. An empty
-    field could not be seen; 0 is not known. Returns None for what is missing or malformed: then it
-    is as if the launcher had not reported anything.
+    It has four fields with blanks between them: the network namespace of the container, that of the
+    launcher and the launcher's mount namespace, each as ``device:inode``, and ``born_ns``. A field
+    is empty when the launcher could not read the namespace; a ``born_ns`` of 0 is unknown. None
+    also stands for a missing report.
 
     >>> read_reported("4:7 4:5 4:6 9"), read_reported(" 4:5  0"), read_reported("4:5")
     (((4, 7), (4, 5), 6, 9), (None, (4, 5), 0, 0), None)

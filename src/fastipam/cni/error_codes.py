@@ -1,4 +1,4 @@
-"""The error object of the CNI specification, and the codes that have no class in ``errors``."""
+"""The error object of the CNI specification, and the error codes without a class in ``errors``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ if TYPE_CHECKING:
 
 INCOMPATIBLE_VERSION: Final = 1
 BAD_ENVIRONMENT: Final = 4
-OWN_NETNS: Final = 8  # libcni's: the plugin's own network namespace was named
+OWN_NETNS: Final = 8  # a code of libcni: CNI_NETNS is the plugin's own network namespace
 NOT_AVAILABLE: Final = 50  # STATUS: ADD cannot be served
-LIMITED: Final = 51  # STATUS: and existing containers may suffer, too
+LIMITED: Final = 51  # STATUS: ADD cannot be served, and existing containers may suffer too
 
 OURS = "this is a defect of fastipam: please report it"
 _LONGEST_TEXT = 1500
 
 
 def document(error: BaseException, version: str, defect: str = OURS) -> dict[str, Any]:
-    """Return the error object of an exception; ``defect`` is the message of an unexpected one."""
+    """Return the error object of an exception.
+
+    ``defect`` is the ``details`` of an unexpected one.
+    """
     code, message, details = explain(error, defect)
     body = {"cniVersion": version, "code": code, "msg": clean(message)}
     if details:
@@ -28,7 +31,7 @@ def document(error: BaseException, version: str, defect: str = OURS) -> dict[str
 
 
 def explain(error: BaseException, defect: str = OURS) -> tuple[int, str, str]:
-    """Return code, message and details (or an empty text) of an exception."""
+    """Return code, message and details (or "") for an exception."""
     if isinstance(error, errors.FastipamError):
         message = error.message
         if isinstance(error, errors.ConfigError) and error.field:
@@ -43,7 +46,7 @@ def explain(error: BaseException, defect: str = OURS) -> tuple[int, str, str]:
         met = limits.passing(error.errno)
         if met is not None:
             return later, f"the request cannot be handled now: {met[0]}", met[1]
-    if isinstance(error, ImportError) and defect:  # needed rarely, while an upgrade runs
+    if isinstance(error, ImportError) and defect:  # happens while an upgrade runs
         hint = "try again; if it stays so, run `fastipam install` again"
         return later, f"a part of fastipam cannot be loaded: {error}", hint
     text = f"{type(error).__name__}: {error}"
@@ -51,7 +54,7 @@ def explain(error: BaseException, defect: str = OURS) -> tuple[int, str, str]:
 
 
 def clean(text: str) -> str:
-    """Return a text that may quote the caller, cut to a limit and encodable as UTF-8."""
+    """Return a text, which may quote a caller's input, cut to a limit and encodable as UTF-8."""
     if len(text) > _LONGEST_TEXT:
         text = f"{text[:_LONGEST_TEXT]} …"
     return text.encode("utf-8", "backslashreplace").decode()

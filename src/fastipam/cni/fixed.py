@@ -1,7 +1,7 @@
-"""The addresses that an annotation lists for pods: the n-th of each family for the n-th pod.
+"""Fixed addresses from an annotation: the n-th address of each family is for the n-th pod.
 
-The annotation stands on the template of a StatefulSet, so all its pods have the same list. The
-number at the end of a pod's name says which of them is its own: nothing has to be remembered.
+The annotation is in the pod template of a StatefulSet, so all its pods have the same list. The
+number at the end of a pod's name selects the pod's address, so nothing has to be stored.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _HINT = (
 
 
 def addresses(areas: Sequence[Area], pod_name: str) -> list[tuple[int, int]]:
-    """Return the (family, address) of each family that a list keeps for a pod. O(areas).
+    """Return the pod's (family, address) of each family in a list. O(areas).
 
-    A pod without a number gets the only address of each family. Raises ConfigError for a number
-    beyond a list, and for a pod without a number where a list has several addresses.
+    A pod without a number gets the only address of each family. Raises ConfigError when the pod's
+    number is beyond the list, and when a pod has no number and the list has several addresses.
     """
     if not areas:
         return []
@@ -60,7 +60,7 @@ def addresses(areas: Sequence[Area], pod_name: str) -> list[tuple[int, int]]:
 
 
 def name_annotation(error: FastipamError, listed: Sequence[tuple[int, int]]) -> None:
-    """Add to an error that the requested address comes from the annotation, if it does."""
+    """Name the annotation in an error about an address that comes from the annotation."""
     named = {word.rstrip(",;:") for word in error.message.split()}
     named.update(getattr(error, "addresses", ()))
     if not named.isdisjoint(format_ip(*one) for one in listed):
@@ -69,7 +69,7 @@ def name_annotation(error: FastipamError, listed: Sequence[tuple[int, int]]) -> 
 
 
 def ordinal(pod_name: str) -> int | None:
-    """Return the number at the end of a pod's name, None without one.
+    """Return the number at the end of a pod's name, or None when there is none.
 
     >>> ordinal("web-12"), ordinal("web-7f9c4"), ordinal("web")
     (12, None, None)

@@ -1,7 +1,8 @@
-"""The cluster's engine, node name and pools, which the agent stores for plugins (Kubernetes).
+"""Read the founding record: engine, node name and pools, which the agent stores for plugins.
 
-An ADD asks nobody: engine, node name and pools stand in the store (``Share.adopt_pools``). Imported
-when a configuration names that engine.
+So an ADD reads the cluster's pools from the node's store and asks no other process
+(``Share.adopt_pools`` writes the record). This module is imported only when a configuration names
+the engine ``kubernetes``.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def complete(settings: Settings, network: str, data_dir: str, *, is_named: bool) -> Settings:
-    """Return the settings with the pools that the store has for a network.
+    """Return the settings completed with the network's founding record in the store.
 
-    With the node's name, too, unless somebody gave one: the agent refuses a store of another name.
-
-    Those that were given when the agent has noted nothing yet. Raises StoreError, ConfigError.
+    They get its pools and, unless ``is_named``, its node name: the agent refuses the store of
+    another node name. When the store has no record yet, the settings are returned unchanged.
+    Raises StoreError, ConfigError.
     """
     try:
         store = open_stores.get(data_dir, None, create=False)
@@ -70,9 +71,9 @@ def is_current(config: Config) -> bool:
 
 
 def missing(network: str, reason: str = "") -> NoBlock:
-    """Return the error for a network whose pools the agent has not noted yet.
+    """Return the error for a network whose pools the agent has not stored yet.
 
-    ``reason`` is what the agent says about it, if one serves the request.
+    ``reason`` is the agent's own explanation, if an agent serves the request.
     """
     if reason:
         return NoBlock(

@@ -1,4 +1,4 @@
-"""Serve one CNI request: variables and standard input in, exit status and standard output out."""
+"""Serve one CNI request: from variables and standard input to exit status and standard output."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OWN_NETNS_PATH = "/proc/self/ns/net"
 
 
 def discard(_: str) -> None:
-    """Drop the text, for callers without a log."""
+    """Discard a log text, for callers without a log."""
 
 
 def handle(
@@ -55,21 +55,22 @@ def handle(
 ) -> tuple[int, bytes]:
     """Serve one CNI request and return (exit status, standard output).
 
-    ``environ`` holds the ``CNI_*`` variables, ``stdin`` the network configuration. Status 0 and
-    the result (nothing, for the commands that have none), or 1 and the specification's error
-    object. Never raises for what a caller sends; what an ADD returns is committed, in durable mode
-    on disk.
+    ``environ`` holds the ``CNI_*`` variables, ``stdin`` the network configuration. The status is 0
+    with the result (b"" for commands without one), or 1 with the specification's error object.
+    Invalid input never raises. The addresses that an ADD returns are committed: in durable mode
+    they are on disk.
 
-    ``log`` gets one-line texts for standard error. ``started_ns`` is when the request began to
-    arrive: wall clock nanoseconds, or a pair, what the wall clock said then and what it would say
-    now of then; default now, by the store's clock. GC spares leases that are younger.
+    ``log`` gets one-line texts for standard error. ``started_ns`` is the time when the request
+    began to arrive, in nanoseconds of the wall clock; GC spares leases that are younger. If the
+    wall clock was set since then, it is a pair: that time by the clock as it was then, and by the
+    clock as it is now. The default is now, by the store's clock.
 
-    The other parameters are the agent's, and no part of the API. ``own_netns`` is the path of the
-    caller's network namespace, which may not be the container's; ``seen_netns`` is what the
-    launcher reports of both (``environment.read_reported``). ``services`` are the agent's own;
-    without them this process has its own, which keep what was read of a configuration.
+    The other parameters are for the agent, and not part of the API. ``own_netns`` is the path of
+    the caller's network namespace, which must not be the container's; ``seen_netns`` is the
+    launcher's report on both (``environment.read_reported``). ``services`` are the agent's; without
+    them this process uses its own, which cache the configurations.
 
-    Safe to call from several threads. O(1) but for GC, which is O(leases of the network).
+    Safe to call from several threads. O(1), except for GC, which is O(leases of the network).
     """
     read: list[dict[str, Any]] = []
     try:
@@ -99,11 +100,11 @@ def answer(
     seen_netns: str = "",
     services: Services | None = None,
 ) -> bytes:
-    """Return the standard output of a request; ``read`` is called with its decoded configuration.
+    """Return the standard output of a request, and append its decoded configuration to ``read``.
 
-    ``began_ns`` is the default of ``started_ns``, and counts only for a store that has the
-    machine's clock; default now. The rest is as in :func:`handle`. Raises the exceptions from which
-    :func:`handle` makes the error object.
+    ``began_ns`` is the default of ``started_ns`` for a store that uses the machine's clock; its own
+    default is now. The other parameters are those of :func:`handle`. Raises the exceptions that
+    :func:`handle` turns into the error object.
     """
     if started_ns is None and began_ns is None:
         began_ns = time.time_ns()
@@ -116,7 +117,8 @@ def answer(
         return _VERSION_ANSWER
     services = services or _services
     if asked.command == environment.DEL:
-        stdin = without_result(stdin)  # else no two DELs would have one configuration
+        # Drop prevResult, which differs from pod to pod, so that DELs share a cached configuration.
+        stdin = without_result(stdin)
     known, annotations = _read(stdin, services)
     read.append(known.document)
     call = _Call(asked, known, log, services)
@@ -129,9 +131,9 @@ def answer(
 
 
 def assign(environ: Mapping[str, str], stdin: bytes, log: Log = discard) -> Lease:
-    """Do what an ADD does, short of its answer, and return the lease with its siblings.
+    """Do what an ADD does, but return the lease, with its siblings, instead of an answer.
 
-    ``log`` is as in :func:`handle`. Raises the exceptions from which :func:`handle` makes the error
+    ``log`` is as in :func:`handle`. Raises the exceptions that :func:`handle` turns into the error
     object.
     """
     asked = environment.Variables({**environ, "CNI_COMMAND": environment.ADD})
@@ -152,26 +154,27 @@ def refusal(config: dict[str, Any], error: Exception) -> bytes:
 
 
 def data_dir_of(stdin: bytes, services: Services) -> str | None:
-    """Return the data directory that a request with this input uses, or None when it names none.
+    """Return the data directory of a request with this input, or None when it cannot be read.
 
-    Its path is absolute and normalized. What was read is kept in ``services``, where :func:`handle`
-    finds it. Raises nothing.
+    The path is absolute and normalized. The decoded configuration is cached in ``services``, where
+    :func:`handle` finds it. Raises nothing.
     """
     try:
         known, _ = _read(stdin, services)
         if known.path is None:
             known.path = os.path.abspath(_location(known).data_dir)
         return known.path
-    except Exception:  # it is handled, and answered, where the request is
+    except Exception:  # handle() meets the same error and answers the request with it
         return None
 
 
 class Known:
-    """A configuration that was read, and what was derived from it alone.
+    """A decoded configuration, and everything that was derived from the configuration alone.
 
-    ``versions`` are those agreed on, by command; ``asks_nothing`` says that it wants no address by
-    name. Only valid configurations are kept: an invalid one is checked again each time. ``adds``
-    and ``deletes`` are how an agent serves these commands in native code (``plain``).
+    ``versions`` has the CNI version agreed on for each command. ``asks_nothing`` says that the
+    configuration requests no address. Only valid configurations are cached: an invalid one is
+    checked again each time. ``adds`` and ``deletes`` are what native code needs to serve these
+    commands in an agent (``plain``).
     """
 
     __slots__ = (
@@ -185,10 +188,11 @@ class Known:
         self.versions: dict[str, Version] = {}
         self.asks_nothing = False
         self.config: Config | None = None
-        self.choices: Choices | None = None  # of this config
+        self.choices: Choices | None = None  # made from ``config``
         self.location: Location | None = None
         self.path: str | None = None
-        self.networks: dict[bool, tuple[Store, Network]] = {}  # with ranges, without
+        # True: the network with its ranges, for ADD and CHECK. False: without, for DEL and GC.
+        self.networks: dict[bool, tuple[Store, Network]] = {}
         self.answers: results.Answers | None = None
         self.adds: Plain | None = None
         self.deletes: Plain | None = None
@@ -219,12 +223,12 @@ class _Call:
 _services = Services()
 
 
-# What a runtime adds to the configuration of each pod: see pod_annotations.py.
+# The key under which a runtime adds a pod's annotations to its input: see pod_annotations.py.
 _ANNOTATED = b'"io.kubernetes.cri.pod-annotations"'
 
 
 def _read(stdin: bytes, services: Services) -> tuple[Known, dict[str, Any] | None]:
-    """Return a configuration, and the pod's annotations that were in it, or None."""
+    """Return the configuration in an input, and the pod's annotations that were in it, or None."""
     annotations = None
     if _ANNOTATED in stdin:
         stdin, annotations = services.cut(stdin)
@@ -260,7 +264,7 @@ def _serve(call: _Call) -> bytes:
 
 
 def _load(call: _Call) -> Config:
-    """Return the whole configuration, read once, and log its notes."""
+    """Return the parsed configuration, which is cached, and log its notes."""
     known = call.known
     config = known.config
     if config is not None and config.cluster is not None and config.cluster.is_founded_by_agent:
@@ -275,7 +279,8 @@ def _load(call: _Call) -> Config:
             call.services.note_cluster(config.data_dir, config.name, config.cluster)
     for note in config.notes:
         call.log(error_codes.clean(note))
-    # libcni gives STATUS no runtimeConfig, from which the ranges may come (capability ipRanges).
+    # The ranges may come from runtimeConfig (capability ipRanges), which libcni does not pass to
+    # STATUS.
     if not config.pool.sets and config.cluster is not None:
         from fastipam.cni import founding
 
@@ -289,7 +294,7 @@ def _load(call: _Call) -> Config:
 
 
 def _reason(call: _Call, config: Config) -> str:
-    """Return why the agent has not noted pools, as it knows it; "" without an agent."""
+    """Return why the agent has not stored the pools yet, or "" when no agent serves the request."""
     assert config.cluster is not None
     try:
         store = open_stores.get(config.data_dir, config.durability, create=False)
@@ -342,7 +347,7 @@ def _network(known: Known, config: Config, *, create: bool = True) -> Network:
 
 
 def _goes_over(config: Config) -> bool:
-    """Return whether this node goes over from host-local, whose leases each ADD enters."""
+    """Return whether this node takes over from host-local, whose leases each ADD imports."""
     return (
         config.cluster is not None
         and config.cluster.uses_node_cidrs
@@ -351,7 +356,7 @@ def _goes_over(config: Config) -> bool:
 
 
 def _refuse_unimported(config: Config) -> None:
-    """Raise ConfigError when host-local has leases of a network that is new here."""
+    """Raise ConfigError when host-local has leases of a network that is new in this store."""
     from fastipam import host_local
 
     host_local.refuse_unimported(config.name, config.data_dir)
@@ -394,7 +399,7 @@ def _add(call: _Call) -> bytes:
 
 
 def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
-    """Assign the addresses; return one lease, the ``dns`` object, and what is to be settled."""
+    """Assign the addresses and return one lease, the ``dns`` object and the promises to settle."""
     asked, known = call.asked, call.known
     arguments = environment.Arguments(asked.args)
     requested = addresses = _requested(known, arguments)
@@ -429,7 +434,7 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
 
             fixed.name_annotation(error, addresses[len(requested) :])
         raise
-    if lease.generation == 1:  # of its pool
+    if lease.generation == 1:  # the first assignment of the pool
         _note_overlaps(call, config)
     return lease, dns, promises
 
@@ -442,7 +447,7 @@ def _allocate(
     selection: Selection | None,
     promises: list[Promise],
 ) -> Lease:
-    """Assign the addresses, without the dead, or from other blocks, if need be."""
+    """Assign the addresses; if need be, release dead leases or get another block first."""
     known = call.known
 
     def allocate(network: Network) -> Lease:
@@ -476,10 +481,9 @@ def _choose(
     arguments: environment.Arguments,
     addresses: list[tuple[int, int]],
 ) -> tuple[list[tuple[int, int]], Selection | None]:
-    """Return the addresses that an ADD requests, and behind them what an annotation lists for it.
+    """Return the requested addresses and the chosen pools of an ADD; see :meth:`Choices.choose`.
 
-    And which of a cluster's pools it has chosen; None: any address of each family. Raises
-    ConfigError, NoBlock.
+    Raises ConfigError, NoBlock.
     """
     choices = call.known.choices
     if choices is None:
@@ -490,7 +494,7 @@ def _choose(
 
 
 def _note_overlaps(call: _Call, config: Config) -> None:
-    """Note other pools that have addresses of a pool from which one was assigned first."""
+    """Log which other pools of the store overlap the pool whose first address was assigned."""
     from fastipam.allocation import pools
 
     for note in pools.notes(open_stores.get(config.data_dir, config.durability), config.name):
@@ -505,7 +509,7 @@ def _settle(promises: list[Promise]) -> None:
 
 
 def _located(error: errors.ConfigError, config: Config) -> errors.ConfigError:
-    """Return an error of the network with the field's path in the configuration."""
+    """Return an error of the network, its field replaced by the path in the configuration."""
     from fastipam.configuration import notes
 
     error.field = notes.path_in(config.paths, error.field)
@@ -531,13 +535,13 @@ def _delete(call: _Call) -> None:
 
 
 def is_of_cluster(document: dict[str, Any]) -> bool:
-    """Return whether a configuration names a cluster, whose nodes may have used host-local."""
+    """Return whether a configuration names a cluster; its nodes may have used host-local."""
     ipam = document.get("ipam")
     return isinstance(ipam, dict) and "cluster" in ipam
 
 
 def _note_unknown(call: _Call, network: Network | None) -> None:
-    """Note a DEL or GC that does not say where its store is, of a network that no store knows."""
+    """Log that nothing was released, if ``dataDir`` is missing and the store lacks the network."""
     location = call.known.location
     if location is None or not location.is_assumed:
         return
@@ -576,16 +580,16 @@ def _collect(call: _Call) -> None:
 
 
 def _before(call: _Call, network: Network) -> Before:
-    """Return when the request began, by the clock of its store."""
+    """Return the time when the request began, by the clock of the store."""
     if call.started_ns is not None:
         return call.started_ns
     if call.began_ns is None or network.store.clock is not time.time_ns:
-        return network.store.clock()  # a test's, which may stand years away
+        return network.store.clock()  # a clock of a test, which may be years away
     return call.began_ns
 
 
 def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) -> RangeSet | None:
-    """Return the set from which no ADD can be served, by what is known of the cluster."""
+    """Return the range set from which no ADD can be served, in cluster mode."""
     from fastipam.cni import cluster_status
 
     store = open_stores.get(config.data_dir, config.durability)
@@ -595,7 +599,7 @@ def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) 
 
 
 def _require_start(network: Network, config: Config) -> None:
-    """Raise CniError 50 when every ADD is refused for what the store or another file says."""
+    """Raise CniError 50 when the state of the store or of another file makes every ADD fail."""
     try:
         network._require_start()
         network._require_pool()
@@ -605,15 +609,15 @@ def _require_start(network: Network, config: Config) -> None:
         raise errors.CniError(message, error_codes.NOT_AVAILABLE, hint=hint) from error
 
 
-# STATUS has to answer within 100 ms, and its process has to start in this time, too.
+# STATUS has to answer within 100 ms, in which its process has to start too.
 _STATUS_WAITS_S = 0.03
 
 
 def _status(call: _Call) -> None:
     """Raise CniError 50 if no ADD can be served, 51 if the store fails (CNI 1.1.0, "STATUS").
 
-    A full pool is ready, unless the configuration says otherwise: a kubelet that hears 50 evicts
-    the healthy pods of the node, and those that take their places fill up the next node.
+    A full pool counts as ready, unless the configuration says otherwise: when a kubelet receives
+    50, the healthy pods of the node are evicted, and their replacements fill up the next node.
     """
     _requested(call.known, environment.Arguments(""))
     config = _load(call)
@@ -626,7 +630,7 @@ def _status(call: _Call) -> None:
         _, message, hint = error_codes.explain(error)
         raise errors.CniError(message, error_codes.NOT_AVAILABLE, hint=hint) from None
     if open_stores.waits_for_writer(config.data_dir, _STATUS_WAITS_S):
-        # An ADD waits for the writer, too, and for longer: it may well be served.
+        # An ADD waits for the writer for longer than this, so it may well be served.
         call.log(f"the store {config.data_dir} is being written to: its state is not known now")
         return
     try:

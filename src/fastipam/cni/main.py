@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _CHUNK = 1 << 16
-# lmdb would compile another implementation of itself, which fastipam does not work with.
+# With this variable lmdb would use another implementation, which fastipam does not work with.
 _FORCED = "LMDB_FORCE_CFFI"
 
 
@@ -19,11 +19,11 @@ def log(text: str) -> None:
 
 
 def _write(descriptor: int, data: bytes) -> OSError | None:
-    """Write everything; return the error of a reader that went away, or None."""
+    """Write all of ``data``; return the error if the reader has closed the pipe, or None."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]
-        except BlockingIOError:  # a full pipe that somebody set to non-blocking
+        except BlockingIOError:  # the pipe is full, and another process set it to non-blocking
             os.set_blocking(descriptor, True)
         except OSError as error:
             return error
@@ -31,11 +31,11 @@ def _write(descriptor: int, data: bytes) -> OSError | None:
 
 
 def fill_gaps(input_mode: int = os.O_RDONLY) -> set[int]:
-    """Open those of the descriptors 0 to 2 that are closed, and return them.
+    """Open the descriptors 0, 1 and 2 on /dev/null where they are closed, and return those.
 
-    Otherwise the next file to be opened would get the number, and the answer would be written into
-    the store. Standard output stays one that cannot be written. Standard input is empty, unless its
-    mode is ``O_WRONLY``: then it stays one that cannot be read.
+    Otherwise the next file that is opened, such as the store, would get such a number, and the
+    answer would be written into it. Writing to a standard output that was closed still fails.
+    Reading from standard input returns nothing, or fails if ``input_mode`` is ``O_WRONLY``.
     """
     closed = set()
     for descriptor, mode in ((0, input_mode), (1, os.O_RDONLY), (2, os.O_WRONLY)):
@@ -48,7 +48,7 @@ def fill_gaps(input_mode: int = os.O_RDONLY) -> set[int]:
 
 
 def _read_all(limit: int) -> bytes:
-    """Return standard input to its end, or slightly more than ``limit`` bytes of it."""
+    """Return all of standard input, or slightly more than ``limit`` bytes of a longer one."""
     parts = []
     size = 0
     while size <= limit:
@@ -65,10 +65,10 @@ def _read_all(limit: int) -> bytes:
 
 
 def age_ns(started: str) -> int:
-    """Return the nanoseconds since the launcher began (FASTIPAM_STARTED), or 0 when unknown.
+    """Return the nanoseconds since the launcher started (FASTIPAM_STARTED), or 0 when unknown.
 
-    A process that runs because its agent went away may have begun seconds after the launcher. An
-    agent in another time namespace than the launcher has another monotonic clock.
+    The launcher may have waited for an agent for seconds before it started this process. In another
+    time namespace than the launcher's the monotonic clock differs, which this takes into account.
     """
     if not (started.isdecimal() and len(started) < _LONGEST_STAMP):
         return 0
@@ -80,21 +80,21 @@ def age_ns(started: str) -> int:
 
 
 def _wait_less(age: int) -> None:
-    """Subtract what the caller has waited for an agent from what a call waits for a writer."""
+    """Shorten the wait for a writer by the time that the caller has already waited for an agent."""
     from fastipam.storage import lmdb_errors, open_stores
 
     open_stores.patience_s = max(_LEAST_PATIENCE_S, lmdb_errors.PATIENCE_S - age / 1e9)
 
 
-_LONG_NS = 10**9  # a launcher that has found no agent is younger
+_LONG_NS = 10**9  # a launcher that finds no agent starts this process sooner
 _LEAST_PATIENCE_S = 0.5
 _LONGEST_STAMP = 20
-_USUAL_NS = 60 * 10**9  # longer than an agent waits for a launcher, and a launcher for an agent
-_OLDEST_NS = 3600 * 10**9  # the launcher does not wait longer, so an older stamp is not its own
+_USUAL_NS = 60 * 10**9  # more than an agent and a launcher wait for each other
+_OLDEST_NS = 3600 * 10**9  # no launcher waits that long, so an older time is not the launcher's
 
 
 def _monotonic_offset_ns() -> int:
-    """Return what this process's time namespace adds to the monotonic clock."""
+    """Return the nanoseconds that this process's time namespace adds to the monotonic clock."""
     try:
         with open("/proc/self/timens_offsets") as file:
             for line in file:
@@ -107,18 +107,18 @@ def _monotonic_offset_ns() -> int:
 
 
 def _started(wall_ns: int, monotonic_ns: int) -> tuple[int, int]:
-    """Return when the process began: what the wall clock said, and what it would say now of then.
+    """Return the start of the process twice: by the wall clock as it was then, and as it is now.
 
-    It may have been set while input was read. GC spares leases that are younger, and releases none
-    that was assigned meanwhile, before or after the step.
+    The wall clock may have been set while the input was read. With both times GC spares every lease
+    that was assigned since the start, before or after the clock was set.
     """
     return wall_ns, time.time_ns() - (time.monotonic_ns() - monotonic_ns)
 
 
 def main(installed_for: str = "") -> NoReturn:
-    """Serve the request of this process, then end it without the interpreter's shutdown.
+    """Serve the request of this process, then exit without the interpreter's shutdown.
 
-    ``installed_for`` is the version of Python that installed the entry point.
+    ``installed_for`` is the version of Python for which the entry point was installed.
     """
     age = age_ns(os.environ.get("FASTIPAM_STARTED", ""))
     wall_ns, monotonic_ns = time.time_ns() - age, time.monotonic_ns() - age
@@ -149,8 +149,8 @@ def main(installed_for: str = "") -> NoReturn:
 
 
 def _last_words(error: BaseException, installed_for: str) -> bytes:
-    """Return the error object for a failure outside of ``handle``, such as a lost input."""
-    import errno  # built in: no file is opened for it
+    """Return the error object for a failure outside of ``handle``, such as unreadable input."""
+    import errno  # a built-in module: the import opens no file
 
     code = 50 if os.environ.get("CNI_COMMAND") == "STATUS" else 11
     details = ""
@@ -170,7 +170,7 @@ def _last_words(error: BaseException, installed_for: str) -> bytes:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as JSON, without an import: what has failed may be one, for want of memory."""
+    """Return a text as JSON, without importing ``json``: imports may fail for lack of memory."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     plain = "".join(
         one if one.isprintable() else f"\\u{min(ord(one), 0xFFFD):04x}" for one in escaped
@@ -185,7 +185,7 @@ def refuse_forced() -> None:
 
 
 def why_not_loaded(error: BaseException, installed_for: str = "") -> tuple[str, str]:
-    """Return (message, hint) for an error that comes while fastipam is imported."""
+    """Return (message, hint) for an error during the import of fastipam."""
     import sys
 
     running = ".".join(map(str, sys.version_info[:2]))

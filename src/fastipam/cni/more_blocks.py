@@ -1,7 +1,7 @@
-"""The plugin's part of cluster mode: read the settings, get another block when all are full.
+"""The plugin's part of cluster mode: read the settings, and get another block when all are full.
 
-Imported only when a configuration has the key ``cluster``; nothing of ``fastipam.cluster`` is
-imported before.
+This module, and with it ``fastipam.cluster``, is imported only when a configuration has the key
+``cluster``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """Return the object in a file, its keys folded. Raises ConfigError."""
+    """Return the JSON object in a file, its keys case-folded. Raises ConfigError."""
     try:
         with open(path, "rb") as file:
             raw = file.read(reader.LARGEST + 1)
@@ -53,12 +53,12 @@ def read_file(path: str) -> dict[str, Any]:
 
 
 def read_settings(path: str) -> Settings:
-    """Return the settings in a file; the node is this host unless they name one."""
+    """Return the settings in a file. The node is this host unless the file names one."""
     return _settings(read_file(path), path, [])
 
 
 def _settings(value: dict[str, Any], path: str, holes: list[tuple[int, int, int]]) -> Settings:
-    """Return the settings in an object. Raises ConfigError with the field in its file."""
+    """Return the settings in an object. Raises ConfigError, with the path of the field."""
     try:
         settings = Settings(value, path, holes, os.environ.get("NODE_NAME") or os.uname().nodename)
     except ConfigError as error:
@@ -70,7 +70,7 @@ def _settings(value: dict[str, Any], path: str, holes: list[tuple[int, int, int]
 
 
 def _node_addresses(told: str) -> tuple[str, ...]:
-    """Return the addresses that the environment names, as Kubernetes writes a node's.
+    """Return the node's addresses in the value of NODE_IPS, as Kubernetes writes them.
 
     Raises ConfigError.
     """
@@ -89,7 +89,7 @@ def _node_addresses(told: str) -> tuple[str, ...]:
 
 
 def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int, int]]) -> Settings:
-    """Return the settings under ``ipam.cluster``: an object, or the path of a file with one.
+    """Return the settings under ``ipam.cluster``: an object, or the path of a file with an object.
 
     Raises ConfigError, also when the settings are for another network or another store.
     """
@@ -127,9 +127,9 @@ def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int,
 
 
 def read_any(path: str) -> tuple[Settings, str, str]:
-    """Return (settings, network, data directory) from a file; the last two may be empty.
+    """Return (settings, network, data directory) from a file. The last two may be empty.
 
-    It holds a cluster's settings, or a CNI configuration that has them. Raises ConfigError.
+    The file holds a cluster's settings, or a CNI configuration that has them. Raises ConfigError.
     """
     from fastipam.cni import configs
 
@@ -156,7 +156,7 @@ def read_any(path: str) -> tuple[Settings, str, str]:
 
 
 def _data_dir(ipam: dict[str, Any]) -> str:
-    """Return where the store is. Raises ConfigError."""
+    """Return the data directory in an ``ipam`` section. Raises ConfigError."""
     found = ipam.get("datadir", DEFAULT_DATA_DIR)
     if not reader.is_path(found) or not os.path.isabs(found):
         raise ConfigError(
@@ -168,12 +168,10 @@ def _data_dir(ipam: dict[str, Any]) -> str:
 def provide(
     services: Services, config: Config, store: Store, who: str = "", lines: Lines | None = None
 ) -> None:
-    """Return when this node's blocks have a free address again. Raises NoBlock (code 11).
+    """Claim a block, so that this node's blocks have a free address again.
 
-    ``lines`` are those of the pools that an ADD has chosen.
-
-    A process that serves many requests does not wait here: it asks its keeper, and the request is
-    handled again later.
+    ``lines`` are the pools that an ADD has chosen. An agent does not wait here: it asks its keeper
+    for the block, and the request is handled again later. Raises NoBlock (code 11).
     """
     settings = config.cluster
     assert settings is not None
@@ -203,8 +201,8 @@ def allocate_again(
 ) -> Lease:
     """Serve an ADD for which this node's blocks have no free address.
 
-    Another block comes first; without one, an address that is only cooling, if the policy allows
-    it. ``lines`` are those of the pools that the ADD has chosen. Raises NoBlock: try later.
+    First it tries to get another block; without one, it assigns a cooling address, if the policy
+    allows that. ``lines`` are the pools that the ADD has chosen. Raises NoBlock: try again later.
     """
     policy = config.policy
     hint: str | None = None
@@ -223,9 +221,10 @@ def allocate_again(
 
 
 def settle(promises: Sequence[Promise]) -> None:
-    """Raise the error if the addresses are not this node's any more; a batch does it at its answer.
+    """Check that this node still owns the addresses just assigned, and raise the error if not.
 
-    Only what is committed can be settled: an agent does so when it writes the answer.
+    Promises are settled after the commit. In a batch of an agent, which commits later, they are
+    only collected: the agent settles them when it writes the answer.
     """
     batch = getattr(open_stores.thread, "batch", None)
     if batch is not None:

@@ -1,9 +1,9 @@
-"""A pod's annotations that choose its addresses, as its runtime hands them to the plugin.
+"""Read the annotations of a pod that choose its addresses, as the runtime passes them.
 
 containerd and CRI-O put all annotations of a pod under ``runtimeConfig`` when the plugin's
-configuration has the capability of that name; nobody is asked for them. They differ from pod to
-pod, so they are cut out before the configuration is read, which is read once for all pods. Only an
-ADD looks at them. Imported when a request has some.
+configuration has the capability CAPABILITY, so no request to the Kubernetes API is needed. They
+differ from pod to pod. So they are cut out of the input, and the rest, which is the same for all
+pods, is read once. Only an ADD uses them. This module is imported only when a request has some.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from typing import Any
 
 CAPABILITY = "io.kubernetes.cri.pod-annotations"
-# To Kubernetes a key with other capital letters is another annotation, and so it is here.
+# Annotation keys are compared with their case, as Kubernetes does.
 ADDRESSES, POOL, FAMILIES = (f"fastipam.io/{one}" for one in ("addresses", "pool", "families"))
 _KEY = f'"{CAPABILITY}"'.encode()
 _SPACE = b" \t\n\r"
-# All annotations of a pod have 256 KiB at most, which is six times as much when JSON escapes it.
+# A pod's annotations have 256 KiB at most; JSON's escapes can make them six times as long.
 _LARGEST = 2 << 20
 _MOST_POOLS = 64
 _FAMILIES = {"v4": V4, "v6": V6}
 
 
 class Choice:
-    """The choices in annotations; a value. An empty field means that nothing is chosen.
+    """The choices in annotations. Equal choices compare equal; an empty field chooses nothing.
 
-    ``addresses`` are (family, first, last) of each address, CIDR or range, in the order of the
-    annotation, and ``pools`` the names of AddressPools, the preferred one first. ``families`` are
-    the address families of which the pod gets an address.
+    ``addresses`` has (family, first, last) for each address, CIDR or range, in the order of the
+    annotation. ``pools`` are names of AddressPools, the preferred one first. ``families`` are the
+    address families of which the pod gets an address.
     """
 
     __slots__ = ("addresses", "families", "pools")
@@ -59,19 +59,19 @@ class Choice:
 
 
 NOTHING = Choice()
-SILENT = None, None, None  # what annotations say that choose nothing
+SILENT = None, None, None  # the result of said() for annotations that choose nothing
 
 
 def cut(stdin: bytes) -> tuple[bytes, dict[str, Any] | None]:
-    """Return a request's input without its annotations, and the annotations, or None.
+    """Return a request's input without the pod's annotations, and the annotations, or None.
 
-    Annotations that cannot be read stay in the input; decoding it then raises the error.
+    Annotations that cannot be read stay in the input; decoding the input raises the error later.
     """
     at = -1
     while (at := stdin.find(_KEY, at + 1)) >= 0:
         rest = stdin[at + len(_KEY) :].lstrip(_SPACE)
         if rest.startswith(b":") and (rest := rest[1:].lstrip(_SPACE)).startswith(b"{"):
-            break  # "capabilities" has the key, too, with true behind it
+            break  # otherwise it is the key in "capabilities", whose value is true
     if at < 0 or len(rest) > _LARGEST:
         return stdin, None
     try:
@@ -83,10 +83,11 @@ def cut(stdin: bytes) -> tuple[bytes, dict[str, Any] | None]:
 
 
 def of_pod(document: dict[str, Any], raw: bytes, found: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a pod's annotations; ``found`` is what :func:`cut` has taken from its request.
+    """Return a pod's annotations. ``found`` are those that :func:`cut` took from its request.
 
-    ``document`` is what was left, ``raw``, decoded. What is still there was not cut, and has folded
-    keys in ``document``. Raises ConfigError.
+    ``raw`` is the input that :func:`cut` has left, and ``document`` is ``raw`` decoded. Annotations
+    that were not cut are decoded again from ``raw``, because the keys in ``document`` are
+    case-folded. Raises ConfigError.
     """
     runtime = document.get("runtimeconfig")
     if type(runtime) is dict and runtime.get(CAPABILITY) == {} and found is not None:
@@ -105,12 +106,12 @@ def of_pod(document: dict[str, Any], raw: bytes, found: dict[str, Any] | None) -
 
 
 def said(found: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Return what annotations choose: addresses, pools, families; None: nothing."""
+    """Return the texts that choose addresses, pools and families, each None when it is absent."""
     return found.get(ADDRESSES), found.get(POOL), found.get(FAMILIES)
 
 
 def choice(found: dict[str, Any], whose: str) -> Choice:
-    """Return the choice of these annotations; ``whose`` is put before their names in an error."""
+    """Return the choice in annotations. Raises ConfigError, with ``whose`` before their names."""
     if said(found) == SILENT:
         return NOTHING
     return Choice(
@@ -121,7 +122,7 @@ def choice(found: dict[str, Any], whose: str) -> Choice:
 
 
 def pool_names(found: dict[str, Any], whose: str) -> list[str]:
-    """Return the pools that the annotation names, in its order; [] when it is absent."""
+    """Return the pools that the annotation names, in its order, or [] when it is absent."""
     field = f"{whose} {POOL}"
     words = _words(found, POOL, whose, _MOST_POOLS)
     for name in words:
@@ -143,7 +144,7 @@ def _families(found: dict[str, Any], whose: str) -> frozenset[int]:
 
 
 def _areas(found: dict[str, Any], whose: str) -> tuple[tuple[int, int, int], ...]:
-    """Return the listed addresses; no address is listed twice, because no two pods can have it."""
+    """Return the listed addresses. Raises ConfigError if two pods would get the same address."""
     field = f"{whose} {ADDRESSES}"
     areas = tuple(_area(one, field) for one in _words(found, ADDRESSES, whose, reader.MOST_ENTRIES))
     last: tuple[int, int, int] = (0, 0, -1)
@@ -163,7 +164,7 @@ def _area(text: str, field: str) -> tuple[int, int, int]:
     if "/" in text:
         _, value, length = parse_cidr(text)
         address, _, written = text.partition("/")
-        if written != str(length):  # Go's net.ParseCIDR takes it, and nothing of Kubernetes' does
+        if written != str(length):  # a leading zero, which Kubernetes does not accept either
             raise errors.ConfigError(
                 f"{text!r} has a prefix length with a leading zero",
                 field=field,
@@ -182,7 +183,7 @@ def _area(text: str, field: str) -> tuple[int, int, int]:
 
 
 def _words(found: dict[str, Any], key: str, whose: str, most: int) -> list[str]:
-    """Return the words between commas of an annotation; [] when it is absent."""
+    """Return the comma-separated words of an annotation, or [] when it is absent."""
     field = f"{whose} {key}"
     text = found.get(key)
     if text is None:

@@ -1,7 +1,8 @@
-"""Serve an ADD that was refused, after releasing leases of dead containers that block it.
+"""Retry an ADD that was refused, after the leases of dead containers that block it are released.
 
-A pool is full, or the same id or the requested address is assigned already. The runtime would wait
-for the sweeper, and without an agent for ever. Imported when an ADD was refused.
+An ADD is refused when a pool is full, or when the same owner has a lease, or the requested address
+is assigned already. Without the retry the runtime would have to wait for the sweeper, and without
+an agent for ever. This module is imported only when an ADD was refused.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def allocate_again(
 ) -> Lease:
     """Serve an ADD that was refused: release leases of dead containers, or get another block.
 
-    ``lines`` are those of the pools that it has chosen. Raises the refusal, which says what is in
-    doubt, TryLater when another sandbox of the pod is in the way, or what a cluster's node raises.
+    ``lines`` are the pools that the ADD has chosen. Raises the refusal, which then names the leases
+    in doubt; TryLater when another sandbox of the same pod has the address; and in cluster mode
+    NoBlock.
     """
     try:
         return _without_the_dead(services, network, refusal, allocate)
@@ -60,11 +62,11 @@ def _await_other_sandbox(
 ) -> None:
     """Raise TryLater when another sandbox of the same pod has the requested address.
 
-    A runtime that has crashed may make the pod's next sandbox before it ends the one before, whose
-    DEL comes soon. A process that serves many requests handles the request again meanwhile.
+    A runtime that has crashed may make a new sandbox of a pod before it ends the old one, whose DEL
+    comes soon. An agent handles the request again until then.
     """
     lease = network._lookup(parse_ip(refusal.address), of_pool=True)
-    pod = owner.pod_texts[:2]  # whatever its UID: a pod that is made anew has the same name
+    pod = owner.pod_texts[:2]  # without the UID: a pod that is created again has the same name
     if (
         lease is None
         or not all(pod)
@@ -100,7 +102,7 @@ def _without_the_dead(
 
 
 def _in_the_way(refusal: Refusal) -> tuple[Address, ...] | None:
-    """Return the addresses whose leases are in the way, or None when any lease is."""
+    """Return the addresses whose leases block the ADD, or None when any lease may be released."""
     if isinstance(refusal, PoolExhausted):
         return None
     if isinstance(refusal, DuplicateAllocation):
@@ -109,7 +111,7 @@ def _in_the_way(refusal: Refusal) -> tuple[Address, ...] | None:
 
 
 def _has_lost_any(network: Network, addresses: Sequence[Address]) -> bool:
-    """Return whether the path of one of these leases does not lead to its namespace."""
+    """Return whether the netns path of a lease does not lead to the lease's namespace any more."""
     place = Place()
     for address in addresses:
         lease = network._lookup(address, of_pool=True)
@@ -121,7 +123,7 @@ def _has_lost_any(network: Network, addresses: Sequence[Address]) -> bool:
 
 
 def _explained(network: Network, refusal: Refusal, report: Report, of_one: bool) -> Refusal:
-    """Return a refusal that says which leases wait for a second look, or cannot be judged."""
+    """Add to a refusal which leases wait for a second check or cannot be judged; return it."""
     texts = []
     waits = [waits_s(network.store, network, lease, DEFAULT_GRACE_S) for lease in report.missing]
     known = [seconds for seconds in waits if seconds is not None]
@@ -135,8 +137,8 @@ def _explained(network: Network, refusal: Refusal, report: Report, of_one: bool)
         if of_one:
             texts.append(why)
             break
-        if not why.endswith(LIVES):  # then nothing is in doubt
-            # Without a number: the report may be that of the ADD before.
+        if not why.endswith(LIVES):  # a container that lives is not in doubt
+            # No number of leases: the report may have been made for an earlier ADD.
             texts.append(f"leases whose containers may be dead are kept: {why}")
             break
     if texts:

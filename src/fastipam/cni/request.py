@@ -1,4 +1,4 @@
-"""A CNI request for plugins that embed fastipam, and its IPAM part, served in this process."""
+"""A CNI request for plugins that embed fastipam, and its IPAM part served in this process."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ class Request:
     """One request to a CNI plugin: its variables and its configuration. Made by :meth:`parse`.
 
     ``command`` is ADD, DEL, CHECK, GC, STATUS or VERSION; ``container_id``, ``ifname`` and
-    ``netns`` are empty texts where the command has none. ``path`` are the directories of
+    ``netns`` are empty texts where the command has none. ``path`` has the directories of
     ``CNI_PATH``, ``args`` the pairs of ``CNI_ARGS``. ``config`` is the configuration as it was
-    written, ``name`` and ``version`` (``cniVersion``) are read from it. ``ipam`` and
-    ``prev_result`` are its objects of these names, as they were written; empty when they are
-    absent, or when they are broken and the command is DEL or GC, which have to work all the same.
-    So is ``args`` unless the command is ADD or CHECK. VERSION has no configuration, and the newest
-    version.
+    written; ``name`` and ``version`` (``cniVersion``) are read from it. ``ipam`` and
+    ``prev_result`` are the objects under these keys as they were written, or {} when they are
+    absent.
+
+    DEL and GC have to work with a broken request: for them ``ipam`` and ``prev_result`` are {} when
+    they are not objects. ``args`` are {} when they are malformed, unless the command is ADD or
+    CHECK. For VERSION ``config`` is empty, and ``version`` is the newest.
     """
 
     __slots__ = (
@@ -66,10 +68,10 @@ class Request:
     def parse(cls, environ: Mapping[str, str], stdin: bytes) -> Self:
         """Read a request, checked as the IPAM plugin checks it, and in the same order.
 
-        ``environ`` holds the ``CNI_*`` variables, ``stdin`` is standard input. O(its length).
-        Raises CniError (1: a version that does not exist or does not have the command; 4: a
-        variable), DecodingError (6), ConfigError (7): :func:`fastipam.cni.error_object` of any of
-        them is the plugin's answer.
+        ``environ`` holds the ``CNI_*`` variables, ``stdin`` the bytes of standard input.
+        O(bytes). Raises CniError (code 1 for a version that does not exist or does not have the
+        command, 4 for a variable), DecodingError (6) and ConfigError (7). The plugin's answer is
+        then :func:`fastipam.cni.error_object` of the error.
         """
         return cls(environ, stdin)
 
@@ -84,10 +86,10 @@ class Request:
     ) -> tuple[int, bytes]:
         """Serve one request with the functions of a plugin: return (exit status, standard output).
 
-        ``commands`` has a function for each command that the plugin serves itself; it gets the
-        request, and returns the result, or None. The others are served by the IPAM plugin, as
-        :meth:`delegate` does. What a function raises becomes the error object, in the version of
-        the configuration. ``log`` gets what the IPAM part has to say for standard error, a line
+        ``commands`` has a function for each command that the plugin serves itself. The function
+        gets the request, and returns the result or None. All other commands are served by
+        :meth:`delegate`. An exception of a function becomes the error object, in the version of
+        the configuration. ``log`` gets the texts of the IPAM part for standard error, one line
         each. Never raises an Exception.
         """
         version = ""
@@ -103,9 +105,9 @@ class Request:
 
     @classmethod
     def main(cls, commands: Mapping[str, Callable[[Self], Mapping[str, Any] | None]]) -> NoReturn:
-        """Serve the request of this process, as :meth:`serve` does, and end it: a whole program.
+        """Serve the request of this process as :meth:`serve` does, and exit: a whole plugin.
 
-        What the IPAM part notes (unknown keys, a full pool) goes to standard error.
+        Notes of the IPAM part (unknown keys, a full pool) go to standard error.
         """
         status, output = cls.serve(os.environ, sys.stdin.buffer.read(), commands, log=main.log)
         sys.stdout.buffer.write(output)
@@ -146,11 +148,11 @@ class Request:
         self.prev_result = self._object("prevResult")
 
     def _folded(self) -> dict[str, Any]:
-        """Return the configuration as it is now, its keys folded."""
+        """Return the configuration as it is now, its keys case-folded."""
         return reader.decode(json.dumps(self.config).encode())
 
     def _object(self, key: str) -> dict[str, Any]:
-        """Return the object under a key, in whatever case that is written."""
+        """Return the object under a key, whose case is ignored. Raises DecodingError."""
         found: Any = {}
         for written, value in self.config.items():
             if written.casefold() == key.casefold() and value is not None:
@@ -175,9 +177,9 @@ class Request:
         return [to_ip(*one) for one in requested(self._folded(), named)]
 
     def valid_attachments(self) -> set[Owner]:
-        """Return the owners that GC lists, for ``Network.retain``.
+        """Return the owners that GC has to keep, for ``Network.retain``.
 
-        Raises ConfigError when there is no list, or when an entry of it names no container.
+        Raises ConfigError when the configuration lists none, or an entry names no container.
         """
         return {Owner(*one) for one in valid_attachments(self._folded())}
 
@@ -201,8 +203,8 @@ class Request:
     def dns(self) -> dict[str, Any]:
         """Return the ``dns`` object for the result, perhaps {}.
 
-        It is what the file says that ``ipam.resolvConf`` names, or the configuration's ``dns``.
-        Raises ConfigError.
+        It comes from the file that ``ipam.resolvConf`` names, or else from the configuration's
+        ``dns``. Raises ConfigError.
         """
         path = reader.text(reader.mapping(self._folded(), "ipam", ""), "resolvConf", "ipam")
         if path:
@@ -214,12 +216,13 @@ class Request:
     def allocate(self, existing: Literal["error", "return"] | None = None) -> Lease:
         """Do what the IPAM plugin does for an ADD, and return the lease with its ``siblings``.
 
-        Every key of the ``ipam`` section counts, and so do changes of it. ``existing`` stands for
-        its ``repeatAdd``: with "return" a second ADD gets the leases of the first one, and their
-        ``created`` is False. An ADD that fails later undoes with ``delegate("DEL")``, but only
-        leases that this very call has created. Idempotent with "return". Raises the errors of
-        :meth:`Network.allocate <fastipam.Network.allocate>`, CniError 8 for a namespace that is
-        the plugin's own, TryLater. Returns after the commit is on disk (durable mode).
+        All keys of the ``ipam`` section apply, including changes that the plugin has made to
+        ``ipam``. ``existing`` replaces the key ``repeatAdd``: with "return" a second ADD gets the
+        leases of the first one, with ``created`` False, so the call is idempotent. A plugin whose
+        ADD fails later releases the leases with ``delegate("DEL")``, but only if this very call has
+        created them. Raises the errors of :meth:`Network.allocate <fastipam.Network.allocate>`,
+        CniError 8 when the container's namespace is the plugin's own, and TryLater. Returns after
+        the commit is on disk (durable mode).
         """
         config = self.config
         if existing is not None:
@@ -232,10 +235,10 @@ class Request:
     def delegate(self, command: Command | Literal[""] = "") -> dict[str, Any]:
         """Serve the IPAM part of the request in this process, and return its result, perhaps {}.
 
-        It does what a delegated call of the IPAM plugin does, with every key of the ``ipam``
-        section, but starts no process. ``command`` stands for the request's own. Changes of
-        ``config`` count. Raises the FastipamError that the plugin would have answered with; a
-        change is durable as :func:`fastipam.cni.handle` says.
+        This does the same as a delegated call of the IPAM plugin, with every key of the ``ipam``
+        section, but starts no process. ``command`` replaces the request's own command. Changes that
+        the plugin has made to ``config`` apply. Raises the FastipamError that the IPAM plugin would
+        have answered with. A change is durable as :func:`fastipam.cni.handle` says.
         """
         _require_one_of("command", command, ("", *environment.NEEDED, environment.VERSION))
         environ = {**self._environ, "CNI_COMMAND": command or self.command}
@@ -251,7 +254,7 @@ def _require_one_of(field: str, given: object, texts: tuple[str, ...]) -> None:
 
 
 def _check_commands(commands: object) -> None:
-    """Raise ConfigError unless these are functions by command."""
+    """Raise ConfigError unless ``commands`` maps valid commands to functions."""
     if not isinstance(commands, Mapping):
         raise reader.refused("commands", commands, "an object")
     for command, function in commands.items():
@@ -268,7 +271,7 @@ def _encoded(document: Mapping[str, Any]) -> bytes:
 
 
 def _version_in(stdin: object) -> str:
-    """Return the version for an error in a request that cannot be read."""
+    """Return the version for the error object of a request that cannot be read."""
     if not isinstance(stdin, bytes):
         return ""
     try:

@@ -1,7 +1,8 @@
-"""Serve an ADD that requests addresses of a cluster's blocks that this node does not own.
+"""Answer an ADD that requests addresses of blocks that this node does not own.
 
-An address that is a block of its own comes to the node, which only an agent arranges. An address of
-a larger block is refused with the node that assigns it. Imported when a request was refused.
+A fixed address, which is a block of its own, can come to the node; only an agent arranges that. An
+address of a larger block is refused, and the error names the node that can assign it. This module
+is imported only when a request was refused.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ def refuse(
     addresses: Sequence[tuple[int, int]],
     refusal: AddressNotInRange,
 ) -> None:
-    """Raise why an ADD does not get the addresses that it requests, now or at all.
+    """Raise the reason why an ADD does not get the addresses that it requests, now or at all.
 
-    A process that serves many requests asks its keeper for their blocks, and handles the request
-    again later: the ADD is served once they are this node's.
+    An agent asks its keeper for the blocks of these addresses and handles the request again later:
+    the ADD is served once this node owns the blocks.
     """
     settings = config.cluster
     elsewhere = _elsewhere(network, config, addresses)
@@ -57,7 +58,7 @@ def refuse(
 def _elsewhere(
     network: Network, config: Config, addresses: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """Return the addresses that the pools have and this node may not assign."""
+    """Return the addresses that are in the pools but in no active block of this node."""
     found = []
     with network.store.read() as txn:
         pool_id = network._pool_in(txn)

@@ -14,9 +14,9 @@ _LARGEST = 1 << 20
 
 
 def read(path: str) -> dict[str, Any]:
-    """``nameservers``, ``domain``, ``search`` and ``options``, those that the file has.
+    """Return ``nameservers``, ``domain``, ``search`` and ``options``, as far as the file has them.
 
-    A missing or unreadable file is an error, as it is with host-local. Raises ConfigError.
+    Raises ConfigError for a missing or unreadable file, which host-local refuses too.
     """
     try:
         with open(path, encoding="utf-8", errors="replace", opener=_open) as file:
@@ -30,11 +30,11 @@ def read(path: str) -> dict[str, Any]:
 
 
 def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # else a FIFO would be waited for
+    return os.open(path, flags | os.O_NONBLOCK)  # so that opening a FIFO does not block
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Return the ``dns`` object of a file's content; lines of fewer than two words are ignored."""
+    """Return the ``dns`` object of a file's content. Lines of fewer than two words are ignored."""
     nameservers: list[str] = []
     search: list[str] = []
     options: list[str] = []

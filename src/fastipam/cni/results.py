@@ -1,4 +1,4 @@
-"""The result of ADD in the shape that each version of the specification gives it.
+"""Build the result of an ADD in the shape of each version of the specification.
 
 An IPAM plugin's result is abbreviated (CNI 1.1.0, "Delegated plugins"): no ``interfaces``, and no
 ``interface`` index on an address.
@@ -21,23 +21,24 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """The results of one configuration, which differ only in their addresses."""
+    """Encodes the results of one configuration, which differ only in their addresses."""
 
     __slots__ = ("_routes", "_texts", "_version")
 
     def __init__(self, version: Version, routes: Sequence[Route]) -> None:
         self._version = version
         self._routes = routes
-        # By the gateways of the leases: the text before, between and after their addresses.
+        # The texts before, between and after the addresses, by the gateways of the leases.
         self._texts: dict[tuple[tuple[int, int] | None, ...], list[str]] = {}
 
     def of_families(self, families: Collection[int]) -> Answers:
-        """Return the results with the routes of these families only."""
+        """Return an encoder for results with the routes of these families only."""
         return Answers(self._version, [one for one in self._routes if one[0] in families])
 
     def encode(self, leases: Sequence[Lease], dns: dict[str, Any]) -> bytes:
-        """Return the encoded result. O(leases); O(routes) for gateways that are new."""
-        if dns or self._version < (0, 3, 0):  # a file says it; not every lease has a place
+        """Return the encoded result. O(leases), and O(routes) for gateways not seen before."""
+        # ``dns`` comes from a file and may change; old results leave out some leases.
+        if dns or self._version < (0, 3, 0):
             return reader.encode(build(self._version, leases, self._routes, dns)).encode()
         gateways = tuple([lease._router for lease in leases])
         texts = self._texts.get(gateways)
@@ -53,7 +54,7 @@ class Answers:
         return text.encode()
 
     def around(self, sets: Sequence[tuple[int, tuple[int, int] | None]]) -> list[str]:
-        """Return the texts before, between and behind the addresses of a result without ``dns``.
+        """Return the texts before, between and after the addresses of a result without ``dns``.
 
         ``sets`` has the family and the gateway of each address.
         """
@@ -65,7 +66,7 @@ class Answers:
 
 
 _MOST_TEXTS = 64
-_BLANK = "\\u0000"  # NUL as JSON spells it: no address, gateway or route has one
+_BLANK = "\\u0000"  # NUL in JSON, the placeholder of an address: no gateway or route contains it
 
 
 def build(

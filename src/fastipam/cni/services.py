@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from fastipam.sweep import Report
 
 MOST_KNOWN = 128  # configurations
-_SHARED_S = 1.0  # how long a report on dead owners serves the requests that follow
-LARGEST_KNOWN = 16 << 10  # bytes; a larger one is read at each request
+_SHARED_S = 1.0  # how long a report on dead leases is reused for later requests
+LARGEST_KNOWN = 16 << 10  # bytes; a larger configuration is decoded at each request
 
 
 class Services:
     """The cached configurations, and access to the blocks of a cluster's pool.
 
-    ``known`` maps the bytes of a configuration to the configuration: a runtime sends the same bytes
-    for every pod of a network. ``waiting`` says that the request that is handled now has asked for
-    blocks and may be handled again later.
+    ``known`` maps the bytes of a configuration to the decoded one, because a runtime sends the same
+    bytes for every pod of a network. ``waiting`` says that the current request has asked for blocks
+    and may be handled again later.
 
-    This class has no keeper, for a plugin process and for a program that embeds the plugin: a
-    request then claims blocks by itself. An agent overrides the methods.
+    This class is for a plugin process, or a program that embeds the plugin. They have no keeper, so
+    each request claims blocks by itself. An agent overrides the methods.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Services:
         self._swept: dict[object, tuple[float, Report]] = {}
 
     def keep(self, stdin: bytes, known: Any) -> None:
-        """Keep a configuration that was read."""
+        """Cache a decoded configuration, unless it is large."""
         if len(stdin) <= LARGEST_KNOWN:
             if len(self.known) >= MOST_KNOWN:
                 self.known.clear()
@@ -47,7 +47,8 @@ class Services:
     def cut(self, stdin: bytes) -> tuple[bytes, dict[str, Any] | None]:
         """Return a configuration without the pod's annotations, and the annotations, or None.
 
-        An agent asks twice for a request: which store it is of, and to serve it.
+        The last result is cached, because an agent calls this twice for each request: to find its
+        store, and to serve it.
         """
         whole, parts = self._last
         if whole != stdin:
@@ -60,10 +61,10 @@ class Services:
     def release_dead(
         self, network: Network, only: tuple[tuple[int, int], ...] | None
     ) -> Report | None:
-        """Release leases whose owners are proven dead, of these addresses or of the whole network.
+        """Release leases whose containers are proven dead, and return the report.
 
-        A report is at most a second old. Returns None when the request has to be handled again
-        later.
+        ``only`` limits this to the leases of these addresses. The report may be up to a second old.
+        Return None when the request has to be handled again later.
         """
         from time import monotonic
 
@@ -77,29 +78,29 @@ class Services:
         return self._swept[key][1]
 
     def wait(self, seconds: float) -> None:
-        """Have the request handled again soon, unless it has waited this long already."""
+        """Have the request handled again soon, unless it has waited ``seconds`` already."""
 
     def note_cluster(self, data_dir: str, network: str, settings: Settings) -> None:
-        """Note a network in cluster mode that a request has named."""
+        """Take notice of a network in cluster mode that a request has named."""
 
     def ask_for_blocks(
         self, store: Store, network: str, settings: Settings, who: str, lines: Lines | None = None
     ) -> str | None:
-        """Ask for blocks; return why none is there yet, or None if the request has to claim one.
+        """Ask for a block and return why there is none yet, or None to have the request claim one.
 
-        ``lines`` are those of the request's pools, if it has chosen some.
+        ``lines`` are the request's pools, if it has chosen some.
         """
 
     def within_reach(self, store: Store, network: str, settings: Settings, lines: Lines) -> Lines:  # noqa: ARG002
         """Return the pools of ``lines`` that may serve now: up to the first with a free block.
 
-        When it is not known which pools are used up, only the first pool of each family is
-        returned.
+        This class does not know which pools are used up, and returns only the first group of each
+        family.
         """
         return tuple((family, groups[:1]) for family, groups in lines)
 
     def namespace(self, store: Store, network: str, settings: Settings, name: str) -> Namespace:  # noqa: ARG002
-        """Return the annotations of a Kubernetes namespace. Raises NoBlock if unknown."""
+        """Return labels and annotations of a Kubernetes namespace. Raises NoBlock if unknown."""
         from fastipam.cluster.errors import NoBlock
 
         raise NoBlock(
@@ -119,14 +120,14 @@ class Services:
         who: str,
         addresses: Sequence[tuple[int, int]],
     ) -> Told | None:
-        """Ask for the blocks of addresses that a request names; return why they are not here yet.
+        """Ask for the blocks of requested addresses, and return why this node has them not yet.
 
-        None: nobody asks for this process.
+        Return None when there is no keeper to ask.
         """
 
     def standing(self, store: Store, network: str, settings: Settings) -> tuple[str, bool] | None:
-        """Return the state of a node's keeper, without a request to the shared store.
+        """Return the state of the network's keeper, without a request to the engine.
 
-        It is (why the node gets no blocks, or an empty text; whether the cluster does not accept it
-        as it is configured), or None when nobody keeps blocks for this process.
+        It is (why the node gets no blocks, or ""; whether the cluster refuses the node's
+        configuration), or None when there is no keeper.
         """

@@ -1,4 +1,4 @@
-"""The versions of the CNI specification, and the commands that each allows."""
+"""The versions of the CNI specification, and the commands that each version allows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST = SUPPORTED[-1]
-_OLDEST = SUPPORTED[0]  # what a configuration without a version means
+_OLDEST = SUPPORTED[0]  # the version of a configuration without ``cniVersion``
 _SINCE = {"CHECK": (0, 4, 0), "GC": (1, 1, 0), "STATUS": (1, 1, 0)}
 
 
@@ -29,10 +29,10 @@ def parse(text: str) -> Version | None:
 
 
 def admit(config: dict[str, Any], command: str) -> Version:
-    """Return the configuration's version for a command that is to be served.
+    """Return the configuration's version, after checking that ``command`` can be served.
 
-    Raises ConfigError when it names no network, CniError 4 for an unknown command, and what
-    :func:`agree` raises.
+    Raises ConfigError when the configuration names no network, CniError 4 for an unknown command,
+    and the errors of :func:`agree`.
     """
     network_name(config)
     if command not in NEEDED:
@@ -45,7 +45,10 @@ def admit(config: dict[str, Any], command: str) -> Version:
 
 
 def agree(config: dict[str, Any], command: str) -> Version:
-    """Return the configuration's version. Raises CniError 1, or DecodingError."""
+    """Return the configuration's version, if it allows ``command``.
+
+    Raises CniError 1 or DecodingError.
+    """
     text = config.get("cniversion", "")
     if not isinstance(text, str):
         from fastipam.configuration.reader import kind_of, show
@@ -85,7 +88,7 @@ def agree(config: dict[str, Any], command: str) -> Version:
 
 
 def name(config: dict[str, Any]) -> str:
-    """Return the version for an error object: the configuration's, if it is a supported one."""
+    """Return the version for an error object: the configuration's, if that is supported."""
     text = config.get("cniversion")
     if not text:
         return _OLDEST if config else NEWEST
