@@ -1,10 +1,11 @@
-"""The part of an agent that keeps a node's share of a cluster: a thread beside the agent's loop.
+"""The keeper of a node's share of a cluster: a thread of the agent, beside the agent's loop.
 
-It keeps the node's session, claims ahead of demand, gives back blocks that are not needed, writes a
-mark when the pool is used up, and answers the marks of others. The agent's loop never waits for
-it: a request without an address is parked, and served when :attr:`Keeper.on_blocks` is called.
+It renews the node's session, claims blocks ahead of demand, gives back blocks that are not needed,
+writes a mark when the pool is used up, and answers the marks of other nodes. The agent's loop never
+waits for the keeper: it parks an ADD that finds no address, and serves it when the keeper calls
+:attr:`Keeper.on_blocks`.
 
-:meth:`Keeper.step` does all of it except the waiting, on a clock that a test moves.
+:meth:`Keeper.step` does everything except waiting. Tests give the keeper a clock that they move.
 """
 
 from __future__ import annotations
@@ -45,18 +46,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.cluster")
 
-_IDLE_S = 1.0  # between two looks at demand while there is none
+_IDLE_S = 1.0  # between two checks of demand while there is none
 _UNSEEN = (-1, -1)  # no store has this generation
-_TELL_AGAIN_S = 10.0  # between two readings of who owns the blocks of a pool that is used up
-_BLOCKS_LATER_S = 30.0  # a node without a block follows the blocks of others after this time
+_TELL_AGAIN_S = 10.0  # between two reads of who owns the blocks of a used up pool
+_BLOCKS_LATER_S = 30.0  # after this time a node follows all blocks even if it owns none
 
 
 class Status(NamedTuple):
     """The state of a node's share, for metrics and ``STATUS``.
 
-    ``reason`` says why the keeper gets no blocks, or is empty; ``refused`` that the cluster does
-    not accept this node as it is configured. ``states`` counts the blocks by state, ``counts`` what
-    the keeper has done.
+    ``reason`` says why the keeper gets no blocks, or is empty. ``refused``: the cluster does not
+    accept this node as it is configured. ``states`` counts the blocks by state; ``counts`` are the
+    counters of the keeper's work.
     """
 
     connected: bool
@@ -67,10 +68,11 @@ class Status(NamedTuple):
 
 
 class Keeper:
-    """Keeps a node's share of one network. :meth:`start` and :meth:`stop` its threads.
+    """The keeper of a node's share of one network; :meth:`start` and :meth:`stop` its threads.
 
-    ``blocks`` is told of all blocks; ``routes`` returns whether the routes to them are set, or None
-    when fastipam sets none.
+    ``on_blocks`` is called when waiting ADDs may be served. ``blocks`` receives the owners of all
+    blocks. ``routes`` returns whether the routes to all blocks are set, or None when fastipam sets
+    none.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Keeper:
         self._routes = routes
         self.registry = opened(share)
         self.node = Node(share, self.registry)
-        self.registry.remember()  # before a thread asks anything
+        self.registry.remember()  # before a thread sends a request
         self._clock = clock
         self.membership = Membership(self.node, clock, directories)
         self._lock = NodeLock(share.store)
@@ -101,19 +103,19 @@ class Keeper:
         self._threads: list[threading.Thread] = []
         self._tidy_at = 0.0
         self._pools: list[AddressPool] | None = None
-        # (pools, whether an ADD waits) -> when to look again at pools that were used up
+        # (pools, whether an ADD waits) -> when to search these used up pools again
         self._look_at: dict[tuple[Wanted, bool], float] = {}
         self._failures = 0
         self.needs = Needs(clock)
         self.namespaces = Namespaces(self.registry, clock)
-        self._marked: set[Wanted] = set()  # pools with a mark
+        self._marked: set[Wanted] = set()  # pools for which this node has a mark
         self._last_claim: dict[Wanted, tuple[float, int]] = {}  # pools -> (when, blocks)
         self.marks = Marks(self.node, clock, self._wake.set)
         self.named = Named(self.node, self.membership, self._marked, clock, self._wake.set)
-        self._seen = _UNSEEN  # the store's generation at the last look at demand
+        self._seen = _UNSEEN  # the store's generation at the last check of demand
         self._states: dict[str, int] = {}
         self._connected = self._refused = False
-        # pools without a free block -> (when it was read, who owns the blocks)
+        # pools without a free block -> (when to read it again, who owns the blocks)
         self._scarce: dict[Wanted, tuple[float, str]] = {}
         self._reason = "the agent has not reached the cluster's store yet"
 
@@ -125,9 +127,9 @@ class Keeper:
     # What others see ------------------------------------------------------------------------
 
     def need(self, who: str = "", lines: Lines | None = None) -> str:
-        """Note an ADD that found no address; return why there is no block yet. Never waits.
+        """Record an ADD that found no address; return why there is no block yet. Never waits.
 
-        ``lines`` are the lines of its pools, if it has chosen pools.
+        ``lines`` are the lines of its pools if the ADD has chosen pools.
         """
         lines = self.settings.lines if lines is None else lines
         self.needs.note(who, lines)
@@ -141,7 +143,7 @@ class Keeper:
         )
 
     def want(self, who: str, addresses: Sequence[tuple[int, int]]) -> Told:
-        """Note an ADD that requests these addresses; return why they are missing. Never waits."""
+        """Record an ADD that requests these addresses; return why it has to wait. Never waits."""
         told = self.named.want(who, addresses)
         return told if told.is_final or not self._reason else Told(self._reason)
 
@@ -160,7 +162,7 @@ class Keeper:
         )
 
     def start(self) -> None:
-        """Start its threads: one keeps the share, one watches the requests of others."""
+        """Start the threads: one does the steps, the others follow the shared store's changes."""
         threads = [("cluster", self._run), ("cluster-watch", self._watch_marks)]
         if self._blocks is not None:
             threads.append(("cluster-blocks", partial(self._follow_blocks, self._blocks)))
@@ -172,14 +174,14 @@ class Keeper:
             self._threads.append(thread)
 
     def stop(self, seconds: float = 2.0) -> bool:
-        """Stop; return False if a call of the shared store has not ended within these seconds.
+        """Stop the threads; return False if a step has not ended within these seconds.
 
         The next keeper finishes what was begun. The blocks stay this node's.
         """
         self._stopping = True
         self._wake.set()
         self._has_block.set()
-        worker = self._threads[:1]  # the other thread uses only the registry, which ends its call
+        worker = self._threads[:1]  # the others end their calls when the registry is closed
         for thread in worker:
             thread.join(seconds)
         self.registry.close()
@@ -195,10 +197,10 @@ class Keeper:
         self.registry.follow_requests(self.marks, lambda: self._stopping)
 
     def _follow_blocks(self, blocks: Owners) -> None:
-        """Follow all blocks, once this node has one.
+        """Follow the blocks of all nodes, once this node has a block.
 
-        Each write of a block costs the shared store more with each node that follows them: when
-        thousands start in one instant, those that still need a block come first.
+        The more nodes follow the blocks, the more each write of a block costs the shared store. So
+        when thousands of nodes start at once, those that still need a block come first.
         """
         self._has_block.wait(_BLOCKS_LATER_S)
         self.registry.follow_blocks(blocks, lambda: self._stopping)
@@ -225,8 +227,8 @@ class Keeper:
             if isinstance(error, ClusterRefused) or (
                 self._has_begun() and not isinstance(error, EngineFull)
             ):
-                # A new join finishes what was begun. It needs a session, for which a full store
-                # has no room, while the one that there is can be kept.
+                # A new join finishes what was begun. But it opens a session, for which a full store
+                # has no room, while such a store still renews the present session.
                 self.membership.doubt()
             self._refused = isinstance(error, ClusterRefused)
             later_s = error.retry_after_s if isinstance(error, EngineUnavailable) else 0.0
@@ -246,21 +248,21 @@ class Keeper:
             self._lock.release()
 
     def _has_begun(self) -> bool:
-        """Return whether a claim or release is not finished, or the store does not say."""
+        """Return whether a claim or release is not finished, or the local store is unreadable."""
         try:
             return self.share.has_begun()
         except FastipamError:
             return True
 
     def _failed(self, connected: bool, reason: str, later_s: float = 0.0) -> float:
-        """Note why a step failed; return the seconds until the next one.
+        """Record why a step failed; return the seconds until the next step.
 
-        ``later_s``: the pause that the shared store asks for.
+        ``later_s`` is the pause that the shared store asks for.
         """
         self._set_status(connected, reason)
         self._failures += 1
-        self._seen = _UNSEEN  # what was to be claimed is to be claimed again
-        # The session has to be kept meanwhile.
+        self._seen = _UNSEEN  # the next step checks demand, and claims again
+        # However long the pause is, the session has to be renewed.
         pause_s = planner.backoff_s(self.node.name, self._failures)
         pause_s = max(pause_s, planner.postponed_s(self.node.name, self._failures, later_s))
         return min(pause_s, self.registry.keep_every_s)
@@ -282,7 +284,7 @@ class Keeper:
         self.membership.require_own()
         self._use_pools(deadline)
         if self._lacks_any() and self.share.reindex():
-            self.on_blocks()  # free addresses were there, and no search found them
+            self.on_blocks()  # this node had free addresses that no search found
         if self.membership.keep(deadline, lacks_block=self._lacks_node_cidr()):
             self._seen = _UNSEEN
         needs = self.needs.count()
@@ -320,7 +322,7 @@ class Keeper:
                     "whose pool is gone", self.node.network.name, one.name, one.cidr, gone,
                 )  # fmt: skip
             self._seen = _UNSEEN
-            self._look_at.clear()  # others may have free blocks
+            self._look_at.clear()  # other pools may have free blocks
             self.on_blocks()
         self._pools = pools
         if not self.settings.pools:
@@ -332,11 +334,11 @@ class Keeper:
     # Demand ---------------------------------------------------------------------------------
 
     def _lacks_any(self) -> bool:
-        """Return whether an ADD waits that this node's blocks have no address for."""
+        """Return whether an ADD waits for which this node's blocks have no free address."""
         return any(self.share.lacking(lines) for lines in self.needs.kinds(self.settings))
 
     def _claim(self, needs: int, deadline: Deadline) -> bool:
-        """Claim what is needed now or soon; return whether demand has changed."""
+        """Claim the blocks that are needed now or soon; return whether demand has changed."""
         seen = usage.generation(self.share)
         busy = seen != self._seen
         if not busy and not needs and not self._marked:
@@ -369,12 +371,12 @@ class Keeper:
         return uses
 
     def _claim_group(self, wanted: Wanted, free: int, missing: int, deadline: Deadline) -> bool:
-        """Claim blocks of a group if the planner says so; write a mark if there are none."""
+        """Claim blocks of a group of pools if the planner says so; ask others if none is free."""
         now = self._clock()
         when, last_run = self._last_claim.get(wanted, (now, 0))
         pools = self.settings.in_group(*wanted)
         claimable = list(filter(self.settings.claims_ahead, pools))
-        if not claimable:  # its Node's podCIDR is all that it has
+        if not claimable:  # this node uses only the podCIDR of its Node
             if missing:
                 self._tell_scarce(wanted, now, deadline)
                 self._pass_on(wanted, pools)
@@ -404,14 +406,14 @@ class Keeper:
         return False
 
     def _pass_on(self, wanted: Wanted, pools: Sequence[Geometry]) -> bool:
-        """Note that pools have no free block; return whether an ADD can go on with others."""
+        """Record that pools have no free block; return whether a waiting ADD may use others."""
         if self.needs.used_up_now(wanted, pools):
             self.on_blocks()
             return True
         return False
 
     def _tell_scarce(self, wanted: Wanted, until: float, deadline: Deadline) -> None:
-        """Note who owns the blocks of pools without a free one."""
+        """Read who owns the blocks of pools without a free block, for the errors of ADDs."""
         among = self.settings.in_group(*wanted) if wanted[1] else ()
         told = owners.without_a_free_block(self.node, wanted[0], deadline, among)
         self._scarce[wanted] = until, in_words(told)
@@ -424,12 +426,12 @@ class Keeper:
         missing: int,
         deadline: Deadline,
     ) -> None:
-        """Ask other nodes for blocks of pools without a free one, and say who has them."""
+        """Ask other nodes for blocks of pools without a free block; read who owns the blocks."""
         now = self._clock()
         if missing and now >= self._scarce.get(wanted, (0.0, ""))[0]:
             self._tell_scarce(wanted, now + _TELL_AGAIN_S, deadline)
         if missing > free and not self._marked and not self.named.makes_way(deadline):
-            return  # what was asked for before may come yet
+            return  # the blocks of an earlier request may still come
         if missing > free and wanted not in self._marked:
             blocks_needed = -(-(missing - free) // pools[0].size)
             self.node.write_mark(
@@ -437,14 +439,14 @@ class Keeper:
             )
             self._marked.add(wanted)
         elif wanted in self._marked and not self.registry.is_asked(deadline):
-            # The answer to a mark may have been too small. Then the mark is written anew.
+            # The answer to the mark may have been too small. Then the next step writes a new mark.
             self._marked.remove(wanted)
 
     def _may_claim(self, pool: Geometry) -> bool:
         return self.settings.may_claim(pool)
 
     def _lacks_node_cidr(self) -> bool:
-        """Return whether the controller has to make a block for this node, of its podCIDR."""
+        """Return whether the controller has yet to make the block of this node's podCIDR."""
         settings = self.settings
         if not settings.uses_node_cidrs:
             return False
@@ -462,7 +464,7 @@ class Keeper:
         single = self.named.to_give_back(uses)
         if single:
             self.node.give_back(single, deadline)
-        if self._marked or self.needs.count():  # what cannot serve who waits goes nevertheless
+        if self._marked or self.needs.count():  # then only blocks that cannot serve an ADD go
             uses = [(pool, each) for pool, each in uses if not each.size]
         now_s = self.store.clock() / 1e9
         for pool in self.settings.geometries:
@@ -480,7 +482,7 @@ class Keeper:
                 self._seen = _UNSEEN
 
     def _give_back_others(self, pool: Geometry, mine: Sequence[Use], deadline: Deadline) -> None:
-        """Give back the empty blocks that are the podCIDR of an earlier Node object."""
+        """Give back the wholly free blocks that are the podCIDR of an earlier Node object."""
         if len(mine) < 2 or all(one.used for one in mine):
             return
         chosen = self.registry.assigned(deadline)

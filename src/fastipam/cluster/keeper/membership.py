@@ -18,13 +18,13 @@ log = logging.getLogger("fastipam.cluster")
 
 _RECONCILE_S = 600.0  # between two comparisons of both stores: they should never differ
 
-_LOOK_S = 5.0  # between two while this node waits for a block that the controller makes
+_LOOK_S = 5.0  # the same while this node waits for a block that the controller makes
 
 
 class Membership:
-    """Joins, keeps the session, and joins again when the session or the registration is gone.
+    """Joins, renews the session, and joins again when the session or the registration is gone.
 
-    ``clock`` gives seconds; ``directories`` are where runtimes mount network namespaces.
+    ``clock`` gives seconds; runtimes mount network namespaces in ``directories``.
     """
 
     def __init__(self, node: Node, clock: Callable[[], float], directories: Sequence[str]) -> None:
@@ -32,8 +32,8 @@ class Membership:
         self._clock = clock
         self._directories = directories
         self._joined = False
-        self._is_held_back = True  # or the shared store has lost changes, and others have to know
-        self._restored = False  # the same, and the blocks are to be compared
+        self._is_held_back = True  # False: the store has lost changes, which others have to know
+        self._restored = False  # True: the store has lost changes, so the blocks are compared
         self._keep_at = self._reconcile_at = self._look_at = 0.0
 
     def doubt(self) -> None:
@@ -43,7 +43,8 @@ class Membership:
     def require_own(self) -> None:
         """Raise ClusterRefused before the first join if the store is not this node's.
 
-        It asks nobody: a node of another name assigns nothing, also while nobody can be asked.
+        It sends no request: a node of another name must assign nothing, even while the shared store
+        cannot be reached.
         """
         if not self._joined:
             identity.require_own(self._node.share)
@@ -51,7 +52,7 @@ class Membership:
     def keep(self, deadline: Deadline, *, lacks_block: bool = False) -> bool:
         """Do what is due; return whether both stores were compared just now.
 
-        ``lacks_block``: somebody else makes a block for this node, so it is looked for soon.
+        ``lacks_block``: the controller is making a block for this node, so compare more often.
 
         Raises EngineError, NoBlock, ClusterRefused, ClusterCorrupt, NamespacesUnreadable,
         StoreError; the next call finishes what was begun.
@@ -66,7 +67,7 @@ class Membership:
             node.registry.hold_back(deadline)
             self._is_held_back = True
         if self._joined and node.share.doubt():
-            # Another process has found this node removed, or has restored its store.
+            # Another process has noticed that this node was removed, or has restored its store.
             self._joined = False
         looks = lacks_block and now >= self._look_at
         if self._joined and now < self._keep_at and not looks:
@@ -90,11 +91,11 @@ class Membership:
             lost = any(block.state == LOST for block in node.share.blocks())
             self._reconcile_at = now + (node.registry.keep_every_s if lost else _RECONCILE_S)
         if not self._joined:
-            if not node.registry.is_held:  # else it was given when the node registered
+            if not node.registry.is_held:  # a new node's registration creates it
                 node.registry.hold(deadline)
             self._joined = True
         if settings.fencing:
-            # The session expires so long after the moment before it was renewed, or later.
+            # The session expires ``session_s`` after the moment before its renewal, or later.
             node.share.prove_until(node.registry.proven_ns + settings.session_s * 10**9)
         node.registry.note()
         self._keep_at = now + node.registry.keep_every_s

@@ -1,9 +1,10 @@
-"""The blocks that ADDs request by name: a keeper gets them, or says which node has them.
+"""The blocks that ADDs request by name: the keeper gets them, or says which node owns them.
 
-An address that is a block of its own follows its pod. The node of an ADD that requests it claims
-the block if nobody has it, and asks its owner for it by name if somebody has. One request names all
-blocks that ADDs of this node wait for; each owner hands over what he has free, and what is missing
-is asked for anew. A block that no ADD wants any more, and whose address is free, is given back.
+An address that is a block of its own follows its pod. When an ADD requests the address, the ADD's
+node claims the block if nobody owns it, and otherwise asks the owner for it by name. One request
+names all blocks that ADDs of this node wait for. Each owner hands over those that are free; a new
+request names those that are still missing. A block is given back when its address is free and no
+ADD wants it any more.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Geometry
     from fastipam.configuration.pool_lines import Wanted
 
-WANT_S = 3.0  # an ADD that has not asked again for so long has ended
-TELL_S = 2.0  # for how long it counts who has a block
-TURN_S = 2.0  # how long the one request of a node stands when there is another need
-IDLE_S = 5.0  # how long a block is kept whose address nobody has
+WANT_S = 3.0  # an ADD that has not asked again for this long has ended
+TELL_S = 2.0  # how long it counts who owned a block when that was read
+TURN_S = 2.0  # how long a node's one request stands when the node needs other blocks too
+IDLE_S = 5.0  # how long a block is kept while no pod has its address
 MOST_NAMED = 32  # blocks in one request
 
 
@@ -47,8 +48,8 @@ _COMING = Told("the block of the requested address is being claimed for this nod
 class Named:
     """The addresses that ADDs have requested. :meth:`want` may be called by any thread.
 
-    ``marked`` are the pools for which the keeper has asked other nodes: a node has one request.
-    ``clock`` gives seconds.
+    ``marked`` has the pools for which the keeper has asked other nodes: a node can have only one
+    request at a time. ``clock`` gives seconds.
     """
 
     def __init__(
@@ -65,19 +66,19 @@ class Named:
         self._clock = clock
         self._wake = wake
         self._lock = threading.Lock()
-        self._wants: dict[str, tuple[float, tuple[BlockId, ...]]] = {}  # who -> (when, what)
+        self._wants: dict[str, tuple[float, tuple[BlockId, ...]]] = {}  # ADD -> (when, blocks)
         self._told: dict[BlockId, tuple[float, Told]] = {}
-        self._tried: Sequence[BlockId] = ()  # what was missing, and when to try it again
+        self._tried: Sequence[BlockId] = ()  # the missing blocks, and when to try them again
         self._try_at = 0.0
-        self._asked: frozenset[BlockId] = frozenset()  # what the request names; empty: none stands
+        self._asked: frozenset[BlockId] = frozenset()  # named by the request, if there is one
         self._asked_at = 0.0
-        self._marked_at = 0.0  # since when another request is in the way
+        self._marked_at = 0.0  # since when the keeper's own request is in the way, or 0.0
         self._free_since: dict[BlockId, float] = {}
 
     # What requests call ---------------------------------------------------------------------
 
     def want(self, who: str, addresses: Iterable[tuple[int, int]]) -> Told:
-        """Note an ADD that requests these addresses; return why it cannot have them yet."""
+        """Record an ADD that requests these addresses; return why it cannot have them yet."""
         wanted = tuple(self._block_of(*one) for one in addresses)
         now = self._clock()
         with self._lock:
@@ -102,7 +103,7 @@ class Named:
     # One step -------------------------------------------------------------------------------
 
     def get(self, deadline: Deadline) -> bool:
-        """Claim the wanted blocks, or ask for them; return whether all of them are here."""
+        """Claim the wanted blocks, or ask for them; return whether this node has all of them."""
         wanted = self.wanted()
         self._forget_told(wanted)
         if not wanted:
@@ -124,7 +125,7 @@ class Named:
         return self._get(missing, deadline)
 
     def _get(self, missing: Sequence[BlockId], deadline: Deadline) -> bool:
-        """Claim what is free, and ask the owners of the rest; return whether any was free."""
+        """Claim the free blocks, and ask other nodes for the rest; return whether any was free."""
         single = [one for one in missing if self._is_single(one)]
         for one in missing:
             if one not in single:
@@ -144,7 +145,7 @@ class Named:
     # Asking ---------------------------------------------------------------------------------
 
     def _ask(self, held: Sequence[BlockId], deadline: Deadline) -> None:
-        """Have the request of this node name these blocks, unless another one stands."""
+        """Request these blocks by name, unless this node's request is for something else."""
         now, registry = self._clock(), self._node.registry
         if self._asked.issuperset(held) and registry.is_asked(deadline):
             return
@@ -156,20 +157,23 @@ class Named:
         self._marked_at = 0.0
         if registry.awaits:
             registry.unask(deadline)
-            if registry.awaits:  # it was answered: what comes is collected first
+            if registry.awaits:  # it was answered: its blocks are collected first
                 return
         self._node.write_mark(held[0][0], len(held), deadline, named=held)
         self._asked, self._asked_at = frozenset(held), now
 
     def withdraw(self, deadline: Deadline) -> None:
-        """End the request that names blocks, if one stands."""
+        """Withdraw the request that names blocks, if there is one."""
         self._marked_at = 0.0
         if self._asked:
             self._asked = frozenset()
             self._node.registry.unask(deadline)
 
     def makes_way(self, deadline: Deadline) -> bool:
-        """Return whether the keeper may ask for blocks of a family now: no request is open."""
+        """Return whether the keeper may request any blocks of a pool now: no request is open.
+
+        A request that names blocks is withdrawn first if it has stood for ``TURN_S``.
+        """
         if self._asked and self._clock() >= self._asked_at + TURN_S:
             self.withdraw(deadline)
         return not self._node.registry.awaits
@@ -177,10 +181,10 @@ class Named:
     # Telling --------------------------------------------------------------------------------
 
     def _tell(self, pair: BlockId, deadline: Deadline) -> bool:
-        """Note who has a block, and so why an ADD waits; return whether another node has it."""
+        """Record who owns a block, for the error of its ADD; return whether to ask the owner."""
         owner = self._node.registry.owner(pair, deadline)
         if owner is not None and owner.node == self._node.name:
-            self._membership.doubt()  # this node's store does not know of it
+            self._membership.doubt()  # this node's store has no record of the block
             return False
         pool = self._node.settings.geometry_of(*pair)
         name = owner.node if owner is not None else ""
@@ -202,15 +206,15 @@ class Named:
     # Giving ---------------------------------------------------------------------------------
 
     def to_donate(self, ids: Iterable[BlockId]) -> list[BlockId]:
-        """Return those of the blocks that this node can spare: no pod has them, no ADD wants them.
+        """Return the blocks that this node can spare: no pod has them, and no ADD wants them.
 
-        It writes nothing: a request may wait long for a pod to end.
+        It writes nothing, because a request may wait long for a pod to end.
         """
         wanted = self.wanted()
         return self._node.share.spare(one for one in ids if one not in wanted)
 
     def to_give_back(self, uses: Iterable[tuple[Geometry, Use]]) -> list[BlockId]:
-        """Return the blocks of one address that nobody has used for a while, or wants."""
+        """Return the blocks of one address that were free for ``IDLE_S``, and no ADD wants."""
         now, wanted = self._clock(), self.wanted()
         free = {
             (pool.family, pool.address(one.number))

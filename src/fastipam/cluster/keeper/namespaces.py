@@ -1,7 +1,7 @@
-"""The annotations of the namespaces of waiting ADDs: read by the keeper, kept for a minute.
+"""A cache of the Kubernetes namespaces of waiting ADDs, which the keeper reads.
 
-An agent's loop never waits for the API: it asks here, and the request is handled again when the
-keeper has read the namespace.
+An agent's loop never waits for the API: it looks a namespace up here, and serves the ADD again when
+the keeper has read the namespace.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.registry import Namespace, Registry
 
-_KEPT_S = 60.0  # how long what was read counts
-_AGAIN_S = 5.0  # between two tries to read what could not be read
-_MOST = 4096  # namespaces that are kept
+_KEPT_S = 60.0  # how long a namespace counts after it was read
+_AGAIN_S = 5.0  # between two tries to read a namespace
+_MOST = 4096  # namespaces in the cache
 
 
 class Namespaces:
@@ -28,8 +28,8 @@ class Namespaces:
     def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
         self._registry = registry
         self._clock = clock
-        self._known: dict[str, tuple[float, Namespace]] = {}  # -> until when it counts
-        self._failed: dict[str, tuple[float, str]] = {}  # -> when to try again, why it failed
+        self._known: dict[str, tuple[float, Namespace]] = {}  # name -> (valid until, itself)
+        self._failed: dict[str, tuple[float, str]] = {}  # name -> (try again at, why)
         self._wanted: dict[str, None] = {}
 
     def get(self, name: str) -> Namespace | str:
@@ -53,7 +53,7 @@ class Namespaces:
         return bool(self._wanted)
 
     def read(self, deadline: Deadline) -> None:
-        """Read the namespaces that were asked for. One request per namespace; raises nothing."""
+        """Read the namespaces that :meth:`get` lacked. One request each. Raises nothing."""
         for name in list(self._wanted):
             try:
                 found = self._registry.namespace(name, deadline)

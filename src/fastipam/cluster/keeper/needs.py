@@ -1,8 +1,8 @@
-"""The ADDs of a node that wait for an address: from which pools, and what to claim for them.
+"""The ADDs of a node that wait for an address: their pools, and what to claim for them.
 
-A pod that chooses nothing gets an address of the node's *lines* (``configuration/pool_lines.py``),
-others have lines of their own. In each line, the first group with a free block serves: a pod gets
-an address of the next group only when no pool of this group has a free block.
+A pod that chooses no pool gets an address of the node's *lines* (``configuration/pool_lines.py``);
+other pods have lines of their own. In each line the first group with a free block serves: a pod
+gets an address of the next group only when no pool of this group has a free block.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
     Place = tuple[int, int]  # family and first address of a pool
 
-_NEED_S = 3.0  # an ADD that has not asked again for so long has ended
-_USED_UP_S = 10.0  # between two looks whether a pool that was used up has a free block
+_NEED_S = 3.0  # an ADD that has not asked again for this long has ended
+_USED_UP_S = 10.0  # how long a pool counts as used up after a search found no free block
 
 
 class Needs:
-    """Who waits for which pools, and which pools have no free block. Safe to use from threads."""
+    """The ADDs that wait, and the pools that are used up. Safe to use from several threads."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # who waits -> when it last asked, and its lines
+        # ADD that waits -> (when it last asked, its lines)
         self._waiting: dict[str, tuple[float, Lines]] = {}
         self._used_up: dict[Place, float] = {}  # pools without a free block -> until when
 
     # Who waits ------------------------------------------------------------------------------
 
     def note(self, who: str, lines: Lines) -> None:
-        """Note an ADD without an address."""
+        """Record an ADD that waits for an address."""
         self._waiting[who] = self._clock(), lines
 
     def clear(self) -> None:
-        """Forget all: they are served, or ask again."""
+        """Forget all ADDs: they are served now, or ask again."""
         self._waiting.clear()
 
     def count(self) -> int:
@@ -52,7 +52,7 @@ class Needs:
         return len(self._waiting)
 
     def kinds(self, settings: Settings) -> set[Lines]:
-        """Return the lines of those that wait."""
+        """Return the lines of the ADDs that wait, each once."""
         return {settings.present(lines) for lines in self._lines()}
 
     def _lines(self) -> list[Lines]:
@@ -62,11 +62,11 @@ class Needs:
     # Pools without a free block -------------------------------------------------------------
 
     def has_room(self, pool: Geometry) -> None:
-        """Note that a pool had a free block."""
+        """Record that a pool had a free block."""
         self._used_up.pop((pool.family, pool.base), None)
 
     def used_up_now(self, wanted: Wanted, pools: Iterable[Geometry]) -> bool:
-        """Note that pools have no free block; return whether somebody who waits has others."""
+        """Record that pools have no free block; return whether a waiting ADD may use others."""
         until = self._clock() + _USED_UP_S
         for one in pools:
             self._used_up[one.family, one.base] = until
@@ -78,7 +78,7 @@ class Needs:
         )
 
     def is_used_up(self, family: int, group: Group) -> bool:
-        """Return whether no pool of a group has a free block, as far as was seen."""
+        """Return whether no pool of a group had a free block when it was last searched."""
         now = self._clock()
         return bool(group) and all(self._used_up.get((family, base), 0.0) > now for base in group)
 
@@ -96,9 +96,9 @@ class Needs:
     # What is to be claimed ------------------------------------------------------------------
 
     def demand(self, share: Share) -> dict[Wanted, int]:
-        """Return for groups how many ADDs wait for an address of them.
+        """Return how many ADDs wait for an address of each group.
 
-        Those of which blocks are claimed ahead are there, too, with 0.
+        The groups of which blocks are claimed ahead of demand are always included, with 0 or more.
         """
         settings = share.settings
         found: dict[Wanted, int] = {
@@ -115,9 +115,9 @@ class Needs:
         return found
 
     def watermarks(self, settings: Settings, pool: Geometry) -> Watermarks:
-        """Return when to claim a block of a pool ahead, and when to give one back.
+        """Return when to claim a block of a pool ahead of demand, and when to give one back.
 
-        A pool of which a pod that chooses nothing gets no address now has no block in reserve.
+        A pool has blocks in reserve only while pods that choose no pool get its addresses.
         """
         for family, groups in settings.lines:
             group = self._current(family, groups)

@@ -1,4 +1,4 @@
-"""Claim a block for an ADD that found no address, in the process of the ADD: no agent runs."""
+"""Claim a block for an ADD that found no address, in the ADD's process when no agent runs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def claim_now(
     opened: Open = open_registry,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Return when every family has a free address in this node's blocks.
+    """Claim blocks, until every family has a free address in this node's blocks.
 
-    Waits for at most ``timeout_s`` (default: the settings'), for other processes of this node too.
-    Raises NoBlock (try later, and why), ClusterRefused, StoreError.
+    This takes at most ``timeout_s`` seconds (default: the settings'), with the wait for other
+    processes of this node. Raises NoBlock when no block was claimed, ClusterRefused, StoreError.
     """
     settings = share.settings
     deadline = Deadline(settings.timeout_s if timeout_s is None else timeout_s)
@@ -75,7 +75,7 @@ def _claim(node: Node, deadline: Deadline, sleep: Callable[[float], None]) -> No
 
 
 def _make_sure(node: Node, deadline: Deadline) -> None:
-    """Register, finish what was begun, and prove ownership if the settings want that."""
+    """Register, finish what was begun, and prove ownership if the settings have fencing."""
     node.registry.remember()
     if node.share.doubt() or node.share.has_begun():
         _join(node, deadline)
@@ -85,7 +85,7 @@ def _make_sure(node: Node, deadline: Deadline) -> None:
 
 
 def _join(node: Node, deadline: Deadline, *, restored: bool = False) -> None:
-    """Register, and enter the addresses of found blocks that are in use."""
+    """Register, and store leases for the addresses of found blocks that are in use."""
     found = node.join(deadline, restored=restored)
     if found:
         from fastipam.cluster.node import recovery
@@ -117,5 +117,5 @@ def _wait_for_donor(
         try:  # noqa: SIM105  # contextlib costs a directly run plugin a fifth of its start
             node.registry.unask(Deadline(1.0))
         except (EngineError, NoBlock):
-            pass  # it expires by itself
+            pass  # the request expires by itself
     raise full

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Geometry
     from fastipam.storage.records.block import Block
 
-_CHUNK = 32  # blocks counted before the agent's loop may run: a tenth of a millisecond
+_CHUNK = 32  # blocks that are counted, in a tenth of a millisecond, before the agent's loop may run
 
 
 def generation(share: Share) -> tuple[int, int]:
-    """Return two numbers, which change when an address is assigned or released. O(1)."""
+    """Return a pair of numbers that changes when an address is assigned or released. O(1)."""
     with share.store.read() as txn:
         pool_id = share.network._pool_in(txn)
         if pool_id is None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Marks:
     """The marks of other nodes, and when to answer each. Safe to use from several threads.
 
-    True while one of them wants any blocks. ``wake`` is called when a mark was added.
+    It is true while a mark wants any blocks rather than named ones. ``wake`` is called when a mark
+    was added.
     """
 
     def __init__(self, node: Node, clock: Callable[[], float], wake: Callable[[], object]) -> None:
@@ -37,7 +38,7 @@ class Marks:
         needy, number = request.needy, request.mark.number
         if needy == self._node.name:
             return
-        delay = 0.0  # who has a block that is named is one node
+        delay = 0.0  # a named block has only one owner, who can answer at once
         if not request.mark.named:
             delay = planner.donor_delay_s(self._node.name, needy, number, planner.SPREAD_S)
         with self._lock:
@@ -45,7 +46,7 @@ class Marks:
         self.wake()
 
     def forget(self, needy: str) -> None:
-        """Remove the mark of a node: its need is met."""
+        """Remove the mark of a node: it was answered or withdrawn."""
         with self._lock:
             self._marks.pop(needy, None)
 
@@ -57,7 +58,7 @@ class Marks:
             self.see(mark)
 
     def next_answer(self) -> float:
-        """Return when the next mark is due; infinity without any."""
+        """Return when the next mark is due, or infinity when there is none."""
         with self._lock:
             return min((at for at, _ in self._marks.values()), default=float("inf"))
 
