@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastipam.addressing.parsing import DEFAULT_RANGE as DEFAULT_RANGE
     from fastipam.errors import *
     from fastipam.ipam import Ipam as Ipam
-    from fastipam.ipam import open as open  # noqa: A004  # the contract's name
+    from fastipam.ipam import open as open  # noqa: A004  # the name in the public API
     from fastipam.lease import Lease as Lease
     from fastipam.namespaces import Netns as Netns
     from fastipam.network import Network as Network
@@ -37,7 +37,7 @@ __all__ = [
     "TryLater", "UnknownNetwork", "__version__", "cni", "open",
 ]  # fmt: skip
 
-# Where each is; the others are in ``errors``.
+# The module of each name; all other names are in ``errors``.
 _HOME = {
     "Bitmap": "_bitmap",
     "DEFAULT_RANGE": "addressing.parsing",
@@ -57,11 +57,12 @@ _HOME = {
 if not TYPE_CHECKING:  # a type checker accepts any name of a module that has this function
 
     def __getattr__(name: str) -> object:
-        if name not in __all__ and name != "errors":  # `from fastipam import lease` asks here, too
+        if name not in __all__ and name != "errors":  # `from fastipam import lease` gets here, too
             raise AttributeError(f"module 'fastipam' has no attribute {name!r}")
         from importlib import import_module
 
-        # What calls of a program import late, and plugin and agent do not, or not here.
+        # A program's calls would import these two late, so they are imported now. The plugin and
+        # the agent import them elsewhere, or not at all.
         errors = import_module("fastipam.errors")
         if name == "open":
             import_module("ipaddress")

@@ -35,7 +35,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORKSPACE = "restore-"
 _STEP = 4096  # keys between two calls of progress
 _MARKS = (keys.STATE_MARK, keys.LOG_MARK)
-_KEPT = (  # not restored
+_KEPT = (  # the keys of ``meta`` that a restore leaves as they are
     tables.SCHEMA_KEY,
     tables.DURABILITY_KEY,
     tables.BOOT_KEY,
@@ -111,11 +111,11 @@ def restore(
 ) -> int:
     """Replace the content of the store by that of a backup, and return the number of keys.
 
-    It is one transaction: other processes see the old content or the new one, and go on. Leases of
-    the current boot stay; those of an earlier boot are released, as after a reboot. The durability
-    stays as it is. Without ``replace`` a store that has leases or reservations is refused: the
-    leases made after the backup are lost, and their addresses may be assigned again while their
-    pods still run.
+    It is one transaction: other processes see the old content or the new one, and go on. The
+    backup's leases of the current boot stay valid; those of an earlier boot are released, as after
+    a reboot. The durability of the store does not change. Without ``replace`` a store that has
+    leases or reservations is refused, because leases made after the backup would be lost, and their
+    addresses might be assigned again while their pods still run.
 
     O(keys). Returns after the commit is on disk (durable mode). Raises ConfigError (the store is
     not empty), StoreError (the backup is no store, has another schema, or is not consistent); then
@@ -211,7 +211,7 @@ def _is_used(txn: Transaction) -> bool:
 
 
 class _Copy:
-    """Copies all keys of one store over those of another, in the other's transaction."""
+    """The copy of all keys of a backup over those of a store, in a transaction of the store."""
 
     def __init__(self, snapshot: Snapshot, txn: Transaction, progress: Progress | None) -> None:
         self._snapshot = snapshot
@@ -248,7 +248,7 @@ class _Copy:
                 yield key, raw
 
     def _of_our_boots(self, raw: bytes) -> bytes:
-        """Return a lease with this store's number of its boot, or 0, which is before every boot."""
+        """Return a lease with this store's number for its boot, or 0 for any earlier boot."""
         # Each store numbers boots for itself. Opening the backup counted the current boot there.
         boot = self._txn.store.boot if lease_record.boot_of(raw) == self._snapshot.store.boot else 0
         return lease_record.with_boot(raw, boot)
@@ -284,8 +284,8 @@ class _Copy:
         return done
 
     def _unswept(self, key: bytes, raw: bytes) -> bytes:
-        """Return a pool's numbers that search earlier boots again and repeat no generation."""
-        # So a release that names a lease made after the backup finds no other lease.
+        """Return a pool's numbers, so that earlier boots are searched and no generation repeats."""
+        # A release of a lease that was made after the backup must not find another lease.
         state = PoolState(keys.id_of(key[1:]), raw)
         state.swept, state.sweep = 0, (0, 0)
         state.generation = max(state.generation, self._generations.get(state.pool_id, 0))

@@ -22,11 +22,11 @@
         ├── StoreBusy                     a writer or all reader slots; repeat the call
         ├── StoreClosed                   used after close()
         ├── StoreForked                   opened before fork(), used in the child
-        ├── TransactionOpen               a change beside the block that is open in its thread
-        └── TransactionOver               a handle after its block, or in another thread
+        ├── TransactionOpen               a change outside the block that its thread has open
+        └── TransactionOver               a handle used after its block, or in another thread
 
-The word before the colon names the one who has to act. Each error has a one-line text, perhaps a
-``hint`` that says what to do next, and fields, so that no program has to parse the text. All can be
+The word before the colon says who has to act. Each error has a one-line text, perhaps a ``hint``
+that says what to do next, and fields, so that no program has to parse the text. All errors can be
 pickled.
 
 ``cni_code`` of each is the one table of the codes in the error objects of the CNI specification:
@@ -78,7 +78,7 @@ def _one_line(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a caller's value for a message, also one that Python cannot show."""
+    """Return a caller's value as text for a message, even if its ``repr`` fails."""
     try:
         return repr(value)
     except Exception:  # an int of more than 4300 digits, or whatever a caller's __repr__ raises
@@ -95,7 +95,7 @@ class FastipamError(Exception):
 
     message: str
     hint: str | None
-    cni_code: int = 999  # as libcni's: an error of the plugin itself
+    cni_code: int = 999  # the code that libcni uses for an error of the plugin itself
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         if "://" in message:
@@ -218,7 +218,7 @@ class DuplicateAllocation(FastipamError):
 
 
 class LeaseMissing(_OfAddress):
-    """CHECK found that ``owner`` does not have ``address``, or no address if that is empty."""
+    """CHECK found that ``owner`` does not have ``address``, or has none if that is empty."""
 
     cni_code = 104
 
@@ -238,9 +238,9 @@ class TryLater(FastipamError):
 class CniError(FastipamError):
     """A CNI request cannot be served, for a reason that has no class of its own.
 
-    ``CniError("eth0 lacks its address", 120)`` is for the plugins of others, too: the codes from
-    120 up are theirs, those below have a meaning already (:mod:`fastipam.cni.error_codes` names
-    those without a class).
+    Plugins of other authors may raise it too: ``CniError("eth0 lacks its address", 120)``. Codes
+    from 120 up are theirs; lower codes already have a meaning, and
+    :mod:`fastipam.cni.error_codes` names those without a class.
     """
 
     def __init__(
@@ -291,7 +291,7 @@ class StoreForked(StoreError):
 
 
 class TransactionOpen(StoreError):
-    """This thread has a transaction open, for whose end the call would wait."""
+    """This thread has a transaction open, and the call would wait for its end."""
 
 
 class TransactionOver(StoreError):

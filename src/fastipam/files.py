@@ -1,4 +1,4 @@
-"""Write a file that gets its name when it is complete, and that follows no link there."""
+"""Write a file that gets its name only when it is complete, and never through a link."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def replacing(path: str | os.PathLike[str], mode: int = 0o600) -> Iterator[int]:
     """Yield a descriptor of a new file, which gets the name ``path`` when the block ends.
 
-    The file is on disk before it has the name. It replaces a file or a symbolic link of this name:
-    in a directory that everybody may write, another user may have made the link. A directory, a
-    device or a FIFO is left alone. ``mode`` is subject to the umask. When the block fails, no file
-    is left. Raises OSError.
+    The file is on disk before it has the name. It replaces a file or a symbolic link of this name.
+    A link is not followed, because in a directory that everybody may write, another user may have
+    made it. A directory, a device or a FIFO is left alone. ``mode`` is subject to the umask. When
+    the block fails, no file is left. Raises OSError.
     """
     target = os.path.abspath(path)
     directory, name = os.path.split(target)

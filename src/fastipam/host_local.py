@@ -1,8 +1,9 @@
 """Read the files in which host-local keeps its leases.
 
-host-local has one directory per network, with one file per address: named by the address, holding
-the container id and (since 0.7) the interface, divided by CR LF; ``last_reserved_ip.<set>`` is its
-round-robin cursor and ``lock`` what it locks. The tree says nothing about ranges.
+host-local's tree has one directory per network, and in it one file per address. The file is named
+after the address, and has the container id and (since 0.7) the interface, divided by CR LF. The
+file ``last_reserved_ip.<set>`` is the round-robin cursor of a range set, and ``lock`` is the file
+that host-local locks. The tree does not say which ranges a network has.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LOCK = "lock"
 CURSOR = "last_reserved_ip."
 LINE_BREAK = "\r\n"
 _UNREADABLE = "."
-_LAST_SET = 255  # far more range sets than a configuration has; the cursors are stored in a row
+_LAST_SET = 255  # far more range sets than a configuration has; a pool stores a cursor for each
 
 
 def file_names(directory: str | os.PathLike[str]) -> list[str]:
@@ -40,7 +41,7 @@ def booted_ns() -> int:
 def leases(
     directory: str | os.PathLike[str], since_ns: int
 ) -> Iterator[tuple[tuple[int, int], str]]:
-    """Yield address and container id of every lease of a network that is not older than that.
+    """Yield (address, container id) of every lease of a network since ``since_ns``.
 
     An address is (family, integer). The container id is empty when this user may not read the file.
     An empty file is no lease, because no DEL could match it. Raises OSError.
@@ -56,14 +57,15 @@ def leases(
         except PermissionError:
             yield address, ""
         except (FileNotFoundError, ValueError):
-            continue  # a cursor, nothing of host-local's, or a lease that was just released
+            continue  # a cursor, a file of another program, or a lease that was just released
 
 
 def refuse_unimported(network: str, data_dir: str, since_ns: int | None = None) -> None:
     """Raise ConfigError when host-local has leases of a network that the store does not know.
 
-    They are looked for where host-local keeps them with this ``dataDir``, and by default. Leases of
-    before ``since_ns``, by default the boot, are dead.
+    Two trees are searched: the one of this ``dataDir``, and host-local's default. Leases from
+    before ``since_ns``, by default the start of the machine, are ignored, because their containers
+    are gone.
     """
     since_ns = booted_ns() if since_ns is None else since_ns
     for tree in dict.fromkeys((data_dir, DEFAULT_TREE)):
@@ -113,7 +115,7 @@ def address_of(name: str) -> tuple[int, int]:
 
 
 def read(path: str | os.PathLike[str]) -> str:
-    """Return the content of a file of the tree. Raises ValueError when it is none, OSError."""
+    """Return the content of a file. Raises OSError, and ValueError when the path is not a file."""
     if os.path.islink(path) or not os.path.isfile(path):
         raise ValueError("this is not a file")
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -132,22 +134,22 @@ def owner_of(content: str) -> tuple[str, str]:
 
 
 def is_tree(tree: str | os.PathLike[str]) -> bool:
-    """Return whether a directory in it has a file of host-local, or there are only empty ones.
+    """Return whether this can be host-local's tree. Raises OSError.
 
-    Raises OSError.
+    One of its directories has a file of host-local, or all of them are empty.
     """
     found = [_names(entry.path) for entry in os.scandir(tree)]
     return not any(found) or any(_is_name(name) for names in found for name in names)
 
 
 def is_network(directory: str | os.PathLike[str]) -> bool:
-    """Return whether a file in a directory has a name that host-local gives, or there is none."""
+    """Return whether a directory is empty, or has a file with a name that host-local gives."""
     names = _names(directory)
     return not names or any(map(_is_name, names))
 
 
 def _names(directory: str | os.PathLike[str]) -> list[str]:
-    """Return the names in a directory; what is none, or cannot be read, has one that says so."""
+    """Return the names in a directory, or [_UNREADABLE] when they cannot be listed."""
     try:
         return os.listdir(directory)
     except OSError:
@@ -165,9 +167,9 @@ def _is_name(name: str) -> bool:
 
 
 def set_of_cursor(name: str) -> int | None:
-    """Return the number of the range set whose cursor a file has, or None when it has none.
+    """Return the number of the range set whose cursor a file is, or None for another file.
 
-    Raises ValueError when the name says that it is a cursor's and has no such number.
+    Raises ValueError when the name begins like that of a cursor and has no such number.
     """
     if not name.startswith(CURSOR):
         return None

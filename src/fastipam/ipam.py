@@ -1,4 +1,4 @@
-"""Open a store, name a network, and group calls into one commit: where a library caller begins."""
+"""The start of the library: open a store, name a network, and group calls into one commit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import errno  # noqa: F401
 import os
 from weakref import ref
 
-# Calls import some of these late, for the plugin's sake. A program may have threads, and a signal
-# handler that raises in the middle of an import leaves half a module to a thread that waits for it.
+# Calls would import some of these late, so that the plugin starts faster. A program imports them
+# here: it may have threads, and if a signal handler raises in the middle of an import, a thread
+# that waits for the module gets half of it.
 from fastipam.allocation import (  # noqa: F401
     bulk,
     cooldown,
@@ -45,8 +46,8 @@ class Ipam(Networks):
     """An open store and its networks. As a context manager it closes the store at the end.
 
     Several threads may use it at once, and any number of processes the same directory. A child
-    process after ``fork`` may not use it: every call raises StoreForked. After :meth:`close` every
-    call raises StoreClosed, also one on a network that it has returned.
+    process must not use it after ``fork``: every call raises StoreForked. After :meth:`close` every
+    call raises StoreClosed, also on the networks that it has returned.
     """
 
     def __init__(self, store: Store) -> None:
@@ -81,7 +82,7 @@ class Ipam(Networks):
 
     @property
     def named(self) -> dict[str, tuple[Pool, Policy]]:
-        """Ranges and policy of the networks that were named with their ranges."""
+        """By name: the ranges and policy of each network that :meth:`network` got ranges for."""
         return self._named
 
     @property
@@ -95,7 +96,7 @@ class Ipam(Networks):
         return self._store
 
     def _returns(self, network: Network) -> Network:
-        # The callback runs at any time, and so only does what cannot be interrupted.
+        # The callback may run at any time, so it only does what cannot be interrupted.
         self._networks[ref(network, self._forget)] = None
         if self.is_closed:
             network.detach()
@@ -109,13 +110,14 @@ class Ipam(Networks):
 
         Only calls on the networks that ``txn.network(…)`` returns are part of the block. Any other
         change in the same thread raises TransactionOpen at once, because it would wait for this
-        block; so does a second block. Any other reading shows the last commit.
+        block; so does a second block. Reads outside the block show the last commit.
 
-        A call that raises changes nothing, and the calls before it stay in the commit. Only when
-        the store could not be written (StoreFull, StoreUnavailable) is the whole block lost, and
-        every later call and its end raise that error. When an exception leaves the block, all calls
-        are rolled back. Other threads and processes that write wait until the block ends, so keep
-        it short, and let no coroutine wait in it: see :meth:`run`.
+        A call that raises changes nothing, and the calls before it stay in the commit. There is one
+        exception: when the store could not be written (StoreFull, StoreUnavailable), the whole
+        block is lost, and every later call and the end of the block raise that error. When an
+        exception leaves the block, all calls are rolled back. Other threads and processes that
+        write wait until the block ends, so keep it short, and do not await a coroutine in it: see
+        :meth:`run`.
         """
         store = self.store
         return store.admit(Transaction(self, store))
@@ -124,8 +126,8 @@ class Ipam(Networks):
         """Call ``function(txn)`` in a worker thread, as one transaction; return what it returns.
 
         The event loop goes on meanwhile. When the function raises, nothing has changed. When the
-        task is cancelled, the transaction is rolled back if it is not committed yet, and the call
-        returns when that is decided, which takes as long as a wait for the lock at most.
+        task is cancelled, the transaction is rolled back if it is not committed yet. The call
+        returns when it has ended, which takes at most as long as a wait for the lock.
 
         Raises what :meth:`transaction` and the function raise, and ConfigError for a coroutine
         function.
@@ -135,7 +137,7 @@ class Ipam(Networks):
         return await run(self.transaction, function)
 
     def close(self) -> None:
-        """Close the store. A second call does nothing. A block that is open is rolled back."""
+        """Close the store. A second call does nothing. An open transaction is rolled back."""
         if self.is_closed:
             return
         self._is_closed = True
@@ -146,7 +148,7 @@ class Ipam(Networks):
         open_stores.close_store(self._store)
 
 
-def open(  # noqa: A001  # the contract's name: fastipam.open
+def open(  # noqa: A001  # the name in the public API: fastipam.open
     path: str | os.PathLike[str] = DEFAULT_DATA_DIR,
     durability: Literal["durable", "relaxed"] | None = None,
     *,
@@ -156,11 +158,11 @@ def open(  # noqa: A001  # the contract's name: fastipam.open
     """Open the store in the directory ``path``; create the store if it does not exist (mode 0700).
 
     ``durability`` is "durable" (a change is on disk when its call returns) or "relaxed" (a killed
-    process loses nothing, a power cut may lose the last changes or the file). None stands for what
-    the store was created with, and "durable" for a new store. With ``create=False`` a missing store
-    raises FileNotFoundError. A call that finds another writer waits for ``patience_s`` seconds (8)
-    and then raises StoreBusy. The cost does not depend on the content of the store. Raises
-    StoreError, ConfigError.
+    process loses nothing, a power cut may lose the last changes or damage the file). None takes the
+    durability that the store was created with, or "durable" for a new store. With ``create=False``
+    a missing store raises FileNotFoundError. A call that finds another writer waits for
+    ``patience_s`` seconds (8) and then raises StoreBusy. The cost does not depend on the content of
+    the store. Raises StoreError, ConfigError.
     """
     path = path_of(path, f"a directory; the plugin uses {DEFAULT_DATA_DIR}")
     if type(create) is not bool:

@@ -1,8 +1,8 @@
 """The exceptions of ``errors``, for the modules that an ADD of the plugin imports.
 
-``from fastipam import late_errors as errors``, then ``raise errors.StoreFull(…)`` and ``except
-errors.StoreFull``. ``fastipam.errors`` is imported when the first of them is raised or caught,
-because an ADD that succeeds needs none, and to make two dozen classes is a part of its time.
+Use it as ``from fastipam import late_errors as errors``, then ``raise errors.StoreFull(…)`` and
+``except errors.StoreFull``. ``fastipam.errors`` is imported when the first exception is raised or
+caught, because an ADD that succeeds needs none of them, and creating two dozen classes takes time.
 """
 
 TYPE_CHECKING = False

@@ -22,10 +22,10 @@ class Lease(_ledger.LeaseFields):
     """An address and its owner, as of one moment: a later change of the store does not show here.
 
     ``network`` is the network's name. ``family`` (4 or 6) and ``value`` are the address as
-    integers, ``siblings`` are the leases that
-    the same call assigned, in the order of the range sets, including this one; those of one that
-    was read by its address are only itself. ``created`` says whether the call that returned the
-    lease has assigned the address: False for a lease that was there before.
+    integers. ``siblings`` are the leases that the same call assigned, in the order of the range
+    sets, including this one; a lease that was read by its address has only itself. ``created`` says
+    whether the call that returned the lease has assigned the address; it is False for a lease that
+    existed before.
     """
 
     __slots__ = ()
@@ -34,7 +34,7 @@ class Lease(_ledger.LeaseFields):
         family: int
         value: int
         created: bool
-        _record: Record | bytes  # packed until one of its texts is wanted
+        _record: Record | bytes  # packed bytes until a text of it is read
         _siblings: tuple[Lease, ...]
 
     @property
@@ -96,7 +96,7 @@ class Lease(_ledger.LeaseFields):
     def generation(self) -> int:
         """The number of this assignment, unique in the network's pool."""
         packed = self._record
-        if type(packed) is bytes:  # without the module of records, which an ADD does not need
+        if type(packed) is bytes:  # an ADD gets along without the module of lease records
             return _ledger.generation_of(packed)
         return self.record.generation
 

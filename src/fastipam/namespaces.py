@@ -1,6 +1,6 @@
 """Identify, find and enter network namespaces; identify mount namespaces.
 
-:class:`Netns` is what a lease records of one.
+A :class:`Netns` is a network namespace as a lease records it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 NETNS_DIRECTORIES = ("/run/netns", "/var/run/netns", "/run/docker/netns", "/run/cni/netns")
 _CLONE_NEWNET = 0x40000000
 _NS_GET_USERNS, _NS_GET_OWNER_UID = 0xB701, 0xB704  # ioctl_nsfs(2), from Linux 4.9 and 4.11 on
-# Below it no namespace of the kernel has its inode (PROC_DYNAMIC_FIRST, less those of the first
-# namespaces). What has a lower one, a file in a test for example, cannot be searched for.
+# No namespace of the kernel has a lower inode: its first namespaces have fixed inodes just below
+# PROC_DYNAMIC_FIRST, all others have higher ones. A file with a lower inode, for example in a test,
+# cannot be searched for.
 _FIRST_INODE = 0xEFFFFFF0
 
 
@@ -54,18 +55,18 @@ class Netns:
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Self:
-        """Look at a network namespace and return what the plugin records of it.
+        """Return a network namespace as the plugin records it, from the path of its file.
 
-        ``path`` is that of its file, such as ``/run/netns/name`` or ``/proc/1234/ns/net``. A lease
-        with it is swept when the namespace has ended. O(1). Raises ConfigError when there is no
-        such file or it cannot be seen.
+        ``path`` is for example ``/run/netns/name`` or ``/proc/1234/ns/net``. A lease with the
+        result is swept when the namespace has ended. O(1). Raises ConfigError when there is no such
+        file or this process cannot see it.
         """
         try:
             given = os.fspath(path)
             if not given:
                 raise ValueError("the path is empty")
             text = os.path.abspath(given)
-            if text.startswith("/proc/self/"):  # whoever reads the lease is another process
+            if text.startswith("/proc/self/"):  # another process will read the lease
                 text = f"/proc/{os.getpid()}/{text.removeprefix('/proc/self/')}"
             _, inode, born_ns = look(text)
             if os.path.isdir(text):
@@ -106,10 +107,11 @@ def _no_number(field: str, given: object, bits: int) -> errors.ConfigError:
 def look(path: str) -> tuple[int, int, int]:
     """Return (device, inode, born_ns) of a network namespace's file. Raises OSError, ValueError.
 
-    The kernel soon reuses the inode of a namespace that has ended. But the file of a namespace
-    that is mounted at a path, as runtimes do it, keeps the time at which it was made while it is
-    mounted, and shows it in every mount namespace: ``born_ns``. The file behind a link in /proc may
-    be made anew at each access, so its time says nothing, and ``born_ns`` is 0.
+    The kernel soon reuses the inode of a namespace that has ended. ``born_ns`` tells the two apart:
+    it is the time at which the namespace's file was made. A file that is mounted at a path, as
+    runtimes do it, keeps that time while it is mounted, and has the same time in every mount
+    namespace. The file behind a link in /proc may be made anew at each access, so its time says
+    nothing, and ``born_ns`` is 0.
     """
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
@@ -152,13 +154,15 @@ def device() -> int:
 def find(directories: Sequence[str] = NETNS_DIRECTORIES) -> tuple[dict[int, str], str, str]:
     """Return the network namespaces of this node's containers, and why some may be missing.
 
-    The first is a path of each by inode, without this process's own. The second is empty when all
-    could be read. The third is a file of ``directories`` that is no namespace, or empty: it is a
-    leftover, or its namespace is mounted only in another mount namespace.
+    Return (paths, blind, leftover). ``paths`` has a path of each namespace by inode, without this
+    process's own namespace. ``blind`` says what could not be read, or is empty. ``leftover`` is a
+    file of ``directories`` that is not a namespace, or is empty: nothing is mounted there any more,
+    or only in another mount namespace.
 
-    A namespace in one of ``directories`` counts whoever made it: only root mounts there. One that
-    only processes show counts if it belongs to the user namespace of root, or to one that root
-    made; any other is a user's own (``unshare -Ur``), and no runtime's.
+    A namespace in one of ``directories`` counts whoever made it, because only root mounts there. A
+    namespace that was found only by its processes counts if it belongs to the user namespace of
+    root, or to one that root made; any other was made by a user (``unshare -Ur``), not by a
+    runtime.
     """
     own = identity("/proc/self/ns/net")
     found: dict[int, str] = {}
@@ -188,7 +192,7 @@ def find(directories: Sequence[str] = NETNS_DIRECTORIES) -> tuple[dict[int, str]
             else:
                 strangers.add(inode)
         except OSError as error:
-            # The kernel says EACCES, too, of a process that ended a moment ago.
+            # The kernel also answers EACCES for a process that ended a moment ago.
             if not _has_ended(name) and not _is_in_ours(name):
                 blind = blind or _unreadable("/proc/PID/ns/net of a process", error)
     if not os.path.exists("/proc/1"):
@@ -223,14 +227,14 @@ def _has_ended(process: str) -> bool:
 
 def _is_in_ours(process: str) -> bool:
     """Return whether a process that may not be traced runs in this process's network namespace."""
-    # What is below /proc/PID/net is that of its namespace, has an inode of its own for each, and
-    # may be looked at by everybody.
+    # /proc/PID/net shows the network namespace of the process. Its files have other inodes for each
+    # namespace, and everybody may read these.
     there = identity(f"/proc/{process}/net/dev")
     return there is not None and there[1] == os.stat("/proc/self/net/dev").st_ino
 
 
 def is_roots(path: str) -> bool:
-    """Return whether a network namespace belongs to a user namespace that root made, or to root's.
+    """Return whether a network namespace belongs to root's user namespace, or to one root made.
 
     Raises OSError.
     """

@@ -1,4 +1,4 @@
-"""The owner of an address in the library's API: owners and pods, checked when they are made."""
+"""The owners and pods of the library's API, checked when they are made."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from fastipam.errors import ConfigError, shown
 class Owner(tuple[str, str]):
     """The owner of addresses in a network: a container and one of its interfaces; a value.
 
-    It is the pair (container id, interface), and equal to it. Raises ConfigError: the container id
-    is a text that is not empty, the interface's name has 1 to 15 bytes, none of them "/", ":" or
-    white space.
+    It is the pair (container id, interface), and equal to it. Raises ConfigError unless the
+    container id is a text that is not empty, and the interface's name has 1 to 15 bytes, none of
+    them "/", ":" or white space.
 
     >>> Owner("4f1c"), Owner("4f1c", "net1").ifname
     (Owner(container_id='4f1c', ifname='eth0'), 'net1')
@@ -47,7 +47,8 @@ class Owner(tuple[str, str]):
 class Pod(tuple[str, str, str]):
     """A pod of Kubernetes as a lease records it: namespace, name and UID; a value.
 
-    The UID may be empty. Raises ConfigError for a value that is not a text, or is empty.
+    Only the UID may be empty. Raises ConfigError for a value that is not a text, has NUL, or is
+    empty.
     """
 
     __slots__ = ()
@@ -69,7 +70,7 @@ class Pod(tuple[str, str, str]):
 
     @property
     def namespace(self) -> str:
-        """The namespace in Kubernetes, which is none of the kernel's."""
+        """The pod's namespace in Kubernetes; it is not a namespace of the kernel."""
         return self[0]
 
     @property
@@ -92,7 +93,7 @@ def known(container_id: str, ifname: str) -> Owner:
 
 
 def is_text(value: object) -> bool:
-    """Return whether this is a string, perhaps of a class derived from str."""
+    """Return whether this is a string, or an object of a class derived from str."""
     return isinstance(value, str)
 
 
@@ -129,5 +130,5 @@ def fault_of(ifname: object) -> str:
     if not isinstance(ifname, str):
         return f"{shown(ifname)} is not a string"
     if ifname.isalnum() and ifname.isascii() and len(ifname) <= LONGEST_IFNAME:
-        return ""  # nearly all of them
+        return ""  # the usual case
     return f"{ifname!r} has NUL" if "\0" in ifname else fault_of_ifname(ifname)

@@ -1,9 +1,9 @@
 """Search every process and every mount of this node for network namespaces.
 
 A namespace exists as long as a process runs in it, a file of it is mounted somewhere, or a process
-has that file open. So an inode that is in none of these places is that of no network namespace, and
-its containers are gone. That is a proof only if the search has seen everything: :attr:`Found.blind`
-says what it could not see.
+has that file open. So if an inode is found in none of these places, no network namespace has it any
+more, and its containers are gone. That is a proof only if the search has seen everything:
+:attr:`Found.blind` says what it could not see.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
 INITIAL_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO: the inode of the kernel's first pid namespace
-MAX_AGE_S = 1.0  # how long the result of a search serves those who ask after it
-_MOST_ROUNDS = 8  # listings of /proc until one has no process that the others had not
+MAX_AGE_S = 1.0  # how long the result of a search is reused
+_MOST_ROUNDS = 8  # listings of /proc at most, until one shows no new process
 _NSFS = b" - nsfs "
 _GONE = (FileNotFoundError, ProcessLookupError, NotADirectoryError)
 
@@ -43,9 +43,9 @@ class Found:
         self._mounts: dict[int, str] = {}  # a path to a mount, by inode
 
     def is_older_than(self, wall_ns: int) -> bool:
-        """Return whether what was made at this time of the wall clock may be missing here.
+        """Return whether a namespace that was made at this wall clock time may be missing here.
 
-        A time of the future is from before a step of the clock, and so from before the search.
+        A time in the future was read before the clock was set back, and so before the search.
         """
         return self._began_ns <= wall_ns <= time.time_ns()
 
@@ -54,9 +54,9 @@ class Found:
         return self.inodes.get(inode, "")
 
     def paths(self) -> dict[int, str]:
-        """Return a path of the file of each namespace by inode, without this process's own.
+        """Return by inode a path to the file of each namespace, without this process's own.
 
-        One in which nothing runs, and whose every mount lies below another mount, has none.
+        A namespace has no path if no process runs in it and other mounts cover all its mounts.
         """
         found = dict(self._mounts)
         for inode, directories in self._members.items():
@@ -64,12 +64,13 @@ class Found:
         return found
 
     def is_another(self, inode: int, born_ns: int) -> bool:
-        """Return whether an inode that was found is that of a younger namespace than ``born_ns``.
+        """Return whether an inode now belongs to another namespace, made after ``born_ns``.
 
-        The kernel gives the lowest number that is free, so a new namespace often has the inode of
-        the last one that ended. The file of a mounted namespace was made when it was mounted first
-        (``namespaces.look``). It is another one if its file was made after ``born_ns``, and no
-        process in it is older than its file: a living namespace that was mounted anew has some.
+        The kernel takes the lowest free number, so a new namespace often has the inode of the last
+        one that ended. The file of a mounted namespace was made when it was mounted first
+        (``namespaces.look``). It is another namespace if its file was made after ``born_ns`` and no
+        process in it is older than its file. The old namespace, if it was only mounted again, has
+        older processes.
         """
         path = self._mounts.get(inode)
         if path is None or not born_ns:
@@ -84,10 +85,11 @@ class Found:
             return False
 
     def look_into_descriptors(self, wanted: Collection[int]) -> None:
-        """Add those of ``wanted`` that a process has open. O(open files of all processes).
+        """Add the inodes of ``wanted`` that a process has open. O(open files of all processes).
 
-        A table of open files that cannot be read is skipped: an open namespace file is rare, and a
-        container is taken for gone if no process runs in its namespace and no mount has it.
+        If the open files of a process cannot be read, they are skipped: an open namespace file is
+        rare, and a container counts as gone if no process runs in its namespace and no mount has
+        it.
         """
         left = {inode for inode in wanted if inode not in self.inodes}
         if not left:
@@ -139,14 +141,14 @@ class _Search:
         self._tables: set[int] = set()  # mount namespaces that were read
 
     def run(self) -> None:
-        """Look until a listing of /proc has no process that was not seen before."""
+        """Search all processes, until a listing of /proc shows no new one."""
         own = _inode(f"{self._proc}/self/ns/net")
         if own:
             self.own = own
             self.inodes[own] = "this process"
         self._read_mounts("self")
-        # A process may end after it has made another one with a lower number, which is then in no
-        # place that is still to be looked at.
+        # A process may start a child with a lower number and end before it is read. The rest of
+        # the listing then has neither of them.
         seen: set[str] = set()
         for _ in range(_MOST_ROUNDS):
             new = [pid for pid in _pids(self._proc) if pid not in seen]
@@ -169,7 +171,7 @@ class _Search:
         except OSError:
             self._unreadable.append(pid)
         try:
-            # A directory has a link for itself, one for its name, and one for each below it.
+            # The link count of this directory is 2 plus the number of threads.
             if os.stat(f"{directory}/task").st_nlink > 3:
                 self._look_at_threads(pid, f"{directory}/task")
             if _inode(f"{directory}/ns/mnt") not in self._tables:
@@ -184,7 +186,7 @@ class _Search:
             try:
                 inode = os.stat(f"{directory}/{thread}/ns/net").st_ino
             except OSError:
-                continue  # it ended, or cannot be read, as its process
+                continue  # it has ended, or cannot be read, like its process
             if thread != pid:
                 self._note(inode, pid, f"{directory}/{thread}")
 
@@ -220,9 +222,9 @@ class _Search:
             at = table.find(_NSFS, at + 1)
 
     def _judge_unreadable(self) -> None:
-        """Say which process could not be read, unless it is known to run in a known namespace."""
-        # /proc/PID/net is that of the process's namespace, and needs no right to trace it. Its
-        # files have inodes of their own for each network namespace.
+        """Set ``blind`` if an unreadable process may run in a namespace that was not found."""
+        # /proc/PID/net shows the network namespace of the process, and reading it needs no
+        # permission to trace the process. Its files have other inodes for each namespace.
         if not self._unreadable:
             return
         known = {_inode(f"{self._proc}/self/net/dev")} - {0}
@@ -262,7 +264,7 @@ def _scope(proc: str, node_pid_ns: Collection[int], seen: _Search) -> str:
 def _hides(proc: str) -> bool:
     """Return whether /proc is mounted so that processes are hidden from this one."""
     if _may_trace(proc):
-        return False  # hidepid hides nothing from those who may trace
+        return False  # hidepid hides nothing from a process that may trace
     try:
         with open(f"{proc}/self/mountinfo", "rb") as file:
             lines = file.read().splitlines()
@@ -295,7 +297,7 @@ def _pids(proc: str) -> Iterable[str]:
 def _started_ns(directory: str) -> int:
     """Return when a process or thread started, by the wall clock, or now when it has ended.
 
-    Rounded down to a clock tick. Raises OSError, ValueError, IndexError.
+    The time is rounded down to a clock tick. Raises OSError, ValueError, IndexError.
     """
     now_ns = time.time_ns()
     try:
@@ -312,7 +314,7 @@ def _opened(directory: str, descriptor: str) -> int:
     link = os.readlink(f"{directory}/fd/{descriptor}")
     if not link.startswith(("/", "net:")):
         return 0  # a socket, a pipe
-    # Not stat: that of a file on a network file system may wait for ever.
+    # Not stat, which may wait forever if the file is on a network file system.
     with open(f"{directory}/fdinfo/{descriptor}", "rb") as file:
         for line in file:
             if line.startswith(b"ino:"):  # from Linux 5.14 on
@@ -328,9 +330,9 @@ def _inode(path: str) -> int:
 
 
 class Searches:
-    """Runs at most one search per second for all callers; safe to use from several threads.
+    """The searches of this process: at most one per second for all callers. Thread-safe.
 
-    A caller during a search waits for it, and gets its result.
+    A call during a search waits for that search, and returns its result.
     """
 
     def __init__(
@@ -344,10 +346,10 @@ class Searches:
         self._last: tuple[float, frozenset[int], Found] | None = None
 
     def get(self, newest_ns: int = 0, node_pid_ns: Collection[int] = ()) -> Found:
-        """Return the result of a search that began less than a second ago, or search.
+        """Return the result of a search that began less than a second ago, or search again.
 
-        The search began after ``newest_ns``, a time of the wall clock: when the last one did not,
-        this waits until a second has passed since.
+        The search began after ``newest_ns``, a time of the wall clock. If the last search began
+        before that, wait until it is a second old, and search again.
         """
         known = frozenset(node_pid_ns)
         with self._lock:
@@ -369,7 +371,7 @@ _searches = Searches()
 def look(wanted: Collection[int], newest_ns: int = 0, node_pid_ns: Collection[int] = ()) -> Found:
     """Return the result of a search that began after ``newest_ns``, less than a second ago.
 
-    It has looked for ``wanted`` in open files, too.
+    It has searched open files for ``wanted``, too.
     """
     found = _searches.get(newest_ns, node_pid_ns)
     found.look_into_descriptors(wanted)

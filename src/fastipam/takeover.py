@@ -1,8 +1,9 @@
-"""The leases of host-local, while a node goes over from it to fastipam with its pods running.
+"""Take over the leases of host-local, on a node that changes to fastipam while its pods run.
 
 As long as a pool says ``claims: NodeCIDRs``, host-local may have assigned addresses of the node's
-block until a moment ago. So each ADD first enters what its files say, under its lock, and each DEL
-of a cluster's network deletes the file of its container, as host-local's would.
+block until a moment ago. So each ADD first enters the leases in host-local's files into the store,
+under host-local's lock. Each DEL in a cluster's network deletes the file of its container, as a DEL
+of host-local would.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def directories(network: str, data_dir: str) -> list[str]:
-    """Return where host-local has leases of a network: below ``dataDir``, and by default."""
+    """Return the directories that host-local has for a network: in ``dataDir``, and by default."""
     places = dict.fromkeys((data_dir, host_local.DEFAULT_TREE))
     return [one for each in places if os.path.isdir(one := os.path.join(each, network))]
 
@@ -39,9 +40,10 @@ def has_leases(network: str, data_dir: str) -> bool:
 
 
 def enter_new(network: Network, data_dir: str, log: Callable[[str], None]) -> int:
-    """Enter the leases of host-local that the store does not know; return how many. Idempotent.
+    """Enter the leases of host-local that the store does not have; return how many. Idempotent.
 
-    Files from before the last boot are dead, and left out. O(files). Raises StoreError.
+    Files from before the last boot are left out, because their containers are gone. O(files).
+    Raises StoreError.
     """
     entered = 0
     since_ns = host_local.booted_ns()
@@ -53,14 +55,15 @@ def enter_new(network: Network, data_dir: str, log: Callable[[str], None]) -> in
                 except (AddressInUse, AddressNotInRange) as error:
                     log(f"{directory}/{name}: {error.message}")
                 except (OSError, ValueError):
-                    continue  # a cursor, nothing of host-local's, or just released
+                    continue  # a cursor, a file of another program, or a lease just released
     return entered
 
 
 def enter_file(network: Network, path: str, since_ns: int) -> bool:
-    """Enter the lease that a file of host-local says; return False for a known or a dead one.
+    """Enter the lease of a file of host-local, and return whether it was entered.
 
-    Raises AddressInUse, AddressNotInRange, StoreError, OSError; ValueError when it says none.
+    It is not when the store has it already, or when the file is older than ``since_ns``. Raises
+    AddressInUse, AddressNotInRange, StoreError, OSError; ValueError when the file has no lease.
     """
     family, value = host_local.address_of(os.path.basename(path))
     container_id, ifname = host_local.owner_of(host_local.read(path))
@@ -89,7 +92,7 @@ def forget(network: str, data_dir: str, container_id: str, ifname: str) -> None:
 
 @contextmanager
 def locked(directory: str | os.PathLike[str], *, create: bool = False) -> Iterator[None]:
-    """Hold host-local's lock of a network, if there is one or ``create`` makes it."""
+    """Hold host-local's lock on a network, if its file exists or ``create`` makes it."""
     import fcntl
 
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)

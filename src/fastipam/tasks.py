@@ -27,7 +27,7 @@ async def run(
     begin: Callable[[], AbstractContextManager[Transaction]],
     function: Callable[[Transaction], Result],
 ) -> Result:
-    """Do what :meth:`fastipam.Ipam.run` says, in a transaction that ``begin`` begins."""
+    """Implement :meth:`fastipam.Ipam.run`; ``begin`` returns the transaction."""
     given: object = function
     if not callable(given):
         if inspect.iscoroutine(given):
@@ -52,7 +52,7 @@ async def run(
             try:
                 result = function(txn)
             except StopIteration as error:
-                # A future refuses it before Python 3.12, and the task would wait for ever.
+                # Before Python 3.12 a future refuses it, and the task would wait forever.
                 raise RuntimeError("the function raised StopIteration") from error
             if inspect.isawaitable(result):
                 if inspect.iscoroutine(result):
@@ -77,7 +77,7 @@ async def run(
             except asyncio.CancelledError:
                 continue
         if not future.cancelled():
-            future.exception()  # it is looked at: the task ends as a cancelled one
+            future.exception()  # read, so that asyncio does not log it: the task ends as cancelled
         raise
 
 

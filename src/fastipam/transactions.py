@@ -29,20 +29,20 @@ class Networks:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the store was closed here."""
+        """Whether the store was closed by this object."""
         raise NotImplementedError
 
     @property
     def named(self) -> dict[str, tuple[Pool, Policy]]:
-        """Ranges and policy of the networks that were named with their ranges."""
+        """By name: the ranges and policy of each network that :meth:`network` got ranges for."""
         raise NotImplementedError
 
     def _place(self) -> Store:
-        """Return the store whose networks these are, as the calls are to see it."""
+        """Return the store for a call, or in a transaction the store inside it."""
         raise NotImplementedError
 
     def _returns(self, network: Network) -> Network:
-        """Return a network to the caller."""
+        """Return a network that is about to be given to the caller."""
         return network
 
     def network(
@@ -61,9 +61,9 @@ class Networks:
     ) -> Network:
         """Return the network of this name. Reads the store only when ``ranges`` is None.
 
-        Without ``ranges`` it is a network that was named with its ranges before, by this object, or
-        else one that the store has; UnknownNetwork names those that the store has. With ``ranges``
-        it may be new, and the store learns of it with the first address that is assigned.
+        Without ``ranges`` the network must be known: this object was called with its ranges before,
+        or the store has it. UnknownNetwork lists the networks that the store has. With ``ranges``
+        the network may be new; the store records it when its first address is assigned.
 
         ``ranges`` is one CIDR, or a sequence of range sets: a set is a CIDR, a mapping with
         ``subnet`` and optionally ``rangeStart``, ``rangeEnd``, ``gateway``, or a sequence of those.
@@ -72,7 +72,7 @@ class Networks:
         ranges (``"a-b"``) that are never assigned; without ranges it replaces the exclusions that
         the store has.
 
-        ``static`` lists addresses in the same way that are assigned only to those who request them.
+        ``static`` lists, in the same way, addresses that are assigned only on request.
 
         ``pool`` names the pool in which an address is unique, as ``"pool"`` of a configuration
         does: networks that name one pool never have an address twice. Without it a new network has
@@ -83,8 +83,9 @@ class Networks:
         that has cooled longest, "strict" raises PoolExhausted with the seconds left. ``sticky_s``
         is the time for which a released address stays reserved for its pod. ``history`` is the
         number of events to keep (100,000; with 0 none is written), ``history_age_s`` the time to
-        keep them (a week). Without these and without ranges, it is as it was named before, or as
-        at the last assignment. Raises ConfigError with the field and the value; UnknownNetwork.
+        keep them (a week). If neither these nor ranges are given, the policy is that of the earlier
+        call with ranges, or that of the last assignment. Raises ConfigError with the field and the
+        value; UnknownNetwork.
         """
         asked: dict[str, Any] = {
             "cooldown_s": cooldown_s,
@@ -146,8 +147,8 @@ class Transaction(storage.Transaction, Networks):
     """A block in which changes of several networks become one commit.
 
     :meth:`Ipam.transaction` returns one, to be used with ``with``. Only calls on the networks that
-    :meth:`network` returns are part of the block. They see its changes; others see them after the
-    block's end. The block belongs to the thread that has begun it.
+    :meth:`network` returns are part of the block, and see its changes. All other calls see the
+    changes after the block has ended. The block belongs to the thread that has begun it.
     """
 
     __slots__ = ("_ipam",)
@@ -161,16 +162,16 @@ class Transaction(storage.Transaction, Networks):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the store was closed here."""
+        """Whether the Ipam of this block was closed."""
         return self._ipam.is_closed
 
     @property
     def named(self) -> dict[str, tuple[Pool, Policy]]:
-        """Ranges and policy of the networks that were named with their ranges."""
+        """By name: the ranges and policy of each network that :meth:`network` got ranges for."""
         return self._ipam.named
 
     def _place(self) -> Store:
-        # Not kept: a transaction that refers to itself would not end with its thread.
+        # Made each time: a transaction that refers to itself would not end with its thread.
         self.require_mine()
         return Within(self)
 
@@ -180,6 +181,6 @@ class Transaction(storage.Transaction, Networks):
             raise self.store.was_closed()
 
     def flush(self) -> None:
-        """Write what is in memory. Raises StoreClosed, so that a closed store gets no commit."""
+        """Write what is still in memory. Raises StoreClosed, so a closed store gets no commit."""
         self.require_open()
         super().flush()

@@ -1,12 +1,12 @@
 """Repair a store that is not consistent, in one transaction.
 
-When records disagree, leases that can be read count, then reservations. Owner entries, queue,
-counters and pages are derived from them. An address whose lease is lost or cannot be read is
-reserved for nobody: a repair never frees an address that somebody may still use. The operator
-frees it with ``fastipam unreserve``.
+When records disagree, readable leases are trusted first, then readable reservations. Owner entries,
+the cool-down queue, counters and pages are derived from them. An address whose lease is lost or
+unreadable is reserved for nobody, because a repair never frees an address that a container may
+still use. The operator frees it with ``fastipam unreserve``.
 
-Only networks with findings of ``verify`` are repaired. Then the whole store is verified again, and
-the transaction is rolled back if there still are findings.
+Only networks for which ``verify`` has findings are repaired. Then the whole store is verified
+again, and the transaction is rolled back if findings are left.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def repair(store: Store, progress: Progress | None = None) -> list[Action]:
     """Repair everything that :func:`~fastipam.verify.verify` finds, and return what was done.
 
     A consistent store is only read. ``progress`` is called with the number of records read and the
-    approximate number to read; a repaired store is read twice. O(records), in one transaction:
-    other writers wait. Returns after the commit is on disk (durable mode). Raises StoreError, and
-    StoreCorrupt when the repaired store would still have findings: then nothing was changed.
+    approximate number to read; a store that is repaired is read twice. O(records), in one write
+    transaction: other writers wait. Returns after the commit is on disk (durable mode). Raises
+    StoreError, and StoreCorrupt when the repaired store would still have findings: then nothing was
+    changed.
     """
     check_given(store, progress)
     with store.write() as txn:
@@ -65,7 +66,7 @@ class _Repairer:
     def __init__(self, txn: Transaction) -> None:
         self._txn = txn
         self._actions: list[Action] = []
-        self._pool_names: set[bytes] = set()  # of pools that networks have
+        self._pool_names: set[bytes] = set()  # the pools that networks use
 
     def run(self, found: list[Finding]) -> list[Action]:
         damaged = {one.network for one in found}
@@ -85,15 +86,15 @@ class _Repairer:
         self._actions.append(Action(kind, network, where, text))
 
     def _networks(self) -> dict[bytes, tuple[int, int, bool]]:
-        """Make networks, pools and ids agree, and delete records of none of them.
+        """Make networks, pools and ids agree, and delete records that belong to none of them.
 
-        Return network id, pool id, and whether what it has may be anything, by encoded name.
+        Return, by encoded name: (network id, pool id, whether its records may be damaged).
         """
         txn = self._txn
         used = self._used_pools()
         networks, odd = self._read_networks(used)
         homes = {pool_id for _, pool_id, _ in networks.values()}
-        strays: dict[int, bytes] = {}  # the names of pools with leases and no network, by id
+        strays: dict[int, bytes] = {}  # by pool id: the names of pools with leases but no network
         for key, raw in list(tables.POOLS.scan(txn)):
             if key in self._pool_names:
                 continue
@@ -140,7 +141,10 @@ class _Repairer:
         return networks
 
     def _used_pools(self) -> dict[int, int]:
-        """Return the ids of pools with leases or reservations, each with the network of most."""
+        """Return the pools with leases or reservations, by id.
+
+        The value is the network that most of the pool's leases name, or 0 when none names one.
+        """
         found: dict[int, Counter[int]] = {}
         for key, raw in tables.LEASES.scan(self._txn):
             if keys.address_of(key) is not None:
@@ -159,16 +163,17 @@ class _Repairer:
     def _read_networks(
         self, used: dict[int, int]
     ) -> tuple[dict[bytes, tuple[int, int, bool]], list[bytes]]:
-        """Mend the networks' entries and their pools'; return them, and the names that cannot be.
+        """Repair the entries of networks and of their pools, as far as that is possible.
 
-        When the two entries disagree on the pool's id, the one counts that has leases. When the
-        leases name another network than the entry, the one counts that has a history.
+        Return the networks as :meth:`_networks` does, and the names that could not be repaired.
+        When the two entries disagree on the pool's id, the id that has leases is taken. When the
+        leases name another network id than the entry does, the id that has a history is taken.
         """
         networks: dict[bytes, tuple[int, int, bool]] = {}
         odd: list[bytes] = []
         taken: set[int] = set()  # the ids of networks
-        homes: dict[int, bytes] = {}  # the names of their pools, by id
-        # Of two entries with one id the one counts that names a pool of its own name.
+        homes: dict[int, bytes] = {}  # by pool id: the names of their pools
+        # Of two entries with the same id, the one whose pool has the network's name comes first.
         entries = [
             (keys.unpack_network(raw) or (0, 0, 0, b""), key, raw)
             for key, raw in tables.NETWORKS.scan(self._txn)
@@ -176,7 +181,8 @@ class _Repairer:
         entries.sort(key=lambda one: one[0][3] != one[1])
         claimed = {one[0][1] for one in entries}
         for (_, called, named, shared), key, raw in entries:
-            # A pool of another name counts if it has the id, or leases, and no other has the id.
+            # A pool of another name is taken if it has the id that the entry names. It is also
+            # taken if that id has leases and the pool of the network's name has another id.
             pool, own = (tables.POOLS.get(self._txn, one) if one else None for one in (shared, key))
             name = shared
             if not shared or (
@@ -213,7 +219,7 @@ class _Repairer:
         return tables.MAIN.get(self._txn, keys.log_key(network_id)) is not None
 
     def _mend_pool(self, name: bytes, pool_id: int, raw: bytes | None) -> bool:
-        """Make a pool's entry right; return whether it was wrong."""
+        """Repair a pool's entry; return whether it was wrong."""
         text = ""
         if raw is not None:
             try:

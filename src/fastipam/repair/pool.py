@@ -1,4 +1,7 @@
-"""Repair one pool of a store with its networks. Each step makes a table agree with the last."""
+"""Repair one pool of a store with its networks.
+
+Each step makes one table agree with the tables that were repaired before it.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ class Action:
 
 
 class PoolRepair:
-    """The repair of a pool: the records that count, and what is derived from them.
+    """The repair of a pool: it reads leases and reservations, and derives the other records.
 
     ``members`` are the encoded names and the ids of its networks.
     """
@@ -77,7 +80,7 @@ class PoolRepair:
         self._anew = False  # whether the state was lost and begins at zero
 
     def run(self) -> None:
-        """Repair the pool, and add what was done to the actions. Call it once."""
+        """Repair the pool, and append what was done to the actions. Call it once."""
         self._state = self._read_state()
         state = self._state
         self._logs = [self._read_log(one) for one in self._members]
@@ -152,7 +155,7 @@ class PoolRepair:
         for one in list(tables.MAIN.scan_keys(self._txn, key, key + b"\0")):
             self._remove(tables.MAIN, one, kind, text)
 
-    # Reading the records that count ----------------------------------------------------------
+    # Reading the records that are trusted ----------------------------------------------------
 
     def _read_reservations(self) -> None:
         table = tables.RESERVATIONS
@@ -198,7 +201,7 @@ class PoolRepair:
                 self._put(table, self._key(address), record.pack())
 
     def _believable_clock(self) -> int:
-        """Return the pool's clock now, the latest possible time of a release."""
+        """Return the pool's clock now: no release can be later."""
         return self._store.clock() + self._state.offset
 
     def _repair_lease(self, address: Address, record: Record) -> bool:
@@ -209,7 +212,7 @@ class PoolRepair:
             record.network_id = self._members[0]
         record.boot = min(record.boot, self._store.boot)
         if record.state == ASSIGNED and self._state.swept == self._store.boot:
-            record.boot = self._store.boot  # its owner may exist; the sweeper decides
+            record.boot = self._store.boot  # its container may still run; the sweeper decides
         if record.state == ASSIGNED:
             record.released = 0
         elif record.released > self._state.clock:
@@ -234,7 +237,7 @@ class PoolRepair:
                 self._owners.setdefault(key, []).append(address)
         for key, raw in [one for each in self._members for one in self._of_network(table, each)]:
             try:
-                # Of another pool's address nothing is known here.
+                # An entry may list addresses of other pools. These are not repaired here.
                 found = keys.read_any_held(raw)
             except StoreCorrupt:
                 found = []
@@ -320,14 +323,17 @@ class PoolRepair:
                 numbers.append(event_record.sequence_of(key))
             else:
                 self._remove(table, key, "event", "removed: it could not be read")
-        # What waits comes last: its numbers are those behind the others.
+        # The waiting events are the newest: their numbers follow those of the table.
         if numbers:
             log.next = max(log.next, numbers[-1] + 1 + len(log.waiting))
         end = log.next - len(log.waiting)
         log.first = min([log.first, end, *numbers[:1]])
 
     def _has_event(self, key: bytes, raw: bytes) -> bool:
-        """Return whether an event can be read, and learn from it what was lost with the numbers."""
+        """Return whether an event can be read.
+
+        If the pool's numbers were lost, its generation is at least that of the event.
+        """
         try:
             event = event_record.Event(key, raw)
         except StoreCorrupt:
@@ -341,12 +347,15 @@ class PoolRepair:
     def _repair_notes(self) -> None:
         table = tables.MISSING
         for key, raw in self._of(table):
-            # A note's time is of the clock that was lost with the state.
+            # The time in a note of an older version is of the pool's clock, which the state had.
             if self._anew or keys.address_of(key) is None or not lease_record.is_missing(raw):
                 self._remove(table, key, "missing", "removed: the sweeper looks again")
 
     def _repair_blocks(self) -> None:
-        """Delete damaged records of a cluster. A node that lacks one asks its cluster again."""
+        """Delete damaged records of a cluster, and repair the open list.
+
+        A node that lacks a record reads it from its cluster again.
+        """
         for key, raw in self._of(tables.BLOCKS):
             text = fault(self._pool, key, raw)
             if text:
@@ -408,7 +417,7 @@ class PoolRepair:
             self._did("ranges", "own ranges", "removed those of a network: its pool has others")
 
     def _has_ranges(self, raw: bytes) -> bool:
-        """Return whether a network's own ranges can be read, and its pool has them."""
+        """Return whether a network's own ranges can be read, and its pool contains them."""
         own = own_ranges.read(raw)
         try:
             return own is not None and is_within(Pool.read(own[1]), self._pool)

@@ -16,9 +16,9 @@ A lease is not released if
 
 ``evidence.Doubts`` handles a new namespace that has path and inode of one that is gone.
 
-An ADD for which no address is left, or whose id or address such a lease holds, cannot wait for the
-second check. With ``at_once`` a lease is released at the first check if the search has proven that
-its namespace is gone.
+An ADD that finds no free address, or whose container id or requested address belongs to such a
+lease, cannot wait for the second check. With ``at_once`` a lease is released at the first check if
+the search has proven that its namespace is gone.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def give_back(
 ) -> Iterator[Report]:
     """Release everything that is no longer in use, a few hundred leases at each step.
 
-    First the leases of an earlier boot, then addresses whose cool-down or whose sticky reservation
-    is over, then leases whose network namespace is gone. No transaction is open between two steps,
-    and with nothing to release nothing is written. ``look`` is that of :class:`Sweeper`. Raises
-    StoreError.
+    It releases the leases of an earlier boot, then addresses whose cool-down or whose sticky
+    reservation is over, then leases whose network namespace is gone. No transaction is open between
+    two steps, and nothing is written when there is nothing to release. ``look`` is that of
+    :class:`Sweeper`. Raises StoreError.
     """
     while network.tidy():
         yield Report(0, [], [], [])
@@ -79,7 +79,7 @@ def sweep(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Check the network namespace of every lease, and release those that are gone long enough.
+    """Check the namespace of every lease, and release leases whose namespace is gone long enough.
 
     ``network`` limits the sweep to one network. ``dry_run`` changes nothing, so it does not count
     as a first check either. ``progress`` is called with the number of leases checked so far.
@@ -118,8 +118,9 @@ def release_dead(
 ) -> Report:
     """Release leases of a network at the first check when their namespace is proven gone.
 
-    ``only`` limits it to these (family, address) pairs. The others are checked as in a sweep.
-    Searches all processes and mounts if a lease has lost its path. O(leases). Raises StoreError.
+    A lease without that proof is checked as in a sweep. ``only`` limits the check to these
+    (family, address) pairs. If a lease's path does not lead to its namespace, all processes and
+    mounts are searched. O(leases). Raises StoreError.
     """
     return add_up(
         Sweeper(network.store, network, grace_s=grace_s, dry_run=False, at_once=True, only=only)
@@ -127,7 +128,7 @@ def release_dead(
 
 
 def waits_s(store: Store, network: Network, lease: Lease, grace_s: float) -> int | None:
-    """Return in how many seconds a second check may release a lease, or None without a first."""
+    """Return the seconds until a second check may release a lease, or None without a first one."""
     with store.read() as txn:
         pool_id = network._pool_in(txn)
         if pool_id is None:

@@ -1,18 +1,18 @@
 """Decide whether the network namespace of a lease still exists.
 
 A path that does not lead to the namespace proves nothing: the file may be deleted, or covered by a
-mount, or the path may be one in another mount namespace, while the container lives. An inode that
-no process and no mount has (``fastipam.processes``) is the proof. Only what is no namespace of the
-kernel, or was noted without an inode, is judged by its path alone.
+mount, or the path may be one in another mount namespace, while the container still runs. The proof
+is an inode that no process and no mount has (``fastipam.processes``). A lease is judged by its path
+alone only if its inode is not one of a kernel namespace, or was not recorded.
 
 The kernel reuses the inodes of namespaces, and a runtime may give a new namespace the path of an
-old one. Then the lease of the old one is *doubted*: its path has the right inode, but the file was
-made at another time (:func:`fastipam.namespaces.look`); or its path is gone, and the inode is found
-in another place. That alone does not show that the namespace is gone: a runtime that mounts a
-living namespace again changes the file's time as well. A *witness* shows it: a younger lease of the
-network for another container, whose path leads to this inode, and with the same interface. A
-namespace has only one interface of a name, so one of the two leases has none, and the younger lease
-was made when the inode was what it is now.
+old one. Then the lease of the old namespace is *doubted*: its path has the right inode, but the
+file was made at another time (:func:`fastipam.namespaces.look`); or its path is gone, and the inode
+is found in another place. That alone does not prove that the namespace is gone, because a runtime
+that mounts an existing namespace again also changes the file's time. A *witness* proves it: a
+younger lease of the network, for another container but the same interface name, whose path leads to
+this inode. A namespace has only one interface of a name, so one of the two leases has lost its
+namespace, and the younger lease was made when the inode already was that of the new namespace.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ GONE = 0  # no file is at the path; otherwise an inode, or the time of a doubted
 
 
 class Place:
-    """The directories that are the same here as in leases, and this process's mount namespace."""
+    """The paths of leases as this process sees them.
+
+    It remembers the directories that are proven to be the same here as in leases.
+    """
 
     def __init__(self) -> None:
         self._mount_ns = mount_namespace()
@@ -42,8 +45,8 @@ class Place:
     def observe(self, record: Record) -> tuple[int, int] | str:
         """Return (inode, born_ns) of the file at a lease's path, or why it cannot be checked.
 
-        The inode is GONE when there is no file. When it is not the lease's, and that is the inode
-        of a namespace, the namespace has to be searched for: :func:`is_lost`.
+        The inode is GONE when there is no file. When it differs from the lease's inode, and that is
+        the inode of a namespace, the namespace has to be searched for: :func:`is_lost`.
         """
         if not record.netns:
             return "no network namespace was recorded"
@@ -88,19 +91,22 @@ class Doubts:
     """The doubted leases and their witnesses. Only these are kept in memory; there are few."""
 
     def __init__(self) -> None:
-        # By path, or by inode, and interface.
+        # By (path or inode, interface).
         self._witnesses: dict[tuple[str | int, str], Lease | None] = {}
         self._doubted: list[tuple[Lease, int, str]] = []
 
     def note(self, lease: Lease, seen: tuple[int, int] | str) -> None:
-        """Note a lease, in the first pass, for which a witness may be needed."""
+        """Record, in the first pass, a lease for which a witness may be needed."""
         if _is_made_anew(lease, seen):
             self._witnesses[lease.netns, lease.ifname] = None
         elif lease.inode and is_lost(lease, seen):
             self._witnesses[lease.inode, lease.ifname] = None
 
     def ask(self, lease: Lease, seen: tuple[int, int]) -> bool:
-        """Collect doubted leases and witnesses in the second pass; return whether it is doubted."""
+        """Collect a lease, in the second pass, if it is doubted or a witness.
+
+        Return whether it is doubted.
+        """
         if _is_made_anew(lease, seen):
             self._doubted.append((lease, seen[1], ""))
             return True
@@ -117,10 +123,11 @@ class Doubts:
         self._doubted.append((lease, GONE, where))
 
     def settle(self) -> tuple[list[tuple[Lease, int]], list[tuple[Lease, str]]]:
-        """Return (gone, living): doubted leases that are gone, and others.
+        """Return (gone, living): the doubted leases whose namespace is gone, and the other ones.
 
-        With what is gone comes what shows it: the time of the file that was found, or the witness's
-        generation. With what lives comes where its inode was found, or an empty text.
+        Each lease in ``gone`` comes with its evidence: the time of the file that was found, or the
+        witness's generation. Each lease in ``living`` comes with the place where its inode was
+        found, or an empty text.
         """
         gone: list[tuple[Lease, int]] = []
         living: list[tuple[Lease, str]] = []
@@ -140,7 +147,7 @@ class Doubts:
 
 
 def _is_made_anew(lease: Lease, seen: tuple[int, int] | str) -> bool:
-    """Return whether the file at a lease's path has its inode, and was made at another time."""
+    """Return whether the file at a lease's path has the lease's inode, but another time."""
     if isinstance(seen, str) or not lease.inode or seen[0] != lease.inode:
         return False
     return bool(lease.born_ns and seen[1]) and lease.born_ns != seen[1]

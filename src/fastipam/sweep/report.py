@@ -1,4 +1,4 @@
-"""The result of a sweep, and of several as one."""
+"""The result of a sweep, and the sum of several results."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Report:
     def reasons(self) -> list[tuple[str, int]]:
         """Return the reasons why leases cannot be judged, and how often each occurs, most first.
 
-        Reasons that differ only in the path's last part, or in a detail behind "; ", are one: it is
-        told with the path of the first lease.
+        Reasons that differ only in the path's last part, or in a detail behind "; ", count as one,
+        which is returned with the path of the first lease.
         """
         found: dict[str, tuple[str, int]] = {}
         for _, why in self.unknown:
@@ -54,7 +54,10 @@ def _general(why: str) -> str:
 
 
 def add_up(parts: Iterable[Report], progress: Progress | None = None) -> Report:
-    """Return the reports as one. ``progress`` is called with the leases looked at so far."""
+    """Return the sum of the reports.
+
+    ``progress`` is called with the number of leases checked so far.
+    """
     whole = Report(0, [], [], [])
     for part in parts:
         whole.looked += part.looked

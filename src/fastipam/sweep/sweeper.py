@@ -1,4 +1,4 @@
-"""The sweep of one network: check the namespaces of its leases, note and release what is gone."""
+"""Sweep one network: check the namespaces of its leases, and release leases without one."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _BATCH = 256  # leases that are checked together and changed in one transaction
 class Sweeper:
     """The sweep of one network. Each step of the iteration checks up to 256 leases.
 
-    No transaction is open between two steps. ``look`` searches for these inodes of namespaces
-    wherever they may live on, not before a time of the wall clock (``processes.look``). A process
-    that must not wait returns None until the search is done, and is asked again at the next step.
-    ``at_once`` releases at the first check what is
-    proven to be gone. ``only`` limits the sweep to these (family, address) pairs. Raises
+    No transaction is open between two steps. ``look`` searches the node for the inodes of
+    namespaces (``processes.look``); the search must begin after the given time of the wall clock.
+    An agent, which must not wait, passes a function that returns None until the search is done; it
+    is called again at the next step. With ``at_once`` a lease is released at the first check if its
+    namespace is proven gone. ``only`` limits the sweep to these (family, address) pairs. Raises
     StoreError.
     """
 
@@ -63,8 +63,8 @@ class Sweeper:
         place, doubts = Place(), Doubts()
         lost: set[int] = set()
         newest_ns = 0
-        # The leases are read twice, because a living lease shows something about its directory
-        # that counts for leases before it.
+        # The leases are read twice, because a lease whose namespace exists may prove that its
+        # directory is the same here, which counts for leases before it as well.
         for batch in self._witnesses():
             for lease in batch:
                 seen = place.observe(lease.record)
@@ -91,7 +91,10 @@ class Sweeper:
             self._forget()
 
     def _witnesses(self) -> Iterator[list[Lease]]:
-        """Yield the leases of the first pass: all, if one that counts is judged by its path."""
+        """Yield the leases of the first pass: every lease, or those of ``only``.
+
+        If one of ``only`` is judged by its path alone, every lease has to be read.
+        """
         if self._only is not None:
             these = self._these(self._only)
             if all(namespaces.is_inode(lease.inode) for lease in these):
@@ -131,9 +134,10 @@ class Sweeper:
         return batch, None
 
     def _names(self, txn: Snapshot, pool_id: int) -> dict[int, str]:
-        """Return the networks whose leases are checked, by id: all of a pool for an ADD.
+        """Return the names of the networks whose leases are checked, by id. O(networks).
 
-        An ADD finds the pool full for the dead of each of its networks. O(networks).
+        For an ADD (``at_once``) these are all networks of the pool, because the pool may be full of
+        the dead leases of any of them.
         """
         return {
             network_id: name
@@ -157,9 +161,10 @@ class Sweeper:
     def _assigned(
         self, key: bytes, raw: bytes, address: tuple[int, int], names: dict[int, str]
     ) -> list[Lease]:
-        """Return the lease of a record, or nothing if it is not assigned, damaged or too old.
+        """Return the lease of a record in a list.
 
-        Nothing either if it is of a network that is not checked.
+        The list is empty if the record is damaged, is not assigned, is of an earlier boot, or is of
+        a network that is not checked.
         """
         record = _readable(key, raw)
         if record and record.state == ASSIGNED and record.boot == self._store.boot:
@@ -210,8 +215,8 @@ class Sweeper:
         living: list[Lease],
         unknown: list[tuple[Lease, str]],
     ) -> Report:
-        # ``gone`` are the leases, what was seen instead of the namespace, and whether it is proven
-        # that the namespace is gone.
+        # ``gone`` has (lease, what was found instead of its namespace, whether it is proven that
+        # the namespace is gone).
         missing: list[Lease] = []
         released: list[Lease] = []
         for lease, due in self._judge(gone, living):
@@ -221,7 +226,10 @@ class Sweeper:
     def _judge(
         self, gone: list[tuple[Lease, int, bool]], living: list[Lease]
     ) -> list[tuple[Lease, bool]]:
-        """Note a first check, release after a second; return each lease and whether it was due."""
+        """Record first checks, and release leases whose second check is due.
+
+        Return each lease, and whether its release was due.
+        """
         marked = self._marked([lease for lease, _, _ in gone] + living)
         if not gone and not marked:
             return []
@@ -242,7 +250,7 @@ class Sweeper:
     def _judge_one(
         self, txn: Transaction, pool_id: int, lease: Lease, seen: int, at_once: bool
     ) -> list[tuple[Lease, bool]]:
-        """Do the same for one lease; its owner's other leases are released with it."""
+        """Do the work of :meth:`_judge` for one lease. Its owner's other leases share its fate."""
         key = keys.address_key(pool_id, lease.family, lease.value)
         raw = tables.LEASES.get(txn, key)
         if (
@@ -252,7 +260,7 @@ class Sweeper:
         ):
             return []  # released, or assigned again, since it was read
         first = lease_record.read_missing(tables.MISSING.get(txn, key))
-        # A time of the future is that of a pool's clock, which older versions noted.
+        # A time in the future is a time of the pool's clock, which older versions recorded.
         now = self._store.boottime()
         same = (first[0], first[2]) == (lease.generation, seen) and first[1] <= now
         due = at_once or (same and now - first[1] >= self._grace_ns)
@@ -274,7 +282,7 @@ class Sweeper:
         return [] if given is None else [(one, True) for one in given.siblings]
 
     def _forget(self) -> None:
-        """Delete the notes on leases that were released in another way."""
+        """Delete the notes of first checks on leases that were released in another way."""
         with self._store.read() as txn:
             stale = list(self._outdated(txn))
         for at in range(0, len(stale), _BATCH):

@@ -8,13 +8,14 @@ These conditions are checked for each network, in one read transaction:
 * a cooling lease has exactly one entry in the cool-down queue, and the queue has no other entries
 * a reservation with an owner is listed for the owner, and one that expires is listed by its time
 * the counters are right: assigned, cooling, reserved, kept, outside, generation, clock
-* each event can be read and has a number of its network's, those that wait in its record, too
-* the records of a cluster can be read, and blocks begin where the pool is cut
-* a block lies in a set that is cut into blocks; one that is active and has free addresses, and
-  does not serve now, is in the list of those
-* every record belongs to a network or a pool that exists, and there are no others; a network has a
-  pool, and a pool has a network; a lease names a network of its pool, an owner entry its network's
-* a network's own ranges can be read, and its pool has them
+* each event can be read and has a number that its network has given out; so has each event that
+  still waits in the network's history record
+* the records of a cluster can be read, and each block begins where the pool is cut into blocks
+* a block lies in a set that is cut into blocks; an active block that has free addresses, and is
+  not the one that serves now, is in the open list
+* every record belongs to a network or a pool that exists; a network has a pool, and a pool has a
+  network; a lease names a network of its pool, an owner entry the pool of its network
+* a network's own ranges can be read, and its pool contains them
 * the stored policy of a network can be read
 """
 
@@ -44,17 +45,17 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_NETWORKS", "Finding", "findings", "verify"]
 
-MOST_NETWORKS = (1 << 32) - 1  # and pools: so that the id of one more has 4 bytes, too
+MOST_NETWORKS = (1 << 32) - 1  # and pools: the id of one more still fits in 4 bytes
 
 
 def verify(store: Store, progress: Progress | None = None) -> list[Finding]:
     """Return all findings of a store, [] when it is consistent. O(pages + records).
 
-    It reads one moment, in one read transaction, because a finding compares databases with each
-    other: read in pages, a store in use would seem to contradict itself. While it reads, the file
-    cannot reuse freed space; the caller gets the findings when it has read everything.
+    Everything is read in one read transaction, because a finding compares databases with each
+    other: with several transactions, a store in use would seem to contradict itself. Until all is
+    read, the file cannot reuse freed space; the caller gets the findings only then.
 
-    Inside a write transaction of this thread its changes are checked as well. ``progress`` is
+    Inside a write transaction of this thread, its changes are checked as well. ``progress`` is
     called with the number of records read and the approximate number of all. Raises StoreError.
     """
     check_given(store, progress)
@@ -64,7 +65,7 @@ def verify(store: Store, progress: Progress | None = None) -> list[Finding]:
 def findings(store: Store, progress: Progress | None = None) -> Iterator[Finding]:
     """Yield the findings of :func:`verify`. A read transaction is open during the iteration.
 
-    So collect them before printing: a pager that waits would keep the transaction open.
+    So a command collects them before it prints: a pager that waits would keep the transaction open.
     """
     with store.read() as txn:
         told = Told(txn, progress)
@@ -78,12 +79,12 @@ class _Verifier:
         self._txn = txn
         self._networks: dict[int, NetworkCheck] = {}
         self._pools: dict[bytes, tuple[int, bytes]] = {}  # by encoded name: id, entry
-        self._used: dict[int, list[int]] = {}  # the pools of networks, with the ids of these
+        self._used: dict[int, list[int]] = {}  # by pool id: the ids of its networks
         self._last_network = keys.id_of(tables.META.get(txn, tables.LAST_NETWORK_KEY))
         self._last_pool = keys.id_of(tables.META.get(txn, tables.LAST_POOL_KEY))
 
     def run(self) -> Iterator[Finding]:
-        # What another version has written is no contradiction.
+        # A store that another version has written must not be reported as damaged.
         self._txn.store.require_schema(self._txn)
         yield from self._read_pools()
         for key, raw in tables.NETWORKS.scan(self._txn):
@@ -185,7 +186,7 @@ class _Verifier:
 
 
 def strangers(txn: Snapshot | Transaction) -> list[bytes]:
-    """Return the keys of the main database that are neither a table's name nor a record's."""
+    """Return the keys of the main database that are neither a table's name nor a record's key."""
     own = {table.name.encode() for table in tables.ALL}
     return [
         key
@@ -199,7 +200,7 @@ def _text(key: bytes) -> str:
 
 
 def _pool(network: NetworkCheck) -> Iterator[Finding]:
-    """Check what a pool has."""
+    """Check the records of a pool."""
     yield from _read_state(network)
     for family in (V4, V6):
         yield from bits.Bits(network, family).findings()
@@ -253,7 +254,7 @@ def _longer(network: NetworkCheck, key: bytes, what: str, words: str) -> Iterato
 
 
 def _numbers(network: NetworkCheck) -> Iterator[Finding]:
-    """Compare the counters with what was counted; "outside" only if the ranges can be read."""
+    """Compare the stored counters with the records; "outside" only if the ranges can be read."""
     if network.state is None:
         return
     for what, counted in network.counts.items():

@@ -1,7 +1,7 @@
 """Compare the bitmap of a network with its records, and each level with the one below.
 
-Keys are big-endian, so pages, leases and reservations are read in address order and merged on the
-way. Only the numbers of full pages are kept in memory, one for 4096 addresses.
+Keys are big-endian, so pages, leases and reservations are read in address order and merged while
+they are read. Only the numbers of full pages are kept in memory, one for 4096 addresses.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class Bits:
-    """The bits of one family of a network. :meth:`findings` also counts the records."""
+    """The bitmap check of one family of a network. :meth:`findings` also counts the records."""
 
     def __init__(self, network: NetworkCheck, family: int) -> None:
         self._network = network
         self._family = family
-        # The generators that are merged add findings; each step of the merge yields them.
+        # The merged generators append findings here, and each step of the merge yields them.
         self._pending: list[Finding] = []
 
     def findings(self) -> Iterator[Finding]:
@@ -147,7 +147,7 @@ def other_families(network: NetworkCheck) -> Iterator[Finding]:
 
 
 def _merge(left: Iterable[int], right: Iterable[int]) -> Iterator[tuple[int, bool, bool]]:
-    """Merge two ascending sequences: yield each number, and whether it is in left and in right."""
+    """Merge two ascending sequences: yield (number, is in left, is in right)."""
     lefts, rights = iter(left), iter(right)
     one, other = next(lefts, None), next(rights, None)
     while one is not None or other is not None:

@@ -45,7 +45,7 @@ def fault(pool: Pool | None, key: bytes, raw: bytes) -> str:
 
 
 def _unlisted(network: NetworkCheck) -> Iterator[Finding]:
-    """Yield the blocks that have free addresses and that no search would find."""
+    """Yield a finding for each block with free addresses that no search would find."""
     pool, state = network.pool, network.state
     if pool is None or state is None:
         return
@@ -55,7 +55,7 @@ def _unlisted(network: NetworkCheck) -> Iterator[Finding]:
             cursor = state.cursor(index, family)
             try:
                 unlisted = blocks.unlisted(network.txn, network.pool_id, range_set, cursor)
-            except StoreCorrupt:  # of a page, which is reported on its own
+            except StoreCorrupt:  # a damaged page has a finding of its own
                 continue
             for base in unlisted:
                 where = format_cidr(family, base, blocks.length_of(range_set, base))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
-    """Return the findings of a reservation: can it be read, and is it in the lists?"""
+    """Check a reservation and return its findings: can it be read, and is it in the lists?"""
     where = format_ip(family, value)
     try:
         one = reservations.get(network.txn, network.pool_id, family, value)
@@ -46,7 +46,7 @@ def _listed(network: NetworkCheck, key: bytes) -> frozenset[tuple[int, int]]:
     if key not in network.listed:
         try:
             found = keys.read_addresses(tables.STICKY.get(network.txn, key) or b"")
-        except StoreCorrupt:  # reported on its own
+        except StoreCorrupt:  # it has a finding of its own
             found = []
         network.listed[key] = frozenset(found)
     return network.listed[key]
@@ -80,7 +80,7 @@ def _names(network: NetworkCheck, key: bytes, until: int, family: int, value: in
     """Return whether the reservation of an address agrees with an entry of ``sticky``."""
     try:
         one = reservations.get(network.txn, network.pool_id, family, value)
-    except StoreCorrupt:  # reported with the reservations
+    except StoreCorrupt:  # ``judge`` has a finding for it
         return True
     if one is None:
         return False
@@ -93,7 +93,7 @@ def events(network: NetworkCheck) -> Iterator[Finding]:
     """Check that each event can be read, and has a number that was assigned."""
     log = network.log
     waiting = [] if log is None else log.items()
-    # What waits has the last numbers, so the table has those before.
+    # The waiting events have the last numbers, and the table has the numbers before them.
     first, end = (0, 0) if log is None else (log.first, log.next - len(waiting))
     for key, raw in network.items(tables.EVENTS, network.owners_prefix):
         sequence = yield from _event(network, key, raw)
@@ -109,7 +109,7 @@ def events(network: NetworkCheck) -> Iterator[Finding]:
 
 
 def _event(network: NetworkCheck, key: bytes, raw: bytes) -> Generator[Finding, None, int | None]:
-    """Return the number of an event, or None when it cannot be read."""
+    """Return the number of an event, or yield a finding and return None when it is unreadable."""
     try:
         return Event(key, raw).sequence
     except StoreCorrupt as error:

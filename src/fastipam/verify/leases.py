@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
-    """Return the findings of a lease: its numbers, its owner's entry, its entry in the queue."""
+    """Check a lease and return its findings: its numbers, its owner entry, its queue entry."""
     key = keys.address_key(network.pool_id, family, value)
     where = format_ip(family, value)
     try:
@@ -74,7 +74,10 @@ def _owned(network: NetworkCheck, record: Record) -> list[tuple[int, int]]:
 
 
 def _owner_key(network: NetworkCheck, record: Record) -> bytes:
-    """Return the key of a lease's owner; of one that names no network of the pool, the first's."""
+    """Return the key of a lease's owner entry.
+
+    If the lease names no network of the pool, it is an owner of the pool's first network.
+    """
     of = network.members
     network_id = record.network_id if record.network_id in of else of[0]
     name = keys.owner_name(record.container_id, record.ifname)
@@ -82,7 +85,7 @@ def _owner_key(network: NetworkCheck, record: Record) -> bytes:
 
 
 def owners(network: NetworkCheck) -> Iterator[Finding]:
-    """Check that each owner entry lists addresses whose leases name this owner."""
+    """Check that each owner entry lists only addresses whose leases name this owner."""
     for key, raw in network.items(tables.OWNERS, network.owners_prefix):
         try:
             entries = keys.read_any_held(raw)
@@ -128,7 +131,10 @@ def cooldown(network: NetworkCheck) -> Iterator[Finding]:
 
 
 def missing(network: NetworkCheck) -> Iterator[Finding]:
-    """Check that each note of the sweeper can be read. The next sweep deletes outdated notes."""
+    """Check that each note of the sweeper can be read.
+
+    An outdated note is no finding, because the next sweep deletes it.
+    """
     for key, raw in network.items(tables.MISSING, network.prefix):
         if not keys.is_address_key(key) or not is_missing(raw):
             text = "this is not a record of a missing namespace"

@@ -1,4 +1,4 @@
-"""The common parts of all checks: a finding, the progress, and the checked network."""
+"""The common parts of all checks: findings, progress, and the network that is checked."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ _STEP = 4096  # records between two calls of progress
 class Finding:
     """A contradiction. ``kind`` is a short name, ``where`` an address or a key in hexadecimal.
 
-    ``network`` is the network's name, or ``#7`` for the id 7 of a network or a pool without a name.
+    ``network`` is the network's name, or ``#7`` for a network or a pool that has the id 7 and no
+    name.
     """
 
     kind: str
@@ -61,7 +62,7 @@ class Finding:
 
 
 class Told:
-    """Reports the progress to the caller: records read, and records in total."""
+    """Report the progress of a check to its caller: records read, and records in total."""
 
     def __init__(self, txn: Snapshot, progress: Progress | None) -> None:
         self._progress = progress
@@ -69,7 +70,7 @@ class Told:
         self._total = sum(table.count(txn) for _, table in COUNTED) if progress else 0
 
     def read(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        """Return the same records, counted as they are read."""
+        """Return an iterator over the same records that counts them as they are read."""
         return found if self._progress is None else self._counted(found)
 
     def all(self) -> None:
@@ -86,10 +87,11 @@ class Told:
 
 
 class NetworkCheck:
-    """A network and its pool: the stored ranges, numbers and history, and what was counted.
+    """A network and its pool: the stored ranges, numbers and history, and the counted addresses.
 
-    ``prefix`` begins the keys of the pool, ``owners_prefix`` those of the network. ``members`` are
-    the ids of the pool's networks: the first of them has what is the pool's.
+    ``prefix`` is the prefix of the pool's keys, ``owners_prefix`` that of the network's keys.
+    ``members`` are the ids of the pool's networks. The pool's own records are checked with the
+    first of them.
     """
 
     def __init__(self, txn: Snapshot, network_id: int, pool_id: int, name: str, told: Told) -> None:
@@ -117,7 +119,7 @@ class NetworkCheck:
         return self.pool is not None and not self.pool.holds(family, value)
 
     def record(self, family: int, value: int) -> Record | None:
-        """Return the lease of an address, or None if it has none, or none that can be read."""
+        """Return the lease of an address, or None if it has none or an unreadable one."""
         key = keys.address_key(self.pool_id, family, value)
         raw = tables.LEASES.get(self.txn, key)
         try:
@@ -134,8 +136,8 @@ def _named(*some: Table) -> list[tuple[str, Table]]:
     return [(table.name.removesuffix("s"), table) for table in some]
 
 
-# The tables whose keys begin with the id of a network, and with that of a pool, with the name of a
-# record in messages.
+# The tables whose keys begin with the id of a network, and those whose keys begin with the id of a
+# pool. Each has the name that messages use for one of its records.
 BY_NETWORK = _named(tables.OWNERS, tables.EVENTS)
 BY_POOL = _named(
     tables.PAGES,

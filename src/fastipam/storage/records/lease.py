@@ -138,7 +138,7 @@ def name_of(raw: bytes) -> bytes:
 
 
 def pack_missing(generation: int, first_ns: int, inode: int) -> bytes:
-    """Return a note: the lease's generation, boot time at the check, the inode that was found."""
+    """Return a note: the lease's generation, CLOCK_BOOTTIME at the check, the inode found."""
     return _MISSING.pack(generation, first_ns, inode)
 
 
@@ -148,7 +148,7 @@ def is_missing(raw: bytes) -> bool:
 
 
 def read_missing(raw: bytes | None) -> tuple[int, int, int]:
-    """Return (generation, boot time, inode) of a note; zeros, which match no lease, without one."""
+    """Return (generation, time, inode) of a note; zeros, which match no lease, without one."""
     if raw is None or not is_missing(raw):
         return 0, 0, 0
     generation, first_ns, inode = _MISSING.unpack(raw)
