@@ -1,4 +1,4 @@
-"""The choice of the shared store that a node's settings name."""
+"""The function that opens the shared store which a node's settings name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The owners of all blocks in a key-value store, as they are and as they change."""
+"""The owners of all blocks in a key-value store: first all of them, then each change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WATCH_S = 30.0
 
 
 class Following:
-    """Reports the blocks to :class:`Owners`; ``layout`` reads who owns which block."""
+    """Reports the owners to :class:`Owners`; ``layout`` reads who owns which block."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Following:
         self._told: set[BlockId] = set()
 
     def run(self, is_over: Callable[[], bool], sleep: Callable[[float], None]) -> None:
-        """Follow until ``is_over``; after a lost watch list again. Raises nothing."""
+        """Follow until ``is_over``; after a lost watch read all owners again. Raises nothing."""
         failures = revision = 0
         while not is_over():
             try:
@@ -65,7 +65,7 @@ class Following:
                     sleep(backoff_s(self._share.settings.node, failures))
 
     def _tell_all(self) -> int:
-        """Tell the owners as they are now; return the revision of that. Two readings."""
+        """Report all owners as they are now; return the revision to watch from. Two lists."""
         layout = self._layout(_LIST_S)
         for name, addresses in layout.addresses.items():
             self._owners.see_node(name, addresses)
@@ -78,7 +78,7 @@ class Following:
         return layout.revision
 
     def _tell(self, event: KeyEvent) -> None:
-        """Tell a change of a block or of a node's entry; what cannot be read changes nothing."""
+        """Report a change of a block or of a node's entry; skip and log one that is malformed."""
         try:
             if event.key.startswith(self._keys.blocks):
                 pair = schema.read_block_key(event.key)
@@ -96,7 +96,7 @@ class Following:
             log_lost_watch(self._share.network.name, "an event of the blocks", error)
 
     def _tell_block(self, pair: BlockId, entry: BlockEntry) -> None:
-        """Tell the owner of a block, unless no pool has it."""
+        """Report the owner of a block, unless the block lies in no pool."""
         pool = self._share.settings.geometry_of(*pair)
         if pool is not None:
             self._owners.see(pair, BITS[pool.family] - pool.host_bits, entry)

@@ -1,10 +1,11 @@
-"""Changes that the shared store has lost: how a node notices them, and tells the others.
+"""Changes that the shared store has lost: how a node notices them, and tells the other nodes.
 
-A shared store that is put back to an older copy lists blocks as free that nodes are using. Its
-answers show it (``engine.History``) to whoever has heard later ones. Such a node writes the key
-``restored``: while it exists, nobody claims a block that he did not have. The *era* is the value of
-the key ``history``, which is written with it: every claim names the one that the node knows, so a
-node that has noticed nothing compares its blocks, too, before it claims another one.
+A shared store that was restored from an older copy lists blocks as free that nodes are using. A
+node that has received later answers notices this by the store's next answer (``engine.History``).
+The node then writes the key ``restored``: while that key exists, no node claims a block that it did
+not have before. In the same transaction the node writes the key ``history``, whose value is the
+*era*. Every claim names the era that its node knows. So the claim of a node that has noticed
+nothing fails, and this node compares its blocks, too, before it claims another one.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from fastipam.cluster.node.share import Share
     from fastipam.storage.records.block import Block
 
-# For how long longer than a session nobody claims new blocks: an agent that was cut off looks again
-# after ten seconds at most.
+# After a loss no node claims new blocks for a session's length and these seconds: an agent that was
+# cut off tries again after ten seconds at most.
 _NOTICED_S = 10
 
 
@@ -52,12 +53,12 @@ class Losses:
         return Heard(history.identity, history.revision, era)
 
     def note(self) -> None:
-        """Note the latest revision of the shared store."""
+        """Store the latest revision of the shared store in the node's own store."""
         history = self._engine.history
         self._share.note_heard(history.identity, history.revision)
 
     def knows_era(self) -> bool:
-        """Return whether this node has asked for the era: a new one asks for a block first."""
+        """Return whether this node has read the era; a new node claims a block before that."""
         return self._share.heard().era is not None
 
     def read_era(self, deadline: Deadline) -> str:
@@ -66,7 +67,7 @@ class Losses:
         return "" if stored is None else stored.value.decode("utf-8", "replace")
 
     def learn_era(self, deadline: Deadline) -> None:
-        """Note the era."""
+        """Read the era, and store it in the node's own store. One read."""
         self._share.note_era(self.read_era(deadline))
 
     def hold_back(self, deadline: Deadline) -> None:
@@ -104,7 +105,7 @@ class Losses:
         return found
 
     def check(self, existing: Mapping[bytes, KeyValue], newest: Block | None) -> None:
-        """Raise NoBlock or HistoryLost if these conditions are why a claim has failed."""
+        """Raise NoBlock or HistoryLost if one of these conditions has made a claim fail."""
         if self._keys.restored in existing:
             raise NoBlock(
                 "the cluster's store was restored to an older state: every node claims its blocks "

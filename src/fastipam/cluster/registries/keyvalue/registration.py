@@ -42,10 +42,10 @@ class Registration:
         """Write the node's entry; set its epoch and revision; return whether the node is new.
 
         With ``sign`` a node without an entry ties its sign of life to a session in the same
-        transaction. Who has no entry owns nothing. Idempotent.
+        transaction. A node without an entry owns nothing. Idempotent.
 
-        Raises ClusterRefused: other settings, or another live node of this name. Raises NoBlock:
-        the entry changes too often.
+        Raises ClusterRefused for other settings, or another live node of this name. Raises NoBlock
+        if the entry changes too often.
         """
         if not member.epoch and self._register_first(member, deadline, agent, sign):
             return True
@@ -56,7 +56,7 @@ class Registration:
     def _register_first(self, member: Member, deadline: Deadline, agent: bool, sign: bool) -> bool:
         """Register a node that has no entry, in one transaction; return False if it may have one.
 
-        It reads nothing, which counts when all nodes start at once.
+        Nothing is read, which spares the shared store when all nodes start at once.
         """
         entry = self._entry(None, member, deadline, agent)
         operations: list[Put | Delete] = [Put(self._keys.node(self.name), entry.pack())]
@@ -91,7 +91,7 @@ class Registration:
             )
 
     def _register_again(self, member: Member, deadline: Deadline, agent: bool) -> None:
-        """Write the entry, whatever it says now, if this node may."""
+        """Write the entry. Raises ClusterRefused if an earlier one is another node's; NoBlock."""
         key = self._keys.node(self.name)
         for _ in range(ENTRY_TRIES):
             stored = self._engine.get(key, deadline_s=deadline.call_s())
@@ -108,7 +108,7 @@ class Registration:
                     conditions, [Put(key, entry.pack())], deadline_s=deadline.call_s()
                 )
             except EngineTimeout:
-                continue  # read what became of it
+                continue  # read whether it was written
             if outcome.succeeded:
                 member.epoch, member.revision = entry.epoch, outcome.revision
                 return
@@ -124,7 +124,7 @@ class Registration:
     def _entry(
         self, stored: KeyValue | None, member: Member, deadline: Deadline, agent: bool
     ) -> NodeEntry:
-        """Return what this node's entry has to say. Raises ClusterRefused for another's entry."""
+        """Return the entry to write over ``stored``. Raises ClusterRefused, NoBlock."""
         boot = self._share.store.boot_id()
         addresses = self.addresses()
         if stored is None:
@@ -156,17 +156,17 @@ class Registration:
     def _check_takeover(
         self, entry: NodeEntry, member: Member, deadline: Deadline, agent: bool
     ) -> None:
-        """Raise ClusterRefused unless who wrote the entry is gone and this is the same machine.
+        """Raise ClusterRefused unless the entry's writer is gone and was this machine.
 
-        Raises NoBlock when its session may end soon.
+        Raises NoBlock when the writer's session may end soon.
         """
-        # Otherwise two nodes have one name. In one boot it is one machine, and a node that has kept
-        # a session is gone when its session is. A plugin that runs directly keeps no session, so
-        # two of them could not find out.
+        # Otherwise two nodes would have one name. The same boot means the same machine. An agent
+        # keeps a session, so it is gone when its session has ended. A plugin that runs directly
+        # keeps no session, so two such plugins could not notice each other.
         alive = self._engine.get(self._keys.session(self.name), deadline_s=deadline.call_s())
         boot = self._share.store.boot_id()
         if entry.incarnation == member.incarnation and member.boot != self._share.store.boot:
-            # This machine was started, or another one runs from a copy of its disk.
+            # This machine was rebooted, or another one runs from a copy of its disk.
             if alive is None:
                 return
             raise NoBlock(
@@ -179,7 +179,7 @@ class Registration:
         is_gone = entry.agent or entry.boot == boot
         if alive is None and agent and is_gone:
             return
-        if member.revision:  # somebody has taken this node's place: nothing of it is certain
+        if member.revision:  # another node has this name: our registration proves nothing
             self._share.forget_registration()
         raise ClusterRefused(
             f"there is another node named {self.name}"

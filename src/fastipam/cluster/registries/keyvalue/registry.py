@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 # Blocks of a donation: three operations each, and one for the mark, in one transaction.
 _MOST_DONATED = (MAX_OPERATIONS - 1) // 3
 _FREED_AT_ONCE = 32  # blocks of a removed node: two deletions each
-_BRIEF_S = 10  # others answer within a second; the mark of a killed plugin expires after it
+_BRIEF_S = 10  # nodes answer within a second; the mark of a killed plugin expires after this
 _LIST_S = 5.0
 _WATCH_S = 30.0
 
@@ -94,7 +94,7 @@ class KeyValueRegistry:
         self.losses.remember()
 
     def register(self, member: Member, deadline: Deadline, *, agent: bool, sign: bool) -> bool:
-        """Write this node's entry, and the session of a new node that signs. One transaction."""
+        """Write this node's entry; with ``sign``, also a new node's sign of life."""
         return self.registration.register(member, deadline, agent=agent, sign=sign)
 
     def addresses(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class KeyValueRegistry:
         self.registration.check_settings(deadline)
 
     def read_era(self, is_new: bool, deadline: Deadline) -> tuple[str | None, bool]:
-        """Return the era, and whether it differs from the one that this node knows. One read."""
+        """Return the era, and whether it is not the one that this node knows. One read."""
         if is_new:
             return None, False
         known = self.share.heard().era
@@ -145,7 +145,7 @@ class KeyValueRegistry:
 
     @property
     def proven_ns(self) -> int:
-        """The time of this boot before the session was last renewed."""
+        """A time of this boot, read just before the session was last renewed."""
         return self.session.since_ns
 
     def let_go(self, deadline: Deadline) -> None:
@@ -187,7 +187,7 @@ class KeyValueRegistry:
     ) -> Claimed:
         """Claim all of the blocks or none, in one transaction.
 
-        If the shared store does not know the claim of ``newest``, it has lost that change.
+        If the shared store does not have the claim of ``newest``, it has lost changes.
         """
         entry = BlockEntry(self.name, member.epoch, claimed_ns)
         conditions, operations = self._claim(member, ids, entry)
@@ -197,7 +197,7 @@ class KeyValueRegistry:
             return Claimed(dict.fromkeys(ids, outcome.revision))
         existing = {one.key: one for one in outcome.existing}
         theirs = [self.keys.block(*each) for each in ids if self.keys.block(*each) in existing]
-        # If all that exists has our own value, an earlier request of this very claim was made.
+        # If all of the blocks have our own value, an earlier request of this claim succeeded.
         if sum(existing[key].value == entry.pack() for key in theirs) == len(ids):
             return Claimed(dict.fromkeys(ids, existing[theirs[-1]].mod_revision))
         node = existing.get(self.keys.node(self.name))
@@ -211,10 +211,10 @@ class KeyValueRegistry:
         return Claimed({}, [schema.read_block_key(key) for key in theirs])
 
     def claim_again(self, member: Member, block: Block, deadline: Deadline) -> int:
-        """Claim a lost block in one transaction; return its revision, 0 when it is another's."""
+        """Claim a lost block in one transaction; return its revision, 0 if another node owns it."""
         entry = BlockEntry(self.name, member.epoch, block.claimed_ns)
         conditions, operations = self._claim(member, [(block.family, block.base)], entry)
-        if not block.revision:  # it was not this node's when the shared store lost changes
+        if not block.revision:  # not this node's block when the shared store lost changes
             conditions.append(self.losses.nobody_holds_back())
         outcome = self.engine.transact(conditions, operations, deadline_s=deadline.call_s())
         return outcome.revision if outcome.succeeded else 0
@@ -240,7 +240,7 @@ class KeyValueRegistry:
         operations: Sequence[Put | Delete],
         deadline: Deadline,
     ) -> Outcome:
-        """Return the answer to a claim. Raises Unsettled while it may be made without one."""
+        """Send a claim until its outcome is known. Raises Unsettled if it may have succeeded."""
         is_uncertain = False
         while True:
             try:
@@ -248,7 +248,7 @@ class KeyValueRegistry:
                 self.counts.transactions += 1
                 return self.engine.transact(conditions, operations, deadline_s=seconds)
             except HistoryLost as error:
-                raise Unsettled(error) from None  # the comparison settles the intents
+                raise Unsettled(error) from None  # comparing all blocks settles the claim
             except EngineFull as error:
                 made = self._made(ids, operations, deadline)
                 if made is not None:
@@ -258,7 +258,7 @@ class KeyValueRegistry:
                 raise
             except (EngineError, NoBlock) as error:
                 if isinstance(error, EngineTimeout) and error.ambiguous:
-                    # Ask again. If the claim was made, it fails now and shows our own value.
+                    # Repeat it. If the claim was made, it fails now and shows our own value.
                     is_uncertain = True
                     continue
                 if is_uncertain:
@@ -268,7 +268,7 @@ class KeyValueRegistry:
     def _made(
         self, ids: Sequence[BlockId], operations: Sequence[Put | Delete], deadline: Deadline
     ) -> Outcome | None:
-        """Return the outcome of a claim that was made although the store says that it is full."""
+        """Return the outcome of a claim that succeeded although the store says that it is full."""
         found = [
             self.engine.get(self.keys.block(*each), deadline_s=deadline.call_s()) for each in ids
         ]
@@ -285,7 +285,7 @@ class KeyValueRegistry:
         return frozenset(one for one in found if one is not None)
 
     def owner(self, pair: BlockId, deadline: Deadline) -> BlockEntry | None:
-        """Return who owns a block now, None when nobody does. One read."""
+        """Return the owner of a block, or None when nobody owns it. One read."""
         found = self.engine.get(self.keys.block(*pair), deadline_s=deadline.call_s())
         return None if found is None else BlockEntry.read(found.key, found.value)
 
@@ -294,7 +294,7 @@ class KeyValueRegistry:
         return frozenset()
 
     def release(self, block: Block, deadline: Deadline) -> None:
-        """Delete a block's owner. Asks until the outcome is known."""
+        """Make a block free if it is this node's. Repeats until the outcome is known."""
         key = self.keys.block(block.family, block.base)
         owned = self.keys.owned(self.name, block.family, block.base)
         revision = block.revision
@@ -327,7 +327,7 @@ class KeyValueRegistry:
     # Need -----------------------------------------------------------------------------------
 
     def ask(self, member: Member, mark: Mark, deadline: Deadline, *, brief: bool = False) -> bool:
-        """Write the mark. It ends with the session, or when a node answers it."""
+        """Write this node's mark; it ends with the session, or when a node answers it."""
         session = self.session.id
         if brief:
             self._brief = session = self.engine.open_session(_BRIEF_S, deadline_s=deadline.call_s())
@@ -340,11 +340,11 @@ class KeyValueRegistry:
 
     @property
     def awaits(self) -> bool:
-        """Whether a withdrawn request may be answered yet: one transaction answers, or none."""
+        """Whether a withdrawn mark may still be answered: never, as one transaction answers it."""
         return False
 
     def unask(self, deadline: Deadline) -> None:
-        """Delete the mark, with the session of a brief one."""
+        """Delete the mark; a brief mark is deleted by closing its session."""
         if self._brief:
             session, self._brief = self._brief, 0
             self.engine.close_session(session, deadline_s=deadline.call_s())
@@ -353,7 +353,7 @@ class KeyValueRegistry:
             self.engine.transact([], [mark], deadline_s=deadline.call_s())
 
     def is_asked(self, deadline: Deadline) -> bool:
-        """Return whether the mark is there."""
+        """Return whether the mark exists. One read."""
         key = self.keys.mark(self.name)
         return self.engine.get(key, deadline_s=deadline.call_s()) is not None
 
@@ -371,7 +371,7 @@ class KeyValueRegistry:
         claimed_ns: int,
         deadline: Deadline,
     ) -> bool:
-        """Give the blocks and delete the mark in one transaction: one node answers it, once."""
+        """Give the blocks and delete the mark in one transaction, so one node answers it, once."""
         needy, mark = request.needy, self.keys.mark(request.needy)
         value = BlockEntry(needy, request.mark.epoch, claimed_ns, request.mark.number).pack()
         conditions = [Compare(mark, "mod_revision", request.revision)]
@@ -393,7 +393,7 @@ class KeyValueRegistry:
         return outcome.succeeded
 
     def marks(self, deadline_s: float) -> tuple[list[Request], int]:
-        """Return the marks of all nodes that can be read, and where to watch from. One read."""
+        """Return the marks that can be read, and the revision to watch from. One list."""
         listed, revision = self.engine.list(self.keys.wanted, deadline_s=deadline_s)
         read = (self._request(one.key, one.value, one.mod_revision) for one in listed)
         return [one for one in read if one is not None], revision
@@ -419,13 +419,13 @@ class KeyValueRegistry:
                 revision = 0
                 failures += 1
                 if isinstance(error, HistoryLost):
-                    requests.wake()  # the keeper settles it
+                    requests.wake()  # the keeper compares the blocks
                 log_lost_watch(self.share.network.name, "watch lost", error)
                 if not is_over():
                     sleep(backoff_s(self.name, failures))
 
     def _tell_events(self, requests: Requests, revision: int) -> int:
-        """Wait for changes of the marks, and tell of them; return the revision so far."""
+        """Wait for changes of the marks, and report them; return the revision so far."""
         events, revision = self.engine.watch(self.keys.wanted, revision, deadline_s=_WATCH_S)
         for event in events:
             if event.kind == "delete":
@@ -442,7 +442,7 @@ class KeyValueRegistry:
         is_over: Callable[[], bool],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Report the owners of all blocks; the nodes' entries have their addresses."""
+        """Report the owners of all blocks; their addresses come from the nodes' entries."""
         from fastipam.cluster.registries.keyvalue.following import Following
 
         Following(self.share, self.engine, self.keys, self.layout, owners).run(is_over, sleep)
@@ -452,11 +452,11 @@ class KeyValueRegistry:
         return []
 
     def _request(self, key: bytes, value: bytes, revision: int) -> Request | None:
-        """Return a mark as it was read; None, and a word in the log, if it cannot be read."""
+        """Return a mark as a request, or log that it cannot be read and return None."""
         try:
             return Request(schema.name_of(key), Mark.read(key, value), revision)
         except ClusterCorrupt as error:  # the other marks must be answered nevertheless
-            import logging  # an ADD that runs directly has no use for it
+            import logging  # imported late: a direct ADD seldom needs it
 
             log = logging.getLogger("fastipam.cluster")
             log.warning("network=%s %s", self.share.network.name, error)
@@ -465,12 +465,12 @@ class KeyValueRegistry:
     # Everybody ------------------------------------------------------------------------------
 
     def blocks(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return every owned block, in address order. O(blocks of all), one reading."""
+        """Return every owned block, in address order. O(blocks of all nodes), one list."""
         listed, _ = self.engine.list(self.keys.blocks, deadline_s=deadline.call_s())
         return schema.read_blocks(listed)
 
     def nodes(self, deadline: Deadline) -> list[NodeRow]:
-        """Return every node that ever registered. Three readings."""
+        """Return every node that ever registered. Three lists."""
         engine, keys = self.engine, self.keys
         nodes, _ = engine.list(keys.nodes, deadline_s=deadline.call_s())
         sessions, _ = engine.list(keys.sessions, deadline_s=deadline.call_s())
@@ -486,7 +486,7 @@ class KeyValueRegistry:
     def contradictions(
         self, entries: Mapping[BlockId, BlockEntry], deadline: Deadline
     ) -> list[tuple[str, BlockId, str]]:
-        """Return the differences between the owners of blocks and the lists of each node."""
+        """Return the differences between the blocks' owners and each node's list of its blocks."""
         lists, _ = self.engine.list(self.keys.owned_lists, deadline_s=deadline.call_s())
         found = []
         listed: dict[BlockId, str] = {}
@@ -506,7 +506,7 @@ class KeyValueRegistry:
         return found
 
     def layout(self, deadline_s: float) -> Layout:
-        """Return who owns which block, and the nodes' addresses. Two readings."""
+        """Return who owns which block, and the nodes' addresses. Two lists."""
         nodes, revision = self.engine.list(self.keys.nodes, deadline_s=deadline_s)
         addresses = {
             schema.name_of(one.key): NodeEntry.read(one.key, one.value).addresses for one in nodes
@@ -515,7 +515,7 @@ class KeyValueRegistry:
         return Layout(schema.read_blocks(listed), addresses, revision)
 
     def changes(self, revision: int, wait_s: float) -> Iterator[tuple[bool, int]]:
-        """Yield whether the layout may have changed; ends when the layout is to be read again."""
+        """Yield whether the layout may have changed; end when it has to be read again."""
         while True:
             try:
                 events, revision = self.engine.watch(self.keys.prefix, revision, deadline_s=wait_s)
@@ -541,7 +541,7 @@ class KeyValueRegistry:
         return outcome.existing[0].value.decode("utf-8", "replace")
 
     def is_alive(self, name: str, deadline: Deadline) -> bool:
-        """Return whether a node's session is kept. One read."""
+        """Return whether a node's sign of life exists. One read."""
         key = self.keys.session(name)
         return self.engine.get(key, deadline_s=deadline.call_s()) is not None
 
@@ -555,7 +555,7 @@ class KeyValueRegistry:
                 return None
             entry = NodeEntry.read(key, stored.value)
             if not entry.incarnation:
-                return entry.epoch  # it was removed before; some of its blocks may be left
+                return entry.epoch  # it was removed earlier; some of its blocks may be left
             conditions = [Compare(key, "mod_revision", stored.mod_revision)]
             if not force:
                 if self.is_alive(name, deadline):
@@ -575,7 +575,7 @@ class KeyValueRegistry:
         raise NoBlock(f"the entry of node {name} changes faster than it can be read")
 
     def take_back(self, name: str, deadline: Deadline) -> int:
-        """Delete the owners of some blocks of a removed node; return how many are free again."""
+        """Free some blocks of a removed node; return how many, 0 when it owns none."""
         keys = self.keys
         while True:
             listed, _ = self.engine.list(
@@ -595,7 +595,7 @@ class KeyValueRegistry:
         return self.engine.problem(deadline_s=deadline_s)
 
     def close(self) -> None:
-        """Close all connections; the session lives on until it expires."""
+        """Close all connections; the session lasts until it expires."""
         self.engine.close()
 
 

@@ -1,12 +1,12 @@
 """A node's session, to which its sign of life is tied, whichever process renews it.
 
 A node has one session. The sign of life in the shared store names it, so that another process of
-the same store (a second agent, an ADD that runs directly) keeps that session and opens no other.
-Nobody writes the sign of life while another incarnation of the node has one, and who keeps the
-session looks each time whether the sign of life is still the one that was tied to it.
+the same store (a second agent, an ADD that runs directly) keeps that session and opens no other. No
+process writes the sign of life while another incarnation of the node has one. A process that renews
+the session checks each time that the sign of life is still the one that was tied to the session.
 
-An agent that ends leaves the session to end by itself: directly run plugins go on, and a copy of
-the store must not take the node's place while its agent is started again.
+An agent that ends leaves the session to expire by itself: directly run plugins go on assigning, and
+a copy of the store must not take the node's place while its agent is started again.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class Session:
     """The session of a node. Use it only while :class:`NodeLock` is held.
 
-    ``since_ns`` is the time of this boot before the session was last renewed: it ends the
-    settings' ``sessionTTL`` after that, or later. ``clock`` gives seconds.
+    ``since_ns`` is a time of this boot, read just before the session was last renewed. The session
+    ends the settings' ``sessionTTL`` after that time, or later. ``clock`` gives seconds.
     """
 
     __slots__ = ("_clock", "_engine", "_keys", "_revision", "_share", "_spare", "id", "since_ns")
@@ -52,13 +52,13 @@ class Session:
         self._clock = clock
         self.id = 0
         self.since_ns = 0
-        self._revision = 0  # of the sign of life that is tied to it
+        self._revision = 0  # of the sign of life that is tied to the session
         # A session that was opened and is not tied yet: its id, until when to use it, and the
         # boot time before it was opened.
         self._spare = (0, 0.0, 0)
 
     def spare(self, deadline: Deadline) -> int:
-        """Return a session that is not tied yet: a new one, or the one of a failed attempt."""
+        """Return a session that is not tied yet: a new one, or that of a failed attempt."""
         if self._clock() >= self._spare[1]:
             began_ns = boottime_ns()
             seconds = self._share.settings.session_s
@@ -74,7 +74,7 @@ class Session:
         return Put(self._keys.session(settings.node), value.pack(), session)
 
     def tied(self, revision: int) -> None:
-        """Note that the spare session was tied at this revision of the shared store."""
+        """Record that the spare session was tied at this revision of the shared store."""
         self.id, _, self.since_ns = self._spare
         self._revision = revision
         self._spare = (0, 0.0, 0)
@@ -82,7 +82,8 @@ class Session:
     def let_go(self, deadline: Deadline) -> None:
         """Forget which session is kept, because it may not be the node's any more.
 
-        Close it if the store was restored: then the node is another one, and assigns nothing yet.
+        Close the session if the node's store was restored: then it is another node, and assigns
+        nothing yet.
         """
         member = self._share.member()
         if self.id and member is not None and member.file == RESTORED:
@@ -131,7 +132,7 @@ class Session:
     def keep(self, deadline: Deadline) -> bool:
         """Renew the session; return False if it has ended or the sign of life is not tied to it.
 
-        Two calls of the shared store.
+        Two calls to the shared store.
         """
         began_ns = boottime_ns()
         member = self._share.member()
@@ -139,8 +140,8 @@ class Session:
             return False
         if self._engine.keep_session(self.id, deadline_s=deadline.call_s()) <= 0:
             return False
-        # The session lived after ``began_ns``. If the sign of life is tied to it and the entry is
-        # this node's after that, nobody can have taken the blocks without force.
+        # The session existed after ``began_ns``. If the sign of life is tied to it now, and the
+        # entry is this node's, then nobody can have taken the blocks without ``--force``.
         key = self._keys.session(self._share.settings.node)
         outcome = self._engine.transact(
             [self._same_entry(member), Compare(key, "mod_revision", self._revision)],
