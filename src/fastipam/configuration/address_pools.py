@@ -1,7 +1,7 @@
 """The AddressPools of a cluster on the Kubernetes API, as a node uses them.
 
-An AddressPool is in force once the controller has accepted it. The agent notes what is in force in
-the node's own store, and plugins read it there.
+An AddressPool is in force once the controller has accepted it. The agent writes the pools in force
+into the node's own store, and plugins read them there.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
     Hole = tuple[int, int, int]  # family, first, last address
 
-NODE_CIDRS = "NodeCIDRs"  # of ``claims``: kube-controller-manager gives the blocks to nodes
-_GONE = "gone"  # what the agent notes of a pool, and no user can write
-MANUAL = "Manual"  # of ``assignment``: only those who name the pool get an address of it
-_ELSEWHERE = "elsewhere"  # a key that a node adds to a pool's spec: see AddressPool.elsewhere
-DELETING = "deleting"  # one that who reads the object adds: see AddressPool.deleting
+NODE_CIDRS = "NodeCIDRs"  # a value of ``claims``: kube-controller-manager gives blocks to nodes
+# The keys "gone", "elsewhere" and "deleting" are added to a pool's spec by fastipam, and no user
+# can write them; see the fields of AddressPool.
+_GONE = "gone"
+MANUAL = "Manual"  # a value of ``assignment``: a pod gets an address only by naming the pool
+_ELSEWHERE = "elsewhere"
+DELETING = "deleting"
 _KEPT = (
     "cidr", "blockSize", "gateway", "exclude", "disabled", "priority", "nodeSelector",
     "namespaceSelector", _ELSEWHERE, _GONE, DELETING,
@@ -33,14 +35,17 @@ _KEPT = (
 
 
 class AddressPool:
-    """A pool that is in force; a value.
+    """A pool that is in force. Pools with the same name and spec compare equal.
 
-    ``block_length`` is the prefix length of its blocks. ``disabled``: no new address comes from it.
-    ``claims_any``: nodes claim blocks; else each uses the block that is its Node's podCIDR.
-    ``is_gone``: no pool is in force any more, and this node has blocks of it. ``manual``: a pod
-    gets an address of it only by naming it. Of the other pools, the one with the highest
-    ``priority`` comes first. ``elsewhere``: ``node_selector`` does not select this node.
-    ``deleting``: it is disabled because it is being deleted.
+    ``block_length`` is the prefix length of its blocks. The pool with the highest ``priority``
+    comes first. The flags mean:
+
+    - ``disabled``: no new address is assigned from the pool.
+    - ``deleting``: it is disabled because it is being deleted.
+    - ``claims_any``: nodes claim blocks; otherwise each uses the block that is its Node's podCIDR.
+    - ``is_gone``: the pool is not in force any more, but this node still has blocks of it.
+    - ``manual``: a pod gets an address of the pool only by naming it.
+    - ``elsewhere``: ``node_selector`` does not select this node.
     """
 
     __slots__ = (
@@ -103,31 +108,31 @@ class AddressPool:
         return hash(self.name)
 
     def overlaps(self, other: AddressPool) -> bool:
-        """Return whether both pools contain a common address."""
+        """Return whether the two pools have an address in common."""
         (family, first, last), (theirs, low, high) = self.whole(), other.whole()
         return family == theirs and first <= high and low <= last
 
     def gone(self) -> AddressPool:
-        """Return the pool as one that is gone: nothing is assigned or claimed from it."""
+        """Return a copy that is marked as gone: nothing is assigned or claimed from it."""
         return AddressPool(self.name, {**self.spec, "disabled": True, _GONE: True})
 
     @property
     def family(self) -> int:
-        """4 or 6."""
+        """The address family: 4 or 6."""
         return self.range.family
 
     @property
     def is_single(self) -> bool:
-        """Whether each address is a block of its own: it is assigned on request, on any node."""
+        """Whether each address is a block of its own, assigned only on request, on any node."""
         return self.block_length == BITS[self.range.family]
 
     @property
     def is_closed(self) -> bool:
-        """Whether no new address comes from it on this node."""
+        """Whether no new address of the pool is assigned on this node."""
         return self.disabled or self.elsewhere
 
     def for_node(self, labels: Mapping[str, str]) -> AddressPool:
-        """Return the pool as a node with these labels may use it."""
+        """Return the pool with ``elsewhere`` set for a node with these labels."""
         if self.elsewhere is not self.node_selector.matches(labels):
             return self
         spec = {key: value for key, value in self.spec.items() if key != _ELSEWHERE}
@@ -135,20 +140,20 @@ class AddressPool:
 
     @property
     def cidr(self) -> str:
-        """The pool's addresses."""
+        """The pool's addresses as a CIDR."""
         return format_cidr(self.range.family, self.range.network, self.range.length)
 
     def whole(self) -> Hole:
-        """Return all of its addresses."""
+        """Return the pool's addresses as (family, first, last)."""
         family, network, length = self.range.family, self.range.network, self.range.length
         return (family, *prefix_bounds(family, network, length))
 
 
 def pack(pools: Iterable[AddressPool]) -> str:
-    """Return the pools as a text for :func:`read`; the order of the pools does not matter."""
+    """Return the pools as a text for :func:`read`. The text does not depend on their order."""
     listed: Any = sorted(([one.name, one.spec] for one in pools), key=repr)
     by_name = dict(listed)
-    if len(by_name) == len(listed):  # one that is gone may have the name of another one
+    if len(by_name) == len(listed):  # otherwise a pool that is gone has the name of another one
         listed = by_name
     return json.dumps(listed, sort_keys=True, separators=(",", ":"))
 
@@ -163,9 +168,10 @@ def read(text: str) -> list[AddressPool]:
 def gone(
     noted: Sequence[AddressPool], mine: Collection[tuple[int, int]], pools: Sequence[AddressPool]
 ) -> list[AddressPool]:
-    """Return the pools that are not in force any more, and that a node has blocks of.
+    """Return the pools that are not in force any more, but of which this node has blocks.
 
-    ``noted`` are the pools that the node knew, ``mine`` its blocks (family, first address).
+    ``noted`` are the pools that the node has stored, ``mine`` its blocks (family, first address),
+    and ``pools`` the pools in force.
     """
     wholes = [(one.block_length, *one.whole()) for one in pools]
     found = []
@@ -182,7 +188,11 @@ def gone(
 def beside(
     gone: Sequence[AddressPool], noted: Sequence[AddressPool], pools: Sequence[AddressPool]
 ) -> list[AddressPool]:
-    """Return the pools that can be used beside those that are gone; some keep their old spec."""
+    """Return the pools that do not overlap those that are gone.
+
+    A pool that does overlap one is replaced by its stored version, or left out if that overlaps
+    too.
+    """
     before = {one.name: one for one in noted if not one.is_gone}
     found = []
     for one in pools:

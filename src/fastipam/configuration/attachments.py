@@ -1,4 +1,4 @@
-"""The parts of a request for GC and CHECK only: valid attachments, addresses of the ADD."""
+"""Read the parts of a request that only GC and CHECK use: valid attachments, ``prevResult``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _UNTOUCHED = "nothing was released"
 
 
 def valid_attachments(document: dict[str, Any]) -> set[tuple[str, str]]:
-    """Return what the runtime lists as attached (CNI 1.1.0, "GC"). Raises if there is no list.
+    """Return the valid attachments that the runtime lists (CNI 1.1.0, "GC"). Raises ConfigError.
 
-    An empty list means that nothing is valid, and so does null, which a runtime without attachments
-    sends. A missing list must never wipe a network, nor may an entry that names no attachment: the
-    one that it was meant for would be released.
+    An empty list means that no attachment is valid, and so does null, which a runtime without
+    attachments sends. A missing list is refused, because it must never release a whole network. An
+    entry that names no attachment is refused too: the attachment that it stands for would be
+    released.
     """
     key = reader.ATTACHMENTS
     if key not in document:
@@ -59,7 +60,7 @@ def _names_nobody(field: str, value: str, wanted: str) -> errors.ConfigError:
 
 
 def previous_addresses(document: dict[str, Any]) -> list[tuple[int, int]]:
-    """Return the addresses in ``prevResult``, which may be missing."""
+    """Return the addresses in ``prevResult``, or [] when it is missing."""
     previous = reader.mapping(document, "prevResult", "")
     found = []
     for key in ("ip4", "ip6"):  # the shape before 0.3.0

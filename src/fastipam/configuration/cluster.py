@@ -1,7 +1,7 @@
 """The settings of a node's cluster, read and checked once.
 
-The same object stands under the key ``cluster`` of a CNI configuration and in a file of the
-agent's. Its keys are case-folded, as ``reader.decode`` returns them.
+The same object is the value of the key ``cluster`` in a CNI configuration and the content of an
+agent's file. Its keys are case-folded, as ``reader.decode`` returns them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from fastipam.configuration.address_pools import AddressPool
     from fastipam.configuration.pool_lines import Group, Lines
 
-ETCD = "etcd"  # the engine unless ``engine`` names another, which reads ``options`` itself
+ETCD = "etcd"  # the default engine; another engine reads ``options`` itself
 KUBERNETES = "kubernetes"  # the Kubernetes API: the pools are AddressPool objects
 DEFAULT_PREFIX = "/fastipam/"
-DEFAULT_BLOCK_V4 = 24  # 256 addresses: two of Kubernetes' 110 pods a node, and room for churn
+DEFAULT_BLOCK_V4 = 24  # 256 addresses: for twice the 110 pods of a Kubernetes node, and churn
 DEFAULT_SESSION_S = 30
-DEFAULT_LEASE_S = 120  # of the Kubernetes API: 5,000 nodes renew 125 leases a second
+DEFAULT_LEASE_S = 120  # for the Kubernetes API: 5,000 nodes renew 125 Leases per second
 DEFAULT_TIMEOUT_S = 5.0
 _MOST_POOLS = 64
 _MOST_BLOCKS = 1 << 20
@@ -37,24 +37,25 @@ _KEYS = (
     "cert", "key", "credentials", "fencing", "sessionTTL", "timeout", "lowWater", "highWater",
     "minimumAge", "network", "dataDir", "server", "kubeconfig", "namespaces",
 )  # fmt: skip
-# What the objects of the API say instead, and what only that API needs.
+# With the Kubernetes API these keys are refused: AddressPools and the API have their values. Other
+# engines refuse the keys of the second list.
 _NOT_FOR_KUBERNETES = (
     "options", "endpoints", "pool", "blockSize", "prefix", "ca", "cert", "key", "credentials",
 )  # fmt: skip
 _ONLY_FOR_KUBERNETES = ("server", "kubeconfig", "namespaces")
-# A transaction of etcd has at most 128 operations by default; a block needs two.
+# Blocks in one claim: a transaction of etcd has 128 operations at most by default; a block needs 2.
 LARGEST_RUN = 32
 WINDOW_BITS = 8
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
 class Watermarks:
-    """When a node claims another block, and when it gives one back; a value.
+    """The limits at which a node claims another block, or gives one back.
 
-    Free addresses are counted in *blocks' worth*. Below ``low_water`` the node claims ahead. Above
-    ``high_water`` it gives back wholly free blocks that are older than ``minimum_age_s``, but
-    always keeps ``warm`` of them. A claim that follows the last one within ``ramp_s`` is twice as
-    large, up to ``largest_run`` blocks.
+    Both watermarks count free addresses in blocks. Below ``low_water`` the node claims a block
+    ahead. Above ``high_water`` it gives back wholly free blocks that are older than
+    ``minimum_age_s`` seconds, but always keeps ``warm`` of them. A claim within ``ramp_s`` seconds
+    after the last one is twice as large, up to ``largest_run`` blocks.
     """
 
     __slots__ = ("high_water", "largest_run", "low_water", "minimum_age_s", "ramp_s", "warm")
@@ -80,7 +81,7 @@ class Watermarks:
 class Geometry:
     """One CIDR of a pool as ``count`` blocks of 2**``host_bits`` addresses each, from ``base`` on.
 
-    ``unusable`` are the numbers of the blocks without an address to serve (exclusions).
+    ``unusable`` are the numbers of the blocks in which every address is excluded.
     """
 
     __slots__ = ("base", "count", "family", "host_bits", "unusable")
@@ -101,50 +102,53 @@ class Geometry:
 
     @property
     def size(self) -> int:
-        """The addresses of a block, usable or not."""
+        """The number of addresses in a block, usable or not."""
         return 1 << self.host_bits
 
     @property
     def is_single(self) -> bool:
-        """Whether a block is one address, which is assigned to those who request it."""
+        """Whether a block is one address, which is assigned only on request."""
         return not self.host_bits
 
     @property
     def window_bits(self) -> int:
-        """A window has 2**window_bits blocks: at most 256, and whole hex digits of an address."""
+        """The size of a window: 2**window_bits blocks, at most 256.
+
+        A window's blocks begin at a whole hex digit of an address.
+        """
         bits = WINDOW_BITS - (self.host_bits + WINDOW_BITS) % 4
         return min(bits, self.count.bit_length() - 1)
 
     def window(self, number: int) -> range:
-        """Return the window that a block lies in."""
+        """Return the numbers of the blocks in the window that contains this block."""
         first = number >> self.window_bits << self.window_bits
         return range(first, first + (1 << self.window_bits))
 
     def address(self, number: int) -> int:
-        """Return the first address of the block with a number."""
+        """Return the first address of the block with this number."""
         return self.base + (number << self.host_bits)
 
     def number(self, address: int) -> int | None:
-        """Return the number of the block that holds an address; None when none does."""
+        """Return the number of the block that contains an address, or None."""
         number = (address - self.base) >> self.host_bits
         return number if 0 <= number < self.count else None
 
 
 class Settings:
-    """A cluster as one node sees it; does not change once it is read.
+    """The settings of a cluster for one node. They do not change after they are read.
 
     ``pool`` has one range set per family, cut into blocks; ``geometries`` has one entry per CIDR.
-    ``text`` is what every node has to agree on. ``host_name`` is the node's name when the settings
-    give none. ``options`` are the engine's own, which it reads itself. Raises ConfigError with the
-    path of the field.
+    ``text`` lists CIDRs and block lengths, on which every node has to agree. ``host_name`` is the
+    node's name when the settings give none. ``options`` are read by the engine itself. Raises
+    ConfigError with the path of the field.
 
-    With the engine ``kubernetes`` there are no pools before :meth:`with_pools`; ``servers`` are the
-    URLs of the API (none: the environment names it), ``kubeconfig`` a file as kubectl reads it, and
-    ``founding`` is the text in the node's store from which a plugin has the pools. ``namespaces``:
-    the annotations of namespaces choose pools.
+    With the engine ``kubernetes`` there are no pools before :meth:`with_pools`. ``servers`` are the
+    URLs of the API; without any, the environment names it. ``kubeconfig`` is a file for kubectl.
+    ``founding`` is the text in the node's store from which a plugin has read the pools.
+    ``namespaces`` says whether annotations of namespaces can choose pools.
 
-    ``lines`` say what a pod gets that chooses nothing (``pool_lines``). ``is_uniform``: that is any
-    address of each family, for all pods.
+    ``lines`` are the pools for a pod that chooses none (``pool_lines``). ``is_uniform`` says that
+    every such pod may get any address of each family.
     """
 
     __slots__ = (
@@ -239,14 +243,14 @@ class Settings:
 
     @property
     def is_founded_by_agent(self) -> bool:
-        """Whether the pools are those that the agent has noted in the node's store."""
+        """Whether the agent writes the pools into the node's store, in a founding record."""
         return self.engine == KUBERNETES
 
     def with_pools(self, pools: Sequence[AddressPool]) -> Settings:
         """Return these settings with the pools that are in force. O(blocks). Raises ConfigError.
 
-        The pools of one family may have blocks of different lengths. What is in blocks of one
-        address is assigned on request only.
+        The pools of one family may have blocks of different lengths. Addresses in blocks of one
+        address are assigned on request only.
         """
         made: Settings = object.__new__(Settings)
         for name in Settings.__slots__:
@@ -274,20 +278,20 @@ class Settings:
         return made
 
     def words(self, lines: Lines) -> str:
-        """Return the names of the pools of these lines, for a message."""
+        """Return the names of the pools in these lines, for a message."""
         wanted = {(family, base) for family, groups in lines for one in groups for base in one}
         names = [one.name for one in self.pools if (one.family, one.range.network) in wanted]
         return f"pool {' or '.join(names)}" if names else "its pools"
 
     def in_group(self, family: int, group: Group) -> list[Geometry]:
-        """Return the geometries of a group, in its order."""
+        """Return the geometries of a group's pools, in the order of the group."""
         mine = self.geometries_of(family)
         if not group:
             return mine
         return [each for base in group for each in mine if each.base == base]
 
     def present(self, lines: Lines) -> Lines:
-        """Return lines without the groups that have a pool which is gone."""
+        """Return ``lines`` without the groups in which a pool is gone."""
         known = {(one.family, one.base) for one in self.geometries}
         families = {one.family for one in self.geometries}
         left = (
@@ -298,7 +302,7 @@ class Settings:
         return tuple(one for one in left if one[1])
 
     def set_of_group(self, family: int, group: Group) -> RangeSet:
-        """Return the addresses of a group; O(its intervals) once."""
+        """Return the addresses of a group's pools. O(intervals), then cached."""
         whole = next(each for each in self.pool.sets if each.family == family)
         if not group:
             return whole
@@ -316,19 +320,20 @@ class Settings:
         return found
 
     def name_of(self, pool: Geometry) -> str:
-        """Return the name of the AddressPool of a geometry, "" when the pools are no objects."""
+        """Return the name of a geometry's AddressPool, or "" without AddressPools."""
         found = self.pool_of(pool)
         return "" if found is None else found.name
 
     def pool_of(self, pool: Geometry) -> AddressPool | None:
-        """Return the AddressPool of a geometry, None when the pools are no objects."""
+        """Return a geometry's AddressPool, or None without AddressPools."""
         key = pool.family, pool.base
         return next((one for one in self.pools if (one.family, one.range.network) == key), None)
 
     def to_donate(self, family: int, name: str) -> list[Geometry]:
-        """Return the pools whose blocks a node can use that asks for this one; this one first.
+        """Return the pools from which to donate to a node that asks for a block of pool ``name``.
 
-        These are pools for all nodes that serve a pod without a choice equally well.
+        The named pool comes first. The others are those that serve a pod without a choice equally
+        well, and that have no node selector.
         """
         found = self.geometries_of(family)
         if not name or not self.pools:
@@ -353,7 +358,7 @@ class Settings:
         ]
 
     def field(self, name: str) -> str:
-        """Return the path of a field: below a key of the configuration, or in a file."""
+        """Return the path of a field of these settings, in the configuration or in their file."""
         return field_in(self.path, name)
 
     def require(self, network: str, data_dir: str, path: str) -> None:
@@ -384,11 +389,11 @@ class Settings:
 
     @property
     def uses_node_cidrs(self) -> bool:
-        """Whether a pool's blocks are the podCIDRs of Nodes, so that nobody claims them."""
+        """Whether some pool's blocks are the podCIDRs of Nodes, so that no node claims them."""
         return not all(one.claims_any for one in self.pools)
 
     def may_claim(self, pool: Geometry) -> bool:
-        """Return whether nodes claim blocks of this geometry, and hand them to each other."""
+        """Return whether nodes claim blocks of this geometry and donate them to each other."""
         for one in self.pools:
             family, first, last = one.whole()
             if not one.claims_any and family == pool.family and first <= pool.base <= last:
@@ -396,11 +401,11 @@ class Settings:
         return True
 
     def claims_ahead(self, pool: Geometry) -> bool:
-        """Return whether nodes claim blocks of this geometry that nobody has requested by name."""
+        """Return whether nodes claim blocks of this geometry before a pod requests an address."""
         return not pool.is_single and self.may_claim(pool)
 
     def geometry_of(self, family: int, address: int) -> Geometry | None:
-        """Return the geometry that an address lies in, or None."""
+        """Return the geometry that contains an address, or None."""
         for each in self.geometries:
             if each.family == family and each.number(address) is not None:
                 return each
@@ -408,7 +413,7 @@ class Settings:
 
 
 def field_in(path: str, name: str) -> str:
-    """Return the path of a field in a file (``/etc/cluster.json: pool``), or below a key."""
+    """Return the path of a field: in a file (``/etc/cluster.json: pool``), or below a key."""
     return f"{path}: {name}" if path.startswith("/") else f"{path}.{name}"
 
 
@@ -448,7 +453,7 @@ def _watermarks(holder: dict[str, Any], path: str) -> Watermarks:
 
 
 def _by_default(holder: dict[str, Any], key: str) -> str:
-    """Return a remark for a value that nobody wrote."""
+    """Return a remark for a message if the value is a default, else ""."""
     return "" if holder.get(key.casefold()) is not None else f" (the default of {key})"
 
 
@@ -503,7 +508,7 @@ def _pools(holder: dict[str, Any], path: str) -> tuple[list[Range], dict[int, in
 
 
 def _origin(holder: dict[str, Any], length: int, lengths: dict[int, int]) -> str:
-    """Return a remark for a block length that is not written, or not as it is."""
+    """Return a remark for a message about a block length that was not written as it is."""
     value = holder.get("blocksize")
     if value is None:
         return " (the default of blockSize)"
@@ -513,12 +518,12 @@ def _origin(holder: dict[str, Any], length: int, lengths: dict[int, int]) -> str
 
 
 def _pool(one: object, field: str) -> Range:
-    """Return the range of a CIDR, or of an object with the keys of a range."""
+    """Return the range of a pool, which is a CIDR or an object with the keys of a range."""
     if isinstance(one, str):
         try:
             return Range.parse(one, field=field)
         except ConfigError as error:
-            error.field = field  # a text has no key
+            error.field = field  # a CIDR has no keys of its own
             raise
     if not isinstance(one, dict):
         raise ConfigError(
@@ -539,7 +544,7 @@ def _pool(one: object, field: str) -> Range:
 
 def _block_lengths(holder: dict[str, Any], path: str, families: set[int]) -> dict[int, int]:
     """Return the block length of each family."""
-    # A single number is IPv4's; IPv6 blocks have as many addresses then.
+    # A single number is the length of IPv4's blocks; IPv6 blocks then have as many addresses.
     value = holder.get("blocksize")
     field = f"{path}.blockSize"
     listed = value if isinstance(value, list) else [value]
@@ -566,10 +571,10 @@ def _cut(
     static: Sequence[tuple[int, int, int]] = (),
     may_be_empty: bool = False,
 ) -> Pool:
-    """Return the pool: one range set a family, IPv4 first, each cut into blocks.
+    """Return the pool: one range set for each family, IPv4 first, each cut into blocks.
 
-    Each range comes with the prefix length of its blocks. ``static`` is assigned on request only.
-    ``may_be_empty``: the exclusions may cover all of a set.
+    Each range comes with the prefix length of its blocks. ``static`` areas are assigned on request
+    only. With ``may_be_empty`` the exclusions may cover all of a set.
     """
     families = sorted({each.family for each, _ in ranges})
     sets = [[each for each, _ in ranges if each.family == family] for family in families]
@@ -595,7 +600,7 @@ def _cut(
 
 
 def geometry(pool: Pool, one: Range) -> Geometry:
-    """Return one CIDR of a pool as numbered blocks; marks those without an address to assign."""
+    """Return one CIDR of a pool as numbered blocks, with those that have no usable address."""
     range_set = next(each for each in pool.sets if one in each.ranges)
     length = range_set.lengths[range_set.ranges.index(one)]
     host_bits = BITS[one.family] - length

@@ -1,4 +1,4 @@
-"""The URLs of a shared store, without user and password, which no message may show."""
+"""Check the URLs of an engine. Messages never show a user or password in them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PORTS = {"https": "443", "http": "80"}
 
 
 def read_servers(holder: dict[str, Any], path: str) -> tuple[str, ...]:
-    """Return the URLs of the Kubernetes API as they are written; none: the environment names it.
+    """Return the URLs of the Kubernetes API as they are written. Raises ConfigError.
 
-    A URL without TLS is accepted only for this machine: otherwise others on the network could read
-    the token.
+    Without any URL the environment names the API. A URL without TLS is accepted only for this
+    machine: otherwise others on the network could read the token.
     """
     value = holder.get("server")
     listed = [] if value is None else value if isinstance(value, list) else [value]
@@ -45,19 +45,19 @@ def read_servers(holder: dict[str, Any], path: str) -> tuple[str, ...]:
 
 
 def is_this_machine(host: str) -> bool:
-    """Return whether a host of a URL is a name or address of the machine that asks."""
+    """Return whether the host of a URL is a loopback name or address of this machine."""
     return host in {"localhost", "::1", "[::1]"} or host.startswith("127.")
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    """Return host, colon and port; the host of an IPv6 address keeps its brackets."""
+    """Return host, colon and port. An IPv6 address keeps its brackets."""
     end = text.rfind("]") + 1
     host, colon, port = text[end:].partition(":")
     return text[:end] + host, colon, port
 
 
 def read(holder: dict[str, Any], path: str) -> tuple[str, ...]:
-    """Return the endpoints as they are written; the engine that they belong to parses them."""
+    """Return the endpoints as they are written, checked; the engine parses them."""
     value = reader.listed(holder, "endpoints", path)
     if not 0 < len(value) <= _MOST:
         given = value or holder.get("endpoints")
@@ -85,7 +85,7 @@ def read(holder: dict[str, Any], path: str) -> tuple[str, ...]:
 
 
 def _is_server(host: str, port: str) -> bool:
-    """Return whether these are a host, an IPv6 address in brackets, and a port."""
+    """Return whether ``host`` is a host, an IPv6 address in brackets, and ``port`` a port."""
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:

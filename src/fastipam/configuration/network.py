@@ -1,10 +1,10 @@
-"""Read and check the network configuration once; in the result every field is set.
+"""Read and check the network configuration once. Every field of the result is set.
 
-Keys and their meaning are host-local's; whereabouts' names for the same things are accepted beside
-them; fastipam's own are ``pool``, ``exclude``, ``durability``, ``repeatAdd``, ``statusWhenFull``,
-``ignoreHostLocal`` and those of policy.py. The order in which things are refused is host-local's,
-too. Field names in errors are paths as the user wrote them (``ipam.ranges[0][1].subnet``). What has
-no effect is noted (notes.py).
+Keys and their meaning are host-local's; whereabouts' names for the same things are accepted too.
+fastipam's own keys are ``pool``, ``exclude``, ``durability``, ``repeatAdd``, ``statusWhenFull``,
+``ignoreHostLocal`` and those of policy.py. The order of the checks is host-local's as well. Fields
+in errors are paths as the user wrote them (``ipam.ranges[0][1].subnet``). Keys without effect are
+reported as notes (notes.py).
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     Version = tuple[int, int, int]
     Route = tuple[int, dict[str, str | int]]  # family, and what the result shows
     Hole = tuple[int, int, int]  # family, first, last address of an exclusion
-    # Of (value, network, data directory, what is excluded); raises ConfigError.
+    # Makes settings from (value, network, data directory, exclusions); raises ConfigError.
     ReadCluster = Callable[[object, str, str, list[Hole]], Settings]
 
 _ALIASES = frozenset(("range_start", "range_end"))  # whereabouts' names of rangeStart and rangeEnd
 _WHEREABOUTS = ("range", *_ALIASES, "ipranges")
 _POOL_KEYS = ("pool", "network_name", "enable_overlapping_ranges")  # see pool_name.py
-# The keys of each level, folded. Those of a cluster are in cluster.py, where others are an error.
+# The known keys of each level, case-folded. cluster.py has the keys of a cluster, and refuses
+# others; here an unknown key is only noted.
 RANGE = frozenset((*(key.casefold() for key in RANGE_KEYS), *_ALIASES, "exclude", "static"))
 _ROUTE_NUMBERS = {
     "mtu": 32, "advmss": 32, "priority": 32, "table": 32, "scope": 8
@@ -62,9 +63,9 @@ _KNOWN = frozenset(
         *(key.casefold() for key in policy.KEYS),
     )
 )
-# Bounds like those in reader.py: no real configuration comes near them.
+# Bounds like those in reader.py, far above any real configuration.
 _MOST_RANGES = 1024  # of all sets together
-MOST_ADDRESSES = 1024  # requested, or in prevResult: each is looked up in every range
+MOST_ADDRESSES = 1024  # requested, or in prevResult: each one is searched in every range
 
 
 def network_name(document: dict[str, Any]) -> str:
@@ -87,9 +88,11 @@ def network_name(document: dict[str, Any]) -> str:
 
 
 class Location:
-    """Where the leases are, for DEL and GC, which have to work with a wrong configuration too.
+    """The location of a network's leases, for DEL and GC.
 
-    ``is_assumed`` says that the configuration has no usable ``dataDir``: it is the default then.
+    DEL and GC have to work with an invalid configuration too, so invalid values are ignored.
+    ``is_assumed`` says that the configuration has no usable ``dataDir``, so that ``data_dir`` is
+    the default.
     """
 
     __slots__ = ("data_dir", "durability", "is_assumed", "name", "policy")
@@ -102,23 +105,27 @@ class Location:
         usable = reader.is_path(data_dir) and os.path.isabs(str(data_dir))
         self.is_assumed = not usable
         self.data_dir = str(data_dir) if usable else DEFAULT_DATA_DIR
-        # The store knows its durability; a wrong value must not keep DEL from releasing.
+        # Not read from the configuration: the store has its durability, and a wrong value must not
+        # keep DEL from releasing.
         self.durability: str | None = None
         self.policy = policy.usable(holder)
 
 
 class Config:
-    """The whole configuration, for ADD, CHECK and STATUS; it does not change once it is read.
+    """The whole configuration, for ADD, CHECK and STATUS. It does not change after it is read.
 
-    ``pool`` are the range sets; ``remember`` says that they are the network's own, and not partly
-    this container's (from ``runtimeConfig.ipRanges``). ``pool_name`` names the pool in which an
-    address is unique, None is that of the network's name; ``names_pool`` says that it was chosen.
-    ``pool_names`` are the AddressPools that the configuration of a cluster's network names, and
-    ``may_choose`` says that it depends on the pod which pools give it an address. ``notes`` say
-    what is suspicious but not an error. ``read_cluster`` makes settings of what stands under
-    ``cluster``, which may be a file's path: files and the host's name are the caller's to read.
-    ``raw`` is the document as it was written, for the spelling of keys in notes. Without any range
-    the pool is empty, which only STATUS can use: see :meth:`require_ranges`. Raises ConfigError.
+    ``pool`` has the range sets. Without any range it is empty, which only STATUS can use: see
+    :meth:`require_ranges`. ``remember`` says that all ranges are the network's own; otherwise some
+    are this container's, from ``runtimeConfig.ipRanges``.
+
+    ``pool_name`` names the pool in which an address is unique, or is None for the pool with the
+    network's name; ``names_pool`` says that the configuration has chosen it. In cluster mode
+    ``pool_names`` are the AddressPools that the configuration names, and ``may_choose`` says that
+    the pools for an ADD depend on the pod. ``notes`` report what is suspicious but not an error.
+
+    ``read_cluster`` makes settings from the value of ``cluster``, which may be a file's path; this
+    module itself reads neither files nor the host's name. ``raw`` is the document as it was
+    written, for the spelling of keys in notes. Raises ConfigError.
     """
 
     def __init__(
@@ -131,9 +138,10 @@ class Config:
         self.name = network_name(document)
         self.version = version
         self._assumed = "" if document.get("cniversion") else ", which a missing one means,"
-        self.paths: list[str] = []  # of each range set, in their order
-        self._odd: list[tuple[str, str, str]] = []  # path, folded key, what is odd; "": unknown
-        self._holes: list[tuple[str, Hole]] = []  # with the path of each
+        self.paths: list[str] = []  # where each range set was written, in their order
+        # Material for notes: path, folded key, and what is odd, or "" for an unknown key.
+        self._odd: list[tuple[str, str, str]] = []
+        self._holes: list[tuple[str, Hole]] = []  # exclusions, each with its path
         self._static: list[tuple[str, Hole]] = []
         if "ipam" not in document:
             raise errors.ConfigError(
@@ -158,7 +166,7 @@ class Config:
             self.notes = notes.lines(self._odd, raw)
 
     def _look_at(self, holder: dict[str, Any], known: frozenset[str], path: str) -> None:
-        """Note the keys of an object that mean nothing."""
+        """Add the unknown keys of an object to the notes."""
         if not known.issuperset(holder):
             self._odd += [(path, key, "") for key in holder if key not in known]
 
@@ -204,7 +212,10 @@ class Config:
     def _read_ranges(
         self, ipam: dict[str, Any], runtime: dict[str, Any], read_cluster: ReadCluster
     ) -> None:
-        """Read the range sets in host-local's order: runtime's, old single range, ``ranges``."""
+        """Read the range sets in host-local's order.
+
+        First those of the runtime (``ipRanges``), then the old single range, then ``ranges``.
+        """
         paths = self.paths
         runtimes = reader.listed(runtime, "ipRanges", "runtimeConfig", reader.MOST_SETS)
         extra = self._range_sets(runtimes, "runtimeConfig.ipRanges")
@@ -275,7 +286,7 @@ class Config:
         self._refuse_too_many()
 
     def _look_at_choice(self, has_runtime: bool) -> None:
-        """Note whether an ADD may get addresses of some pools only."""
+        """Set ``may_choose``: whether an ADD may be limited to some of the cluster's pools."""
         cluster = self.cluster
         assert cluster is not None
         self.may_choose = cluster.is_founded_by_agent and bool(
@@ -298,7 +309,7 @@ class Config:
             self._holes.append((field, reader.exclusion(one, field)))
 
     def _read_static(self, holder: dict[str, Any], path: str, within: Range | None = None) -> None:
-        """Read the addresses that are assigned on request only; inside a range they are its."""
+        """Read the static addresses of an object; those inside a range are limited to the range."""
         for at, one in enumerate(reader.listed(holder, "static", path)):
             field = f"{path}.static[{at}]"
             family, low, high = reader.exclusion(one, field)
@@ -318,13 +329,13 @@ class Config:
                 self._odd.append((field, "", f"no effect: {one} has no address of {within}"))
 
     def _host_local_sets(self, ipam: dict[str, Any]) -> list[list[Range]]:
-        """Return the old single range, if there is a ``subnet``, then ``ranges``."""
+        """Return the old single range, if there is a ``subnet``, followed by ``ranges``."""
         sets = []
         if "subnet" in ipam:
             sets.append([self._range(ipam, "ipam")])
             self.paths.append("ipam")
         elif "range" not in ipam:
-            for key in RANGE_KEYS[1:]:  # no effect without a subnet, but still no nonsense
+            for key in RANGE_KEYS[1:]:  # they have no effect without a subnet, but must be valid
                 if key.casefold() in ipam:
                     reader.ip(reader.text(ipam, key, "ipam"), f"ipam.{key}")
                     self._odd.append(("ipam", key, "no effect without ipam.subnet"))
@@ -358,7 +369,7 @@ class Config:
             from fastipam.configuration import whereabouts
 
             found = whereabouts.with_aliases(holder, path)
-        if path != "ipam":  # there these keys have others beside them
+        if path != "ipam":  # directly in ``ipam`` other keys are known too
             self._look_at(holder, RANGE, path)
             if "exclude" in holder:
                 from fastipam.configuration import whereabouts
@@ -369,11 +380,11 @@ class Config:
         return found
 
     def _set_cluster(self, settings: Settings) -> None:
-        """Take the pool from the cluster; this node serves the blocks of it that it owns."""
+        """Take the pool from the cluster. This node assigns only from the blocks that it owns."""
         self.cluster = settings
         self.pool = settings.pool
         if not self.policy.strict:
-            # Another block comes before an address that has not cooled down.
+            # The node first tries to get another block, and only then takes a cooling address.
             self.spare_policy, self.policy = self.policy, self.policy.stricter()
         self._refuse_too_many()
 
@@ -404,9 +415,9 @@ def _two_pools(ipam: dict[str, Any]) -> errors.ConfigError:
 def requested(
     document: dict[str, Any], first: tuple[int, int] | None = None
 ) -> list[tuple[int, int]]:
-    """Return the wanted (family, address) pairs, each once.
+    """Return the requested (family, address) pairs, each once.
 
-    They come from ``first`` (CNI_ARGS), ``args.cni.ips`` and ``runtimeConfig.ips``, added together.
+    They are ``first`` (from CNI_ARGS), then those of ``args.cni.ips`` and ``runtimeConfig.ips``.
     """
     runtime = reader.mapping(document, "runtimeConfig", "")
     found = [] if first is None else [first]
@@ -429,7 +440,7 @@ _DST_HINT = '"dst": "0.0.0.0/0" is the default route of IPv4, "dst": "::/0" that
 def route(value: Any, path: str, odd: list[tuple[str, str, str]]) -> Route:
     """Return a route of the result, copied from the configuration. Raises ConfigError.
 
-    What is odd is added to ``odd``: path, folded key, and why, or "" for a key that is unknown.
+    Keys without effect are added to ``odd``: path, folded key, and why, or "" for an unknown key.
     """
     if not isinstance(value, dict):
         raise reader.wrong(path, value, "a route (a JSON object)")
@@ -455,7 +466,8 @@ def route(value: Any, path: str, odd: list[tuple[str, str, str]]) -> Route:
             number = reader.integer(value[key], f"{path}.{key}")
             if number >> bits:
                 odd.append((path, key, f"{number} is not from 0 to {(1 << bits) - 1}"))
-            # Go leaves out what is zero, but table and scope are pointers there.
+            # As in Go's encoding of a route: zeros are left out, but not of table and scope, which
+            # are pointers there.
             if number or key in ("table", "scope"):
                 shown[key] = number
     return family, shown

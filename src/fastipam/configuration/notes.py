@@ -1,7 +1,7 @@
-"""Note the parts of a configuration without effect: unknown keys, values that change nothing.
+"""Write notes on parts of a configuration without effect: unknown keys, values of no use.
 
-Imported only when there is something to note, or parts in which it may be. A note begins with the
-full path of the field.
+A note begins with the full path of the field. This module is imported only when a configuration has
+such parts, or parts that have to be checked for them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Odd = tuple[str, str, str]  # path, folded key or "", what is odd: "" for an unknown key
 
 _MOST = 8
-# The capabilities of the CNI conventions: a main plugin reads them and hands all to its IPAM.
+# The capabilities in the CNI conventions: a main plugin reads some, and passes all to its IPAM.
 _CAPABILITIES = frozenset(
     (
         "ips",
@@ -38,11 +38,11 @@ _CAPABILITIES = frozenset(
     )
 )
 _ARGS_OF_CNI = frozenset(("ips", "mac", "labels"))
-_MISPLACED = ("ip", "ips")  # directly in args, where nothing looks
+_MISPLACED = ("ip", "ips")  # directly in args, where no plugin reads them
 
 
 def look_around(odd: list[Odd], document: dict[str, Any], runtime: dict[str, Any]) -> None:
-    """Note the unknown keys of ``runtimeConfig`` and ``args``."""
+    """Add the unknown keys of ``runtimeConfig`` and ``args`` to ``odd``."""
     odd += [("runtimeConfig", key, "") for key in runtime if key not in _CAPABILITIES]
     args = document.get("args")
     if not isinstance(args, dict):
@@ -54,7 +54,7 @@ def look_around(odd: list[Odd], document: dict[str, Any], runtime: dict[str, Any
 
 
 def look_at_holes(odd: list[Odd], holes: list[tuple[str, Hole]], pool: Pool) -> None:
-    """Note the exclusions that exclude no address of the pool."""
+    """Add the exclusions that exclude no address of the pool to ``odd``."""
     if not pool.sets:
         return
     for path, hole in holes:
@@ -63,7 +63,7 @@ def look_at_holes(odd: list[Odd], holes: list[tuple[str, Hole]], pool: Pool) -> 
 
 
 def look_at_static(odd: list[Odd], areas: list[tuple[str, Hole]], pool: Pool) -> None:
-    """Note the static areas of which no address can be assigned, with the reason."""
+    """Add the static areas of which no address can be assigned to ``odd``, with the reason."""
     if not pool.sets:
         return
     for path, area in areas:
@@ -85,7 +85,7 @@ def look_at_static(odd: list[Odd], areas: list[tuple[str, Hole]], pool: Pool) ->
 
 
 def _touched(hole: Hole, pool: Pool) -> list[Range]:
-    """Return the ranges that have an address of a hole."""
+    """Return the ranges that contain an address of an exclusion or static area."""
     family, low, high = hole
     return [
         each
@@ -97,7 +97,7 @@ def _touched(hole: Hole, pool: Pool) -> list[Range]:
 
 
 def _text(hole: Hole) -> str:
-    """Return a hole as somebody types it: an address, a CIDR or two addresses."""
+    """Return an area as a user would type it: an address, a CIDR or two addresses."""
     family, low, high = hole
     bits = (high - low).bit_length()
     if low == high:
@@ -108,7 +108,10 @@ def _text(hole: Hole) -> str:
 
 
 def lines(odd: list[Odd], raw: bytes) -> list[str]:
-    """Return a line for each note, with keys as the document spells them, and one for the rest."""
+    """Return a line for each of the first notes, and a line that counts the rest.
+
+    Keys are spelled as in the document.
+    """
     notes = []
     for path, key, what in odd[:_MOST]:
         where = f"{path}{_step(_as_written(raw, key))}" if key else path
@@ -119,9 +122,9 @@ def lines(odd: list[Odd], raw: bytes) -> list[str]:
 
 
 def path_in(paths: list[str], field: str) -> str:
-    """Return where the user wrote the range that ``field``, ``ranges[i][j].key``, names.
+    """Return the path in the configuration for the field ``ranges[i][j].key`` of a pool.
 
-    ``paths`` are those of the range sets.
+    ``paths`` has the path at which each range set was written.
 
     >>> path_in(["ipam", "ipam.ranges[0]"], "ranges[1][2].gateway")
     'ipam.ranges[0][2].gateway'
@@ -151,7 +154,7 @@ def _step(key: str) -> str:
 
 
 def _as_written(raw: bytes, key: str) -> str:
-    """Return a key as the document spells it; in lower case if it spells it with escapes."""
+    """Return a key as the document spells it, or in lower case if it has JSON escapes there."""
     text = raw.decode("utf-8", "replace")
     at = text.casefold().find(f'"{key.casefold()}"')
     found = text[at + 1 : at + 1 + len(key)]

@@ -1,4 +1,4 @@
-"""What a network does with released addresses, and how much history it keeps."""
+"""The policy of a network: what happens to released addresses, and how much history is kept."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# Where a store is unless a configuration or a caller says otherwise.
+# The data directory unless a configuration or a caller names another one.
 DEFAULT_DATA_DIR = "/var/lib/cni/fastipam"
 DEFAULT_COOLDOWN_S = 30.0
 PREFER = "prefer"
 STRICT = "strict"
-DEFAULT_STICKY_S = 3600  # a StatefulSet's pod that is moved or upgraded is back well before
-DEFAULT_HISTORY = 100_000  # events a network, about 15 MiB: a day of a node that is busy
+DEFAULT_STICKY_S = 3600  # a pod of a StatefulSet is moved or upgraded in much less time
+DEFAULT_HISTORY = 100_000  # events of a network, about 15 MiB: a day of a busy node
 DEFAULT_HISTORY_AGE_S = 7 * 86_400
 MOST_HISTORY = 100_000_000
 MOST_S = 10**9
@@ -25,15 +25,15 @@ _SECONDS_OVER_0 = f"number of seconds greater than 0 and less than {MOST_S}"
 
 
 class Policy:
-    """What a network does with released addresses; a value. Times are in nanoseconds.
+    """The policy of a network. It does not change. Raises ConfigError with field and value.
 
-    ``cooldown_ns`` is how long a released address is not assigned again; ``strict`` says that it is
-    not even when no other address is free. For ``sticky_s`` seconds a released address is reserved
-    for its pod; 0: it is not. ``history`` events are kept for ``history_age_ns``; 0: none is
-    written. Raises ConfigError with field and value.
+    A released address cools for ``cooldown_ns`` nanoseconds. With ``strict`` it is not assigned
+    again in that time even when no other address is free. For ``sticky_s`` seconds a released
+    address is reserved for its pod; 0 means not at all. At most ``history`` events are kept, for up
+    to ``history_age_ns`` nanoseconds; with 0 none are written.
 
-    ``configured`` is the policy that this one was derived from for some calls, or None. ``stored``
-    is the record of the policy, which ``storage.records.policy`` fills in when it is first wanted.
+    ``configured`` is the policy from which this one was derived for some calls, or None. ``stored``
+    is the policy's record, which ``storage.records.policy`` fills in at its first use.
     """
 
     __slots__ = (
@@ -76,16 +76,16 @@ class Policy:
         self.stored = b""
 
     def stricter(self) -> Policy:
-        """Return the same policy, for some calls, with ``strict`` set.
+        """Return a copy with ``strict`` set, for some calls.
 
-        What the store remembers of the network is still this policy.
+        The store still records this policy as the network's.
         """
         other = self._derived()
         other.strict = True
         return other
 
     def without_history(self) -> Policy:
-        """Return the same policy, for some calls, that writes no event; see :meth:`stricter`."""
+        """Return a copy that writes no events, for some calls; see :meth:`stricter`."""
         other = self._derived()
         other.history = 0
         return other
@@ -120,7 +120,7 @@ _CHOICES = {"cooldownPolicy": (PREFER, STRICT), "sticky": ("pod",)}
 
 
 def read(ipam: dict[str, Any]) -> Policy:
-    """Return the policy that a configuration's ``ipam`` section asks for. Raises ConfigError."""
+    """Return the policy that a configuration's ``ipam`` section sets. Raises ConfigError."""
     asked: dict[str, Any] = {}
     for key in KEYS:
         if key.casefold() in ipam:

@@ -1,8 +1,8 @@
-"""Which of a cluster's pools give a pod its addresses, in which order: a line for each family.
+"""Order a cluster's pools by preference for a pod: one line of pools for each family.
 
-Pools are named by their first address here. A *group* is a set of pools with equal preference; ()
-stands for all pools of a family. A *line* is a list of groups, the preferred one first: a pod gets
-its address from one of them.
+A pool is identified by its first address here. A *group* is a set of pools with equal preference;
+() stands for all pools of a family. A *line* is a list of groups, the preferred one first; the pod
+gets its address of that family from one of them.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from fastipam.configuration.address_pools import AddressPool
 
     Group = tuple[int, ...]
-    Line = tuple[int, tuple[Group, ...]]  # with the family in front
+    Line = tuple[int, tuple[Group, ...]]  # the family, and its groups
     Lines = tuple[Line, ...]
-    Wanted = tuple[int, Group]  # one group, with its family
+    Wanted = tuple[int, Group]  # a family, and one group of it
 
 
 def any_address(pool: Pool) -> Lines:
-    """Return the lines of a pod that may get any address of each family."""
+    """Return the lines for a pod that may get any address of each family."""
     return tuple((each.family, ((),)) for each in pool.sets)
 
 
 def are_uniform(pools: Sequence[AddressPool]) -> bool:
-    """Return whether a pod that chooses nothing may get any address of each family.
+    """Return whether a pod that chooses no pool may get any address of each family.
 
-    A pool of single addresses does not count, because they are assigned on request only; but a
-    family that has no other pool is none that every pod gets. Nor is one whose pools assign
-    nothing: a pod is told which of them is disabled.
+    Pools of single addresses do not count, because these are assigned on request only. The result
+    is False when a family has no pool that serves: either only pools of single addresses, which
+    give a pod without a request no address, or only closed pools, which an error has to name.
     """
     priorities: dict[int, int] = {}
     serving = {one.family for one in pools if not (one.is_single or one.is_closed)}
@@ -47,7 +47,7 @@ def are_uniform(pools: Sequence[AddressPool]) -> bool:
 
 
 def automatic(pools: Iterable[AddressPool]) -> Lines:
-    """Return the lines of a pod that chooses nothing: pools by priority, then by name.
+    """Return the lines for a pod that chooses no pool: pools by priority, then by name.
 
     Pools that have to be named, pools of other nodes and pools of single addresses are left out.
     """
@@ -63,7 +63,7 @@ def automatic(pools: Iterable[AddressPool]) -> Lines:
 
 
 def named(pools: Iterable[AddressPool]) -> Lines:
-    """Return the lines of a pod for which these pools were named, the preferred one first."""
+    """Return the lines for a pod for which these pools were named, the preferred one first."""
     found: dict[int, list[Group]] = {}
     for one in pools:
         found.setdefault(one.family, []).append(_group([one]))

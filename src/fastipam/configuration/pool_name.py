@@ -1,8 +1,9 @@
-"""Which pools a configuration names: ``pool``, or what whereabouts' keys say of overlapping ranges.
+"""Find the name of the pool in a configuration: from ``pool``, or from whereabouts' keys.
 
-whereabouts assigns no address twice in all ranges of one ``network_name``, or of none, unless
-``enable_overlapping_ranges`` is false: then each range is by itself. Imported when a configuration
-has one of these keys, or one of whereabouts' ranges.
+With whereabouts all ranges of one ``network_name``, or all without one, share a pool: no address is
+assigned twice in it. If ``enable_overlapping_ranges`` is false, each range is a pool of its own.
+This module is imported only when a configuration has one of these keys or one of whereabouts'
+ranges.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ if TYPE_CHECKING:
     from fastipam.configuration.notes import Odd
 
 _THEIRS = ("network_name", "enable_overlapping_ranges")
-KUBERNETES = "kubernetes"  # as cluster.py has it, which is not imported here
-# The pool of all ranges of whereabouts' keys on a node. A name with "/" is none that "pool" can be.
+KUBERNETES = "kubernetes"  # the same as in cluster.py, which is not imported here
+# The name of the pool of all whereabouts ranges on a node. Longer names go on with "/", which the
+# key "pool" does not allow.
 SHARED = "whereabouts"
 
 
 def read(
     ipam: dict[str, Any], theirs: list[list[Range]], odd: list[Odd]
 ) -> tuple[str | None, bool]:
-    """Return the name of the pool, or None: the network's; and whether it was chosen.
+    """Return the name of the pool, and whether the configuration has chosen it.
 
-    ``theirs`` are the sets of whereabouts' keys. Raises ConfigError.
+    The name is None when the pool has the network's name. ``theirs`` are the range sets of
+    whereabouts' keys. Raises ConfigError.
     """
     pool = reader.text(ipam, "pool", "ipam")
     network = reader.text(ipam, "network_name", "ipam")
@@ -60,14 +63,14 @@ def read(
 
 
 _MOST_POOLS = 64
-_LONGEST = 63  # of an AddressPool's name (deploy/chart/files/crds.yaml)
+_LONGEST = 63  # characters of an AddressPool's name (deploy/chart/files/crds.yaml)
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
 def check_beside_cluster(ipam: dict[str, Any]) -> None:
-    """Raise ConfigError for ``pool`` beside a cluster whose settings are not the Kubernetes API's.
+    """Raise ConfigError for ``pool`` beside a cluster whose engine is not ``kubernetes``.
 
-    Of settings in a file :func:`of_cluster` knows it.
+    When the settings are in a file, :func:`of_cluster` checks this later.
     """
     cluster = ipam["cluster"]
     if isinstance(cluster, dict) and cluster.get("engine") != KUBERNETES:
@@ -84,7 +87,7 @@ def _beside_cluster(value: object) -> ConfigError:
 
 
 def of_cluster(value: object, settings: Settings | None) -> tuple[str, ...]:
-    """Return the AddressPools that ``ipam.pool`` names: one, or a list. Raises ConfigError."""
+    """Return the AddressPools that ``ipam.pool``, a name or a list, names. Raises ConfigError."""
     if settings is None or not settings.is_founded_by_agent:
         raise _beside_cluster(value)
     listed = value if isinstance(value, list) else [value]

@@ -3,13 +3,13 @@
 A field that is absent is empty: "", [], {} or None. An error names the path of the field as the
 user wrote it.
 
-Importing ``json`` takes as long as the interpreter's start, so the scanner that ``json`` itself
-uses (``_json``) is called here, and ``json`` is imported only to say where a malformed document
-is wrong, or on an interpreter without that scanner.
+Importing ``json`` takes as long as starting the interpreter. So this module calls the scanner that
+``json`` itself uses (``_json``), and imports ``json`` only to locate the error in a malformed
+document, or on an interpreter without that scanner.
 
-Keys are matched whatever their case, the last one counting, and ``null`` is the same as
-absent: so do Go's decoder, every CNI plugin, and configurations in real use. The list of GC is the
-one exception (``ATTACHMENTS``).
+The case of keys is ignored, the last of several equal keys counts, and ``null`` is the same as
+absent. Go's decoder works this way, and so does every CNI plugin, and configurations rely on it.
+The list of valid attachments for GC is the one exception (``ATTACHMENTS``).
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ except ImportError:  # pragma: no cover  # an interpreter without the C accelera
     make_scanner = None
     from json.encoder import encode_basestring_ascii
 
-# Marks are , [ and {. A configuration has a few hundred bytes, a GC request about 100 and three
-# marks an attachment. The two limits bound the memory and time that a hostile document can take.
+# These two limits bound the memory and time that a hostile document can take. Marks are the
+# characters , [ and {. A configuration has a few hundred bytes; a GC request has about 100 bytes
+# and three marks for each attachment.
 LARGEST = 4 << 20
 _MOST_MARKS = 1 << 17
-# Levels of lists and objects. How deep an interpreter can read is another number in each of its
-# versions (CPython 3.11: 994, 3.13: 9998), and one that depends on who calls.
+# Nested levels of lists and objects. Without this limit the depth that can be decoded would depend
+# on the interpreter (CPython 3.11: 994, 3.13: 9998) and on the caller's own depth.
 _DEEPEST = 256
 
 
-# The one key whose null means something: a runtime without attachments sends it, and a missing list
-# is an error.
+# The one key for which null is not the same as absent: a runtime without attachments sends null,
+# and a missing list is an error.
 ATTACHMENTS = "cni.dev/valid-attachments"
 
 
 def fold(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object with its keys case-folded, without null values."""
+    """Return an object with its keys case-folded and without null values."""
     return {
         key.casefold(): value
         for key, value in pairs
@@ -72,7 +73,7 @@ _CONTEXT = _Namespace(
 )
 
 
-# The same for an object whose keys have a meaning in their own case only.
+# The same settings, for an object in which the case of keys matters.
 _EXACT = _Namespace(**{**vars(_CONTEXT), "object_pairs_hook": None, "memo": {}})
 
 
@@ -80,13 +81,13 @@ _SPACE = " \t\n\r"
 
 
 def decode(raw: bytes, what: str = "the network configuration") -> dict[str, Any]:
-    """Return the JSON object in ``raw``, its keys folded; ``what`` names it in an error.
+    """Return the JSON object in ``raw``, its keys case-folded. ``what`` names it in an error.
 
     Raises DecodingError with line and column.
     """
     if len(raw) > LARGEST:
         raise errors.DecodingError(f"{what} is larger than {LARGEST >> 20} MiB")
-    # Every value but the first stands behind one of these. Those inside a text are counted, too.
+    # Every value but the first follows one of these characters. Those inside texts are counted too.
     opened = raw.count(b"[") + raw.count(b"{")
     if raw.count(b",") + opened > _MOST_MARKS:
         raise errors.DecodingError(f"{what} has more than {_MOST_MARKS} values")
@@ -117,7 +118,7 @@ def decode(raw: bytes, what: str = "the network configuration") -> dict[str, Any
 def decode_first(raw: bytes) -> tuple[dict[str, Any], int]:
     """Return the JSON object at the start of ``raw``, keys as written, and its size in bytes.
 
-    What stands behind it may be anything. Raises DecodingError, without a place.
+    Anything may follow the object. Raises DecodingError, without line and column.
     """
     if make_scanner is None:  # pragma: no cover  # an interpreter without the C accelerator
         raise errors.DecodingError("this interpreter does not say where an object ends")
@@ -137,11 +138,11 @@ def _scan(text: str) -> Any:
         try:
             value, end = make_scanner(_CONTEXT)(text, at)
         except (StopIteration, SystemError):
-            pass  # up to Python 3.12 it cannot even raise its error unless json is imported
+            pass  # up to Python 3.12 the scanner cannot raise its own error unless json is imported
         else:
             if not text[end:].strip(_SPACE):
                 return value
-    import json  # it says where and why
+    import json  # its error says where and why
 
     if not text.strip(_SPACE):
         raise ValueError("it is empty")
@@ -164,7 +165,10 @@ def _is_deep(value: Any) -> bool:
 
 
 def encode(value: Any, margin: str = "") -> str:
-    """Return JSON, indented by 4 as libcni prints it: objects, lists, texts, integers, booleans."""
+    """Return a value as JSON, indented by 4 as libcni prints it.
+
+    The value may have objects, lists, texts, integers and booleans.
+    """
     if isinstance(value, str):
         return encode_basestring_ascii(value)
     if isinstance(value, bool):
@@ -198,21 +202,21 @@ def kind_of(value: Any) -> str:
 # Fields ----------------------------------------------------------------------------------------
 
 RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")
-# No configuration comes near these; they bound the time that a hostile one can take.
-MOST_ENTRIES = 4096  # of a list: routes, exclusions
-MOST_SETS = 256  # range sets: each gives a container one more address
+# Far above any real configuration; they bound the time that a hostile one can take.
+MOST_ENTRIES = 4096  # of a list, such as routes or exclusions
+MOST_SETS = 256  # range sets: each gives a container one address
 
 
 def show(value: Any) -> str:
-    """Return a value as a message shows it: JSON, short, without user and password of a URL."""
+    """Return a value for a message: JSON, cut to 80 characters, without a URL's credentials."""
     try:
         return f"{errors.hide_credentials(_written(value)):.80}"
-    except RecursionError:  # what could just be read may be too deep for repr
+    except RecursionError:  # a value that could be decoded may still be too deep for repr
         return "…"
 
 
 def _written(value: Any) -> str:
-    """Return a value as the document has it; a string in the quotes of other messages."""
+    """Return a value as JSON, but a string in the quotes that other messages use."""
     if isinstance(value, str):
         return repr(value)
     import json  # it is slow to import, and an error is rare
@@ -229,12 +233,12 @@ def wrong(field: str, value: Any, wanted: str) -> errors.ConfigError:
 
 
 def refused(field: str, value: Any, wanted: str) -> errors.ConfigError:
-    """Return the error for a value of the right kind that is not one of those allowed."""
+    """Return the error for a value of the right type that is not allowed."""
     return errors.ConfigError(f"{show(value)} is not {wanted}", field=field, value=value)
 
 
 def text(holder: dict[str, Any], key: str, path: str) -> str:
-    """Return the text under a key, "" when it is absent."""
+    """Return the text under a key, or "" when it is absent. Raises ConfigError."""
     value = holder.get(key.casefold(), "")
     if not isinstance(value, str):
         raise wrong(f"{path}.{key}", value, "a string")
@@ -242,7 +246,10 @@ def text(holder: dict[str, Any], key: str, path: str) -> str:
 
 
 def listed(holder: dict[str, Any], key: str, path: str, most: int = MOST_ENTRIES) -> list[Any]:
-    """Return the list under a key, [] when it is absent. Raises when it is longer than ``most``."""
+    """Return the list under a key, or [] when it is absent.
+
+    Raises ConfigError, also when the list has more than ``most`` entries.
+    """
     value = holder.get(key.casefold(), [])
     field = f"{path}.{key}"
     if not isinstance(value, list):
@@ -255,7 +262,7 @@ def listed(holder: dict[str, Any], key: str, path: str, most: int = MOST_ENTRIES
 
 
 def mapping(holder: dict[str, Any], key: str, path: str) -> dict[str, Any]:
-    """Return the object under a key, {} when it is absent."""
+    """Return the object under a key, or {} when it is absent. Raises ConfigError."""
     value = holder.get(key.casefold(), {})
     if not isinstance(value, dict):
         raise wrong(f"{path}.{key}" if path else key, value, "an object")
@@ -263,7 +270,7 @@ def mapping(holder: dict[str, Any], key: str, path: str) -> dict[str, Any]:
 
 
 def choice(ipam: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str | None:
-    """Return the text under a key of ``ipam``, one of ``allowed``; None when it is absent."""
+    """Return the text under a key of ``ipam``, one of ``allowed``, or None when it is absent."""
     if key.casefold() not in ipam:
         return None
     value = ipam[key.casefold()]
@@ -277,7 +284,7 @@ def choice(ipam: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str | No
 
 
 def integer(value: Any, field: str) -> int:
-    """Return a whole number that fits into 64 bits."""
+    """Return ``value`` as an integer of up to 64 bits. Raises ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong(field, value, "an integer")
     if not -(1 << 63) <= value < 1 << 63:
@@ -293,7 +300,7 @@ def exclusion(value: Any, field: str) -> tuple[int, int, int]:
 
 
 def address(value: str, field: str) -> tuple[int, int] | None:
-    """Return (family, address); a /length is ignored. Return None for an empty text."""
+    """Parse an address, ignoring a /length: (family, address), or None for an empty text."""
     if not value:
         return None
     try:
@@ -303,7 +310,7 @@ def address(value: str, field: str) -> tuple[int, int] | None:
 
 
 def ip(value: str, field: str) -> tuple[int, int] | None:
-    """Return (family, address) of an address and nothing else; None for an empty text."""
+    """Parse an address without a /length: (family, address), or None for an empty text."""
     if not value:
         return None
     try:
@@ -324,12 +331,12 @@ def is_path(value: Any) -> bool:
 
 
 def brief(value: Any) -> str:
-    """Return a value as an error's text shows it; a list or an object only by its kind."""
+    """Return a value for an error's text, but a list or an object only as its type."""
     return kind_of(value) if isinstance(value, (dict, list)) else _written(value)
 
 
 def flag(holder: dict[str, Any], key: str, path: str) -> bool:
-    """Return the boolean under a key, False when it is absent."""
+    """Return the boolean under a key, or False when it is absent. Raises ConfigError."""
     value = holder.get(key.casefold(), False)
     if not isinstance(value, bool):
         raise wrong(f"{path}.{key}", value, "true or false")
@@ -339,7 +346,7 @@ def flag(holder: dict[str, Any], key: str, path: str) -> bool:
 def number(
     holder: dict[str, Any], key: str, path: str, default: float, bounds: tuple[float, float]
 ) -> float:
-    """Return the number under a key, within bounds that are both inclusive."""
+    """Return the number under a key, or ``default``. Both bounds are inclusive."""
     value = holder.get(key.casefold(), default)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise wrong(f"{path}.{key}", value, "a number")
@@ -349,7 +356,7 @@ def number(
 
 
 def file(holder: dict[str, Any], key: str, path: str) -> str:
-    """Return the absolute path under a key, "" when it is absent.
+    """Return the absolute path under a key, or "" when it is absent.
 
     It has to be absolute because a runtime may start the plugin in any directory.
     """
@@ -361,7 +368,7 @@ def file(holder: dict[str, Any], key: str, path: str) -> str:
 
 def is_id(value: str) -> bool:
     """Return whether the specification allows this container id or network name (CNI 1.1.0)."""
-    if value.isalnum() and value.isascii():  # nearly all of them
+    if value.isalnum() and value.isascii():  # the usual case
         return True
     return bool(value) and value[0] in _ALPHANUMERIC and _ID_CHARACTERS.issuperset(value)
 
@@ -372,10 +379,10 @@ LONGEST_IFNAME = 15  # IFNAMSIZ less the final NUL
 
 
 def fault_of_ifname(value: str) -> str:
-    """Return why no interface can have this name, as libcni decides it, or an empty text."""
+    """Return why no interface can have this name, by libcni's rules, or an empty text."""
     try:
         size = len(value.encode("utf-8", "surrogateescape"))
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON and a caller in process can have
+    except UnicodeEncodeError:  # half a surrogate pair, from JSON or from a caller of the library
         return f"{value!r} is not valid UTF-8"
     if not size:
         return "it is empty"

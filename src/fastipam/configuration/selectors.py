@@ -1,6 +1,6 @@
-"""Label selectors of Kubernetes, as ``nodeSelector`` and ``namespaceSelector`` of a pool have them.
+"""Label selectors of Kubernetes, for ``nodeSelector`` and ``namespaceSelector`` of a pool.
 
-What the API server has checked is read; anything else raises ConfigError.
+Anything that the API server would not accept raises ConfigError.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VALUE_RULE = f"is not the value of a label: {_RULE}, or is empty"
 
 
 def is_key(text: object) -> bool:
-    """Return whether a label can have this name, as Kubernetes says.
+    """Return whether this is a valid name of a label, by the rules of Kubernetes.
 
     >>> is_key("topology.kubernetes.io/zone"), is_key("zone!"), is_key("a/b/c")
     (True, False, False)
@@ -44,7 +44,7 @@ def is_key(text: object) -> bool:
 
 
 def is_value(text: object) -> bool:
-    """Return whether a label can have this value."""
+    """Return whether this is a valid value of a label."""
     return isinstance(text, str) and (not text or _is_word(text))
 
 
@@ -58,7 +58,7 @@ def _is_word(text: str) -> bool:
 
 
 def _is_part(text: str) -> bool:
-    """Return whether a domain can have this between two dots."""
+    """Return whether this is a valid part of a domain name, between two dots."""
     return (
         _is_word(text)
         and text[0] in _LOWER
@@ -68,12 +68,12 @@ def _is_part(text: str) -> bool:
 
 
 class Selector:
-    """Conditions on labels, which have to hold all; without one everything matches. A value."""
+    """Conditions on labels, all of which must hold. Without conditions everything matches."""
 
     __slots__ = ("_requirements",)
 
     def __init__(self, spec: object, field: str) -> None:
-        """``spec`` has matchLabels and matchExpressions; ``field`` is its path, for errors."""
+        """``spec`` has matchLabels and matchExpressions; ``field`` is its path for errors."""
         holder = _object(spec, field)
         found: list[Requirement] = []
         for key, value in _object(holder.get("matchLabels"), f"{field}.matchLabels").items():
@@ -97,7 +97,7 @@ class Selector:
         return bool(self._requirements)
 
     def __str__(self) -> str:
-        """Return it as kubectl takes it: ``kubectl get nodes -l TEXT``."""
+        """Return the selector as kubectl accepts it: ``kubectl get nodes -l TEXT``."""
         return ",".join(_text(*one) for one in self._requirements)
 
     def matches(self, labels: Mapping[str, str]) -> bool:
@@ -133,7 +133,10 @@ def _object(value: object, field: str) -> dict[str, Any]:
 
 
 def _require_label(key: object, values: Iterable[object], its: str, theirs: str) -> None:
-    """Raise ConfigError for what no label can be; ``its`` and ``theirs`` are the fields."""
+    """Raise ConfigError for an invalid name or value of a label.
+
+    ``its`` is the field of the name, ``theirs`` that of the values.
+    """
     if not is_key(key):
         raise ConfigError(f"{key!r:.330} {KEY_RULE}", field=its, value=key)
     for one in values:

@@ -1,6 +1,7 @@
-"""The ranges of a configuration written for whereabouts, and its names inside other ranges.
+"""Read the ranges of a configuration for whereabouts, and whereabouts' keys inside other ranges.
 
-Imported only when a configuration has one of its keys, or ``exclude`` inside a range.
+This module is imported only when a configuration has one of whereabouts' keys, or ``exclude``
+inside a range.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ if TYPE_CHECKING:
 _KNOWN = frozenset(
     ("range", "range_start", "range_end", "rangestart", "rangeend", "exclude", "gateway")
 )
-_NAMES = (("range_start", "rangeStart"), ("range_end", "rangeEnd"))  # whereabouts', host-local's
+# The same keys by whereabouts' and by host-local's name.
+_NAMES = (("range_start", "rangeStart"), ("range_end", "rangeEnd"))
 
 
 def range_sets(
     ipam: dict[str, Any], paths: list[str], odd: list[Odd], holes: list[tuple[str, Hole]]
 ) -> list[list[Range]]:
-    """Return the sets of ``range`` and ``ipRanges``.
+    """Return the range sets of ``range`` and ``ipRanges``.
 
-    Adds the sets' paths to ``paths``, what has no effect to ``odd``, and the exclusions inside
-    ``ipRanges`` to ``holes``. Raises ConfigError.
+    This adds the sets' paths to ``paths``, keys without effect to ``odd``, and the exclusions
+    inside ``ipRanges`` to ``holes``. Raises ConfigError.
     """
     sets = []
     if "range" in ipam:
@@ -64,9 +66,9 @@ def range_sets(
 def holes_of(
     holder: dict[str, Any], path: str, found: Range, odd: list[Odd]
 ) -> list[tuple[str, Hole]]:
-    """Return the exclusions that stand inside a range, with their paths. Raises ConfigError.
+    """Return the exclusions written inside a range, with their paths. Raises ConfigError.
 
-    They are this range's alone: what they say beyond it means nothing to the others.
+    They apply to this range alone, so they are cut to its bounds.
     """
     holes = []
     for at, one in enumerate(reader.listed(holder, "exclude", path)):
@@ -92,7 +94,7 @@ def with_aliases(holder: dict[str, Any], path: str) -> Range:
 
 
 def _at_the_name(error: ConfigError, holder: dict[str, Any], path: str) -> ConfigError:
-    """Return the error of a bound with the field where the user wrote it."""
+    """Return an error about a bound, with the field in which the user wrote it."""
     key = error.field.rpartition(".")[2]
     for theirs, ours in _NAMES:
         if key == ours and ours.casefold() not in holder:
@@ -101,9 +103,10 @@ def _at_the_name(error: ConfigError, holder: dict[str, Any], path: str) -> Confi
 
 
 def _without_edges(found: Range, path: str, start: bool = True, end: bool = True) -> Range:
-    """Take network and broadcast address from the bounds of an IPv4 range, as whereabouts does.
+    """Remove the network and broadcast address from an IPv4 range, as whereabouts does.
 
-    ``start`` and ``end`` say which bounds whereabouts' names gave. A /31 or /32 has neither.
+    ``start`` and ``end`` say which bounds were given by whereabouts' names. A /31 or /32 has
+    neither address.
     """
     if found.family != V4 or BITS[V4] - found.length <= 1:
         return found
@@ -124,7 +127,7 @@ def _without_edges(found: Range, path: str, start: bool = True, end: bool = True
 
 
 def _either(holder: dict[str, Any], theirs: str, ours: str, path: str) -> str:
-    """Return the text under one of two names. Both may be there only with the same text."""
+    """Return the text under one of two keys. If both exist, they must have the same text."""
     text, other = reader.text(holder, theirs, path), reader.text(holder, ours, path)
     if text and other and text != other:
         raise ConfigError(
@@ -137,7 +140,10 @@ def _either(holder: dict[str, Any], theirs: str, ours: str, path: str) -> str:
 
 
 def _range(holder: dict[str, Any], path: str) -> Range:
-    """Return ``range``, a CIDR (host bits allowed) or ``a-b/length``, without a default gateway."""
+    """Return the range under ``range``: a CIDR (host bits allowed) or ``a-b/length``.
+
+    It has no default gateway.
+    """
     if "range" not in holder:
         raise ConfigError("the range is missing", field=f"{path}.range", value=None)
     text = reader.text(holder, "range", path)
