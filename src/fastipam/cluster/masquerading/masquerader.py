@@ -1,7 +1,7 @@
-"""The thread that keeps the rules of masquerading as the pools want them.
+"""The thread that keeps the masquerading rules equal to those that the pools need.
 
-The rules stay when the agent stops: pods go on. Whatever fails is tried again, and no pod waits for
-it.
+The rules stay when the agent stops, because pods go on running. Whatever fails is retried, and no
+pod waits for it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.masquerading")
 
 COMPARE_S = 600.0  # between two comparisons with what the kernel has
-_LOOK_S = 1.0  # the longest sleep: pools are looked at that often, if nobody tells of them
+_LOOK_S = 1.0  # the longest sleep: changed pools are noticed after this time without a wake
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0  # doubles
-_END_S = 2.0  # for a step that is under way
+_END_S = 2.0  # how long a stop waits for the step that is under way
 
 
 class Status(NamedTuple):
     """Whether the rules are set; if not, why: one word for programs, a text for people.
 
-    ``prefixes`` is how many CIDRs are spared, ``changes`` how often the rules were replaced.
+    ``prefixes`` is how many CIDRs are not masqueraded, ``changes`` how often the rules were
+    replaced.
     """
 
     is_set: bool
@@ -42,7 +43,7 @@ class Status(NamedTuple):
 
 
 class Masquerader:
-    """Keeps the rules for the pools of some networks, each of which :meth:`use` has named."""
+    """The keeper of the rules for the pools of some networks, which :meth:`use` adds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -50,7 +51,7 @@ class Masquerader:
         self._wake = threading.Event()
         self._is_over = False
         self._wanted: dict[int, str] = {}
-        self._set: dict[int, str] = {}  # as nft has printed it afterwards
+        self._set: dict[int, str] = {}  # the tables as nft prints them after they were set
         self._compare_at = 0.0
         self._failures = 0
         self.status = Status(False, "NoPools", "no pool is known yet", 0, 0)
@@ -70,7 +71,7 @@ class Masquerader:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop. The rules stay."""
+        """Stop the thread. The rules stay."""
         self._is_over = True
         self.wake()
         if self._thread.ident is not None:
@@ -106,7 +107,7 @@ class Masquerader:
             self._failed("Failed", f"a defect in masquerading: {error!r}")
 
     def _bring_about(self, wanted: dict[int, str], count: int, *, is_other: bool) -> None:
-        """Replace the tables that are not as they should be."""
+        """Replace the tables that differ from the wanted ones."""
         if is_other:
             self._set = {}
         self._wanted = wanted
@@ -134,7 +135,7 @@ class Masquerader:
         self.status = Status(True, "Set", "", count, changes)
 
     def _is_set(self, family: int, have: str, wanted: str) -> bool:
-        """Return whether a table is as this agent has set it, or, before that, as it is wanted."""
+        """Return whether a table is as this agent has set it, or, if it set none, as wanted."""
         before = self._set.get(family)
         return have == before or (before is None and ruleset.plain(have) == ruleset.plain(wanted))
 

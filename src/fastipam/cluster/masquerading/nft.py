@@ -8,7 +8,7 @@ from shutil import which
 
 from fastipam.cluster.masquerading.ruleset import FAMILIES, NAME, change
 
-NOT_PERMITTED = "NotPermitted"  # a reason
+NOT_PERMITTED = "NotPermitted"  # a reason of NftFails
 _TIMEOUT_S = 10.0
 # A process without a login shell may lack the directories of administrators.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 FAMILIES = {V4: "ip", V6: "ip6"}
 NAME = "fastipam"  # of the tables; nothing in another table is read or changed
-# After the chains of kube-proxy and of other plugins (srcnat is 100): what they have decided stays.
+# After the chains of kube-proxy and of other plugins (srcnat is 100): their decisions stay.
 _PRIORITY = "srcnat + 5"
 _TYPES = {V4: "ipv4_addr", V6: "ipv6_addr"}
-# To whom no packet is masqueraded, beside the pools: what does not leave the link or the machine,
-# and groups. ``nft`` prints them in this order.
+# Destinations, besides the pools, to which no packet is masqueraded: loopback, link-local,
+# multicast and broadcast addresses. ``nft`` prints them in this order.
 _SPARED = {
     V4: "127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255",
     V6: "::1, fe80::/10, ff00::/8",

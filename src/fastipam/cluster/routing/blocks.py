@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from fastipam.cluster.routing.table import Address, Prefix
     from fastipam.cluster.schema import BlockEntry, BlockId
 
-# A store that was restored to an older state lacks blocks that their owners claim again within
-# seconds of the comparison, which all nodes make within half a minute.
+# How long a block that is missing in a list still counts as owned. A shared store that was restored
+# to an older state lacks blocks: all nodes compare theirs within half a minute, and claim the
+# missing ones again within seconds.
 HOLD_S = 60.0
-_LINK_LOCAL = 0xFE80 >> 6  # the first ten bits of such an address, which each link has again
+_LINK_LOCAL = 0xFE80 >> 6  # the first ten bits of an address that is unique only on its link
 
 
 class Wanted:
     """The routes that a network needs; a value.
 
-    ``gateways`` has the address for each prefix of another node's blocks, ``rejects`` the prefixes
-    whose other addresses nobody has. ``without`` are (node, family) of the owners whose address in
-    the family is not known, ``nodes`` the name of the node that has an address. ``is_complete``:
-    what is not in it is not needed.
+    ``gateways`` has the owner's address for each prefix of other nodes' blocks. ``rejects`` has the
+    prefixes that get an unreachable route, for the addresses that no pod has. ``without`` has
+    (node, family) of the owners without a known address of the family. ``nodes`` has the node's
+    name for each address in ``gateways``. ``is_complete``: no other route is needed.
     """
 
     __slots__ = ("gateways", "is_complete", "nodes", "rejects", "without")
@@ -42,10 +43,10 @@ class Wanted:
 
 
 class Blocks:
-    """What is known of a network's blocks. The methods may be called by any thread.
+    """The known state of a network's blocks. The methods may be called by any thread.
 
-    ``node`` is this node's name, ``changed`` is called whenever :meth:`wanted` may be another. The
-    pools are those that ``pools`` returns; none: they are not known yet.
+    ``node`` is this node's name. ``changed`` is called when the result of :meth:`wanted` may have
+    changed. ``pools`` returns the network's pools, or none while they are not known.
     """
 
     def __init__(
@@ -62,21 +63,21 @@ class Blocks:
         self._lock = threading.Lock()
         self._blocks: dict[BlockId, tuple[int, str, tuple[str, ...]]] = {}
         self._nodes: dict[str, tuple[str, ...]] = {}
-        self._missed: dict[BlockId, float] = {}  # blocks that a list lacked -> when
+        self._missed: dict[BlockId, float] = {}  # missing in a list -> since when
         self._shared: dict[tuple[str, tuple[str, ...]], tuple[str, tuple[str, ...]]] = {}
         self._is_told = self._is_reached = False
 
     def begin_anew(self, pools: Callable[[], Iterable[Prefix]]) -> None:
-        """Expect the whole state again, from another follower; use these pools from now on."""
+        """Expect the whole state again, from another keeper; use these pools from now on."""
         with self._lock:
             self.pools = pools
             self._is_reached = False
             self._missed = dict.fromkeys(self._blocks, self._clock())
 
-    # What a registry tells ------------------------------------------------------------------
+    # What a registry reports ----------------------------------------------------------------
 
     def see(self, pair: BlockId, length: int, entry: BlockEntry) -> None:
-        """Note the owner of a block."""
+        """Record the owner of a block."""
         with self._lock:
             # Ten thousand blocks have few owners: each name and list of addresses is kept once.
             node, via = self._shared.setdefault((entry.node, entry.via), (entry.node, entry.via))
@@ -85,7 +86,7 @@ class Blocks:
         self._changed()
 
     def see_node(self, name: str, addresses: Sequence[str]) -> None:
-        """Note the addresses of a node; those of a removed one stay, as its blocks do."""
+        """Record the addresses of a node. They stay after it was removed, as its blocks do."""
         with self._lock:
             if self._nodes.get(name) == (*addresses,):
                 return
@@ -93,7 +94,7 @@ class Blocks:
         self._changed()
 
     def forget(self, pair: BlockId, *, certain: bool) -> None:
-        """Note that a block has no owner; if this is not certain, wait a while first."""
+        """Record that a block has no owner; if this is not certain, wait for ``HOLD_S`` first."""
         with self._lock:
             if certain:
                 self._blocks.pop(pair, None)
@@ -103,18 +104,18 @@ class Blocks:
         self._changed()
 
     def complete(self) -> None:
-        """Note that the whole state was reported."""
+        """Record that the whole state was reported."""
         self._is_told = self._is_reached = True
         self._changed()
 
     def reached(self) -> None:
-        """Note that the shared store is reached."""
+        """Record that the shared store is reached."""
         was_reached, self._is_reached = self._is_reached, True
         if not was_reached:
             self._changed()
 
     def lost(self) -> None:
-        """Note that the shared store is not reached."""
+        """Record that the shared store is not reached."""
         self._is_reached = False
 
     # What the routes are made of ------------------------------------------------------------
@@ -130,7 +131,7 @@ class Blocks:
         return self._is_told and self._is_reached
 
     def due_s(self) -> float | None:
-        """Return the seconds until a block that was missed counts as free, or None."""
+        """Return the seconds until a block that a list lacked counts as free, or None."""
         with self._lock:
             if not self._missed or not self.is_reached:
                 return None
@@ -175,10 +176,10 @@ class Blocks:
         blocks: Iterable[tuple[BlockId, tuple[int, str, tuple[str, ...]]]],
         nodes: dict[str, tuple[str, ...]],
     ) -> dict[tuple[str, int], int]:
-        """Return the address of each (node, family), for blocks that do not say it themselves.
+        """Return the address of each (node, family), for blocks whose entry has none.
 
-        A block that was handed over has none until its new owner has written it; his other blocks
-        have.
+        A block that was handed over has no address until its new owner has written one. The
+        owner's other blocks have it.
         """
         found = {
             (node, family): address
@@ -192,12 +193,12 @@ class Blocks:
 
 
 def _first(texts: Iterable[str], family: int) -> int | None:
-    """Return the first of the addresses that is of a family, or None."""
+    """Return the first address of a family that a route can lead to, or None."""
     return next((address for its, address in _addresses(texts) if its == family), None)
 
 
 def _addresses(texts: Iterable[str]) -> Iterator[Address]:
-    """Yield those of the addresses that a route can have as its gateway."""
+    """Yield the addresses that can be a route's gateway, as (family, integer)."""
     for text in texts:
         try:
             family, value = parse_ip(text)

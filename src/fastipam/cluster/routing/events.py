@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-# RTMGRP_LINK, and of both families the addresses (IFADDR) and the routes.
+# RTMGRP_LINK, and the groups for the addresses (IFADDR) and routes of both families.
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 _RECEIVE_BYTES = 1 << 20  # a pod's start makes ten events
 _MOST_BYTES = 1 << 16
@@ -22,10 +22,10 @@ _ROUTES = (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE)
 
 
 class Heard:
-    """The result of the events since the last reading.
+    """The changes since the last read.
 
-    ``compare``: the routes may have changed. ``by`` is the process that has changed them, if it was
-    one. ``links``: an interface or an address was changed somewhere.
+    ``compare``: the routes may have changed. ``by`` is the process that has changed them, or 0.
+    ``links``: an interface or an address was changed somewhere.
     """
 
     __slots__ = ("by", "compare", "links")
@@ -36,7 +36,7 @@ class Heard:
 
 
 class Events:
-    """The notifications of this thread's network namespace. Raises OSError at its start."""
+    """The notifications of this thread's network namespace. The constructor raises OSError."""
 
     def __init__(self) -> None:
         self._link = rtnetlink.open_link(_GROUPS)
@@ -54,8 +54,9 @@ class Events:
     def read(self, interfaces: Collection[int], own_port: int) -> Heard:
         """Return the changes since the last call; never waits.
 
-        ``interfaces`` are those over which routes lead. A change by the socket ``own_port`` is
-        ignored. When the kernel had no room for events, everything may have changed.
+        ``interfaces`` has the numbers of the interfaces that the routes use. A change by the socket
+        with the port ``own_port`` is ignored. When the kernel has dropped events, the result is
+        that everything may have changed.
         """
         heard = Heard()
         while True:

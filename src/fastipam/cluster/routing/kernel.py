@@ -1,7 +1,7 @@
-"""The kernel's routes of fastipam's protocol: read, set, deleted, by rtnetlink(7).
+"""The kernel's routes of fastipam's protocol: read, set and delete them with rtnetlink(7).
 
 The machine's other routes are neither read nor changed: fastipam's routes have metrics of their
-own, and a route is replaced by its prefix and metric.
+own, and a new route replaces only one with the same prefix and metric.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.routing.table import Address, Prefix
 
-# A route of the same prefix that somebody has added by hand has 0 (IPv4) or 1024 (IPv6), and wins.
+# The metric of a route to a gateway. A route that an operator has added for the same prefix has by
+# default 0 (IPv4) or 1024 (IPv6), and wins.
 GATEWAY_METRIC = 1470
-# Of an unreachable route. It is another one: when a block changes hands, its new route is set
-# before the other kind is deleted.
+# The metric of an unreachable route. It is another one, so that when a block changes hands the new
+# route can be set before the route of the other kind is deleted.
 REJECT_METRIC = 14700
-_BATCH = 64  # answers of so many requests fit into the smallest receive buffer
+_BATCH = 64  # the answers to so many requests fit into the smallest receive buffer
 _RECEIVE_BYTES = 1 << 20
-_PATIENCE_S = 10.0  # the kernel answers at once, unless its routing lock is held for so long
+_PATIENCE_S = 10.0  # the kernel answers at once, unless another process holds its routing lock
 _ANSWER_BYTES = 1 << 16
-_GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)  # what is to be deleted is not there
+_GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)  # the route to delete does not exist
 # NLM_F_CAPPED and NLM_F_ACK_TLVS: after the head of the request come attributes, one of which is
 # the reason in words (NLMSGERR_ATTR_MSG).
 _HAS_WORDS = 0x100 | 0x200
@@ -43,8 +44,8 @@ _RT_SCOPE_NOWHERE = 255
 class Route(NamedTuple):
     """A route of fastipam's protocol in the main table.
 
-    ``gateway`` is None for an unreachable route, and 0 for one of another kind, which somebody else
-    has made.
+    ``gateway`` is None for an unreachable route, and 0 for a route of another kind, which fastipam
+    did not set.
     """
 
     family: int
@@ -55,7 +56,7 @@ class Route(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """The destination."""
+        """The destination as a CIDR."""
         return format_cidr(self.family, self.base, self.length)
 
     def __str__(self) -> str:
@@ -65,7 +66,7 @@ class Route(NamedTuple):
 
 
 def via(prefix: Prefix, gateway: int) -> Route:
-    """Return the route that leads a prefix to an address of the same family."""
+    """Return the route of a prefix to a gateway of the same family."""
     return Route(*prefix, gateway, GATEWAY_METRIC)
 
 
@@ -75,7 +76,7 @@ def unreachable(prefix: Prefix) -> Route:
 
 
 def is_own(route: Route) -> bool:
-    """Return whether this module can have made a route."""
+    """Return whether a route looks like one that this module sets."""
     return route in (via(route[:3], route.gateway or 0), unreachable(route[:3])) and (
         route.gateway != 0
     )
@@ -84,8 +85,9 @@ def is_own(route: Route) -> bool:
 class Hop(NamedTuple):
     """How the kernel reaches an address.
 
-    ``interface`` is the number of the interface on whose link the address is, or 0. Then
-    ``problem`` says why, and ``gateway`` is the router's address if one leads there.
+    ``interface`` is the number of the interface on whose link the address is, or 0 when there is
+    none. Then ``problem`` says why, and ``gateway`` is the address of the router that leads there,
+    if one does.
     """
 
     interface: int = 0
@@ -96,7 +98,7 @@ class Hop(NamedTuple):
 class Kernel:
     """The routing tables of this thread's network namespace; for one thread.
 
-    Each method raises OSError when the kernel does not answer; then :meth:`reopen`.
+    Each method raises OSError when the kernel does not answer; call :meth:`reopen` then.
     """
 
     def __init__(self) -> None:
@@ -114,7 +116,7 @@ class Kernel:
 
     @property
     def port(self) -> int:
-        """The number that the kernel's notifications have of changes that were made here."""
+        """The netlink port of this socket, by which a notification names the author of a change."""
         return int(self._link.getsockname()[0])
 
     def reopen(self) -> None:
@@ -148,7 +150,7 @@ class Kernel:
                 )
 
     def installed(self) -> list[Route]:
-        """Return the routes that are there. O(routes of fastipam's protocol)."""
+        """Return the routes of fastipam's protocol that the kernel has. O(these routes)."""
         return [
             _read(family, body)
             for family in rtnetlink.NUMBERS
@@ -156,18 +158,18 @@ class Kernel:
         ]
 
     def replace(self, routes: Sequence[Route]) -> list[tuple[Route, int, str]]:
-        """Add these routes, each in place of the one of its prefix and metric.
+        """Set these routes; each replaces the route with the same prefix and metric, if any.
 
-        Returns (route, errno, reason) of those that the kernel has refused.
+        Returns (route, errno, reason) of each route that the kernel has refused.
         """
         flags = rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_REPLACE
         asked = [_request(rtnetlink.RTM_NEWROUTE, flags, one) for one in routes]
         return [(routes[at], number, text) for at, number, text in self._ask(asked)]
 
     def delete(self, routes: Sequence[Route]) -> list[tuple[Route, int, str]]:
-        """Delete these routes; those that are gone already are no error.
+        """Delete these routes; a route that is gone already is no error.
 
-        Returns (route, errno, reason) of those that the kernel has refused.
+        Returns (route, errno, reason) of each route that the kernel has refused to delete.
         """
         asked = [_request(rtnetlink.RTM_DELROUTE, 0, one) for one in routes]
         return [
@@ -187,7 +189,7 @@ class Kernel:
         return found
 
     def _ask(self, asked: Sequence[tuple[int, int, bytes]]) -> Iterator[tuple[int, int, str]]:
-        """Ask for changes; yield (index, errno, reason) of those that were refused."""
+        """Request changes; yield (index, errno, reason) of each change that was refused."""
         for at, answer in self._answers(
             [(kind, flags | rtnetlink.NLM_F_ACK, body) for kind, flags, body in asked]
         ):
@@ -196,7 +198,7 @@ class Kernel:
                 yield at, number, reason
 
     def _answers(self, asked: Sequence[tuple[int, int, bytes]]) -> Iterator[tuple[int, _Answer]]:
-        """Send requests, some at a time; yield (index, answer) for each."""
+        """Send requests in batches; yield (index, answer) for each request."""
         for first in range(0, len(asked), _BATCH):
             batch = asked[first : first + _BATCH]
             begin = self._sequence + 1
@@ -224,7 +226,7 @@ class _Answer(NamedTuple):
     body: bytes
 
     def failure(self) -> tuple[int, str]:
-        """Return errno and reason, (0, "") when the request was granted."""
+        """Return errno and reason, or (0, "") when the request was successful."""
         if self.kind != rtnetlink.NLMSG_ERROR:
             return 0, ""
         number = -int.from_bytes(self.body[:4], sys.byteorder, signed=True)
@@ -238,7 +240,7 @@ class _Answer(NamedTuple):
 def remove_all() -> int:
     """Delete every route of fastipam's protocol in this network namespace; return how many.
 
-    For the removal of fastipam from a machine. Raises OSError, PermissionError without NET_ADMIN.
+    This is for removing fastipam from a machine. Raises OSError, PermissionError without NET_ADMIN.
     """
     with Kernel() as kernel:
         there = kernel.installed()
@@ -252,7 +254,7 @@ def _request(kind: int, flags: int, route: Route) -> tuple[int, int, bytes]:
     family, base, length, gateway, metric = route
     what = rtnetlink.RTN_UNREACHABLE if gateway is None else rtnetlink.RTN_UNICAST
     scope = 0
-    if kind == rtnetlink.RTM_DELROUTE:  # whatever its type and its scope are
+    if kind == rtnetlink.RTM_DELROUTE:  # delete the route whatever its type and scope are
         what, scope = 0, _RT_SCOPE_NOWHERE
     head = (rtnetlink.NUMBERS[family], length, 0, 0, rtnetlink.MAIN_TABLE, PROTOCOL, scope, what, 0)
     body = rtnetlink.RTMSG.pack(*head) + _destination(family, base)
@@ -264,7 +266,7 @@ def _request(kind: int, flags: int, route: Route) -> tuple[int, int, bytes]:
 
 
 def _question(family: int, value: int) -> bytes:
-    """Return the body of the question how an address is reached."""
+    """Return the body of the request that asks how an address is reached."""
     head = (rtnetlink.NUMBERS[family], BITS[family], 0, 0, 0, 0, 0, 0, 0)
     return rtnetlink.RTMSG.pack(*head) + _destination(family, value)
 

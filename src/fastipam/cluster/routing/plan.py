@@ -27,10 +27,10 @@ REASONS = (OFF_LINK, NOT_REACHED, WITHOUT_ADDRESS, HOLDS_NODE, REFUSED)
 class Plan:
     """The routes of all networks together; a value once :meth:`choose` was called.
 
-    ``routes`` are to be there. ``kept`` may stay if they are there: nobody knows for the moment how
-    to reach their gateways. What is in neither is to be deleted if ``is_complete``. ``problems``
-    has a sentence for each (reason, node or prefix) that has no route. Without ``gateways`` none of
-    the routes leads to another node.
+    ``routes`` has the routes to set. ``kept`` has routes that stay if they exist, because the
+    kernel does not reach their gateways for the moment. All other routes are to be deleted if
+    ``is_complete``. ``problems`` has a sentence for each node or prefix without a route, by
+    (reason, node or prefix). Without ``gateways`` no route leads to another node.
     """
 
     __slots__ = ("_gateways", "_rejects", "is_complete", "kept", "nodes", "problems", "routes")

@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.routes")
 
-_LOOK_S = 5.0  # the longest sleep: pools are looked at that often, if nobody tells of them
-_END_S = 2.0  # for a step that is under way
+_LOOK_S = 5.0  # the longest sleep: changed pools are noticed after this time without a wake
+_END_S = 2.0  # how long a stop waits for the step that is under way
 
 
 class Router:
-    """Keeps the routes of some networks' blocks. ``nodes`` has this node's name in each.
+    """The keeper of the routes to some networks' blocks.
 
-    Without ``gateways`` only the unreachable routes are set, for addresses that no pod has.
+    ``nodes`` has this node's name in each network. Without ``gateways`` only the unreachable routes
+    are set, for addresses that no pod has.
 
     Raises ConfigError when the kernel does not let this process change routes.
     """
@@ -74,7 +75,7 @@ class Router:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop. The routes stay: pods go on, and the next agent compares them."""
+        """Stop the thread. The routes stay for the pods, and the next agent compares them."""
         self._is_over = True
         self.wake()
         if self._thread.ident is not None:
@@ -91,14 +92,14 @@ class Router:
             left_s = self._setting.step()
             poll.poll(1000 * min(left_s, _LOOK_S) + 1)
             if self._is_woken:
-                self._is_woken = False  # before the blocks are read: what comes now wakes again
+                self._is_woken = False  # before the blocks are read: a later change wakes again
                 with suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
                 self._setting.changed()
             self._setting.hear(self._heard())
 
     def _heard(self) -> Heard:
-        """Return what the kernel has told; when it cannot be read, everything may have changed."""
+        """Return the kernel's notifications; an error means that the routes may have changed."""
         try:
             return self._events.read(self._setting.interfaces, self._kernel.port)
         except OSError as error:

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.routes")
 
 COMPARE_S = 600.0  # between two comparisons of the whole table
-_SOON_S = 0.05  # events come in bursts: a link that goes up, a run of blocks
+_SOON_S = 0.05  # the wait after an event: they come in bursts, as when a link goes up
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0  # for what was refused or not reached; doubles
-_SHARE = 4  # of the time at least so many parts are left to the other threads
-_LONGEST_GAP_S = 30.0  # between two comparisons while somebody else changes the routes
-_FIGHT_S = 120.0  # without such changes for so long nobody does
+_SHARE = 4  # a pause is so many times as long as the work before it, for the other threads
+_LONGEST_GAP_S = 30.0  # between two comparisons while another process changes the routes
+_FIGHT_S = 120.0  # after this time without such a change, the other process counts as gone
 _MOST_LINES = 10  # of one kind in the log at one time
 _LONGEST_MESSAGE = 1000
 
 
 class Condition(NamedTuple):
-    """Whether all routes are set; the cause as one word, and for people."""
+    """Whether all routes are set; if not, why: one word for programs, a text for people."""
 
     is_set: bool
     reason: str
@@ -42,8 +42,8 @@ class Status(NamedTuple):
     """The state of the routes, for metrics.
 
     ``counts`` has the routes by (family, type), ``left_out`` the nodes and prefixes without a route
-    by reason. ``is_complete``: every shared store is reached, and has told all blocks. ``refused``
-    counts the changes that the kernel has refused.
+    by reason. ``is_complete``: every shared store is reached, and has reported all blocks.
+    ``refused`` counts the changes that the kernel has refused.
     """
 
     counts: dict[tuple[int, str], int]
@@ -69,15 +69,16 @@ class Setting:
         *,
         gateways: bool = True,
     ) -> None:
-        self.interfaces: set[int] = set()  # over which routes lead
+        self.interfaces: set[int] = set()  # that the routes use
         self.condition = Condition(False, "NotReached", "the cluster's store was not reached yet")
         self.status = Status({}, {}, False, 0)
         self._kernel = kernel
         self._networks = networks
         self._with_gateways = gateways
         self._clock = clock
-        self._have: set[Route] = set()  # what is there, as far as is known
-        self._adopted: set[Route] | None = None  # of an earlier run, until all blocks were told
+        self._have: set[Route] = set()  # the routes that the kernel has, as far as is known
+        # The routes of an earlier run, until all blocks are reported; None before a comparison.
+        self._adopted: set[Route] | None = None
         self._hops: dict[Address, Hop] = {}
         self._pools: list[object] = []
         self._has_changed = True
@@ -91,16 +92,16 @@ class Setting:
         self._refused = 0
         self._fights = 0
         self._fought_at = 0.0
-        self._told: dict[tuple[str, str], str] = {}  # problems that the log has
+        self._told: dict[tuple[str, str], str] = {}  # problems that were logged
 
     # What has happened ----------------------------------------------------------------------
 
     def changed(self) -> None:
-        """Note that the blocks may have changed."""
+        """Record that the blocks may have changed."""
         self._has_changed = True
 
     def hear(self, heard: Heard) -> None:
-        """Note the kernel's notifications."""
+        """Record the kernel's notifications: they decide when the routes are compared again."""
         now = self._clock()
         if heard.by:
             self._note_other(heard.by, now)
@@ -113,7 +114,7 @@ class Setting:
             self._retry_at = soonest if self._retry_at is None else min(self._retry_at, soonest)
 
     def _note_other(self, process: int, now: float) -> None:
-        """Note that another process has changed these routes."""
+        """Record that another process has changed these routes."""
         if now - self._fought_at > _FIGHT_S:
             self._fights = 0
         if not self._fights:
@@ -125,7 +126,7 @@ class Setting:
         self._fights = min(self._fights + 1, 8)
 
     def _gap_s(self) -> float:
-        """Return the seconds from one comparison to the next: the longer, the more fights."""
+        """Return the least seconds between two comparisons: more after each change by others."""
         return min(_LONGEST_GAP_S, 0.25 * 2**self._fights) if self._fights > 1 else 0.0
 
     # One step -------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ class Setting:
             self._apply(look_again=retry)
 
     def _compare(self, now: float) -> None:
-        """Read the whole table, and forget how addresses are reached."""
+        """Read all routes from the kernel, and forget how addresses are reached."""
         self._have = set(self._kernel.installed())
         if self._adopted is None:
             self._adopted = {one for one in self._have if is_own(one)}
@@ -188,10 +189,10 @@ class Setting:
         self._compare_at = self._compared_at + COMPARE_S
 
     def _apply(self, *, look_again: bool) -> None:
-        """Plan, set what is missing, then delete what is too much."""
+        """Plan the routes, set those that are missing, then delete those that are not needed."""
         began = self._clock()
         plan = self._plan(look_again=look_again)
-        if self._adopted:  # an earlier run's: they go on, until all is known
+        if self._adopted:  # an earlier run's routes stay until all blocks are known
             keys = {(*one[:3], one.metric) for one in plan.routes}
             plan.routes |= {one for one in self._adopted if (*one[:3], one.metric) not in keys}
         missing = sorted(plan.routes - self._have, key=_order)
@@ -219,7 +220,7 @@ class Setting:
             self._failures = 0
 
     def _plan(self, *, look_again: bool) -> Plan:
-        """Return the plan, after the kernel was asked how the nodes' addresses are reached."""
+        """Return the plan of the routes; ask the kernel how the nodes' addresses are reached."""
         told = [one for one in self._networks if one.is_told]
         plan = Plan([one.wanted() for one in told], gateways=self._with_gateways)
         if len(told) == len(self._networks) and plan.is_complete:
@@ -235,7 +236,10 @@ class Setting:
         return plan
 
     def _note_set(self, routes: Sequence[Route], refused: Sequence[Route]) -> None:
-        """Note that these routes are there, in place of those of their prefix and metric."""
+        """Record that these routes, except the refused ones, are set.
+
+        Each has replaced the route of the same prefix and metric.
+        """
         done = {(*one[:3], one.metric): one for one in routes}
         for one in refused:
             done.pop((*one[:3], one.metric), None)
@@ -249,7 +253,7 @@ class Setting:
     # What others see ------------------------------------------------------------------------
 
     def _tell(self, plan: Plan) -> None:
-        """Say in the log, once, what has no route; note the state for metrics and condition."""
+        """Log each problem once; record the state for metrics and for the condition."""
         self._log_problems(plan)
         counts = Counter(
             (one.family, "unreachable" if one.gateway is None else "gateway") for one in self._have
@@ -281,5 +285,5 @@ class Setting:
 
 
 def _order(route: Route) -> tuple[int, int, int, int]:
-    """Return the key of a stable order: whatever is retried comes in the same order again."""
+    """Return the sort key of a route: retries come in the same order."""
     return route.family, route.base, route.length, route.metric

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     Prefix = tuple[int, int, int]  # family, first address, length
     Address = tuple[int, int]  # family, integer
 
-# The protocol (rtnetlink(7)) of every route that fastipam makes: a later run finds the routes of
-# the one before by it. iproute2's list of protocols (rt_protos) does not have it.
+# The protocol (rtnetlink(7)) of every route that fastipam sets, by which a later run finds the
+# routes of an earlier one. iproute2's list of protocols (rt_protos) does not have this number.
 PROTOCOL = 147
 
 
@@ -36,7 +36,7 @@ def merged(blocks: Iterable[tuple[Prefix, Hop]]) -> Iterator[tuple[Prefix, Hop]]
 
 
 class Inside:
-    """Tells which prefixes hold one of these addresses. O(log n) each."""
+    """A set of addresses, to find one that lies in a prefix. O(log n) for each prefix."""
 
     def __init__(self, addresses: Collection[Address]) -> None:
         self._sorted = sorted(addresses)
