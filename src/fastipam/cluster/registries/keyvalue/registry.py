@@ -94,7 +94,7 @@ class KeyValueRegistry:
         self.losses.remember()
 
     def register(self, member: Member, deadline: Deadline, *, agent: bool, sign: bool) -> bool:
-        """Write this node's entry; with ``sign``, also a new node's sign of life."""
+        """Write this node's entry and, with ``sign``, its first sign of life. One transaction."""
         return self.registration.register(member, deadline, agent=agent, sign=sign)
 
     def addresses(self) -> tuple[str, ...]:

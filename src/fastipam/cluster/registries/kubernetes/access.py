@@ -1,8 +1,8 @@
 """Access to the Kubernetes API: its servers, the certificates to trust, the credentials.
 
-In a pod: the environment names the server, and the files of the service account, which the kubelet
-renews while the pod runs, hold the token and the authority. ``kubeconfig.py`` reads the file that
-kubectl reads.
+In a pod, the environment names the server. The files of the service account have the token and the
+certificate authority; the kubelet renews them while the pod runs. Elsewhere, ``kubeconfig.py``
+reads the file that kubectl reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.engines.tls import TlsFiles
 
-# Where the kubelet mounts them (k8s.io/kubernetes, pkg/apis/core: DefaultAPITokenMountPath).
+# Where the kubelet mounts the files of the service account (k8s.io/kubernetes, pkg/apis/core:
+# DefaultAPITokenMountPath).
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 _LARGEST_TOKEN = 64 << 10  # the API server itself refuses a header that is longer
 _PORTS = {"https": 443, "http": 80}
@@ -29,7 +30,7 @@ _Stamp = tuple[int, int, int]
 
 
 class Memory:
-    """Texts for OpenSSL, which reads files only, under paths that only this process can open."""
+    """Files in memory for OpenSSL, which reads only files; the paths are this process's own."""
 
     def __init__(self) -> None:
         self._open: list[int] = []
@@ -50,10 +51,10 @@ class Memory:
 class Access:
     """The servers of one API, and the credentials for it. Safe to use from several threads.
 
-    ``token_file``, ``ca``, ``cert`` and ``key`` are read again when they have changed; ``memory``
-    holds those that are no files. If a file cannot be read any more, its last content stays in use.
-    ``ca`` empty: the authorities of the system. ``base`` stands before every path. ``namespace`` is
-    where this process lives, or the default.
+    ``token_file``, ``ca``, ``cert`` and ``key`` are paths; a file is read again when it has
+    changed. If a file cannot be read any more, its last content stays in use. ``memory`` owns the
+    paths of files in memory. With an empty ``ca`` the system's authorities are trusted. ``base``
+    precedes every path of a request. ``namespace`` is that of this process, or the default.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Access:
         return f"Bearer {self._token}" if self._token else ""
 
     def renew(self) -> None:
-        """Get the token anew: the server has refused it (401)."""
+        """Have the token read again, because the server has refused it (401)."""
         with self._lock:
             self._token_stamp = None
 
@@ -158,8 +159,8 @@ def in_cluster(
 ) -> Access:
     """Return the access of a pod's service account. Reads all files.
 
-    ``servers``: URLs to use instead of what the environment names; ``field`` is where they are
-    written. Raises ConfigError, which says what is missing.
+    ``servers`` are URLs to use instead of the server that the environment names; ``field`` is the
+    setting that has them. Raises ConfigError, which says what is missing.
     """
     environ = os.environ if environ is None else environ
     if servers:
@@ -173,7 +174,7 @@ def in_cluster(
         namespace=_namespace(f"{directory}/namespace"),
     )
     try:
-        access.authorization(0.0)  # a file that is missing is an error now
+        access.authorization(0.0)  # so that a missing file is an error now
     except ConfigError as error:
         error.hint = error.hint or 'a process outside a pod needs "kubeconfig"'
         raise
@@ -184,7 +185,7 @@ def in_cluster(
 def parse_server(text: str, field: str = "server", *, name: str = "") -> Server:
     """Parse ``https://host``, ``https://host:port`` or, for this machine, ``http://…``.
 
-    IPv6 addresses stand in brackets; without a port it is that of the scheme. ``name`` is what the
+    IPv6 addresses stand in brackets; the default port is the scheme's. ``name`` is what the
     certificate has to be valid for, if that is not the host. Raises ConfigError.
     """
     scheme, mark, rest = text.partition("://")
@@ -213,7 +214,7 @@ def read_token(path: str, field: str) -> str:
 
 
 def check_token(raw: bytes, field: str, value: str) -> str:
-    """Return a token as a header can carry it. Raises ConfigError, which does not show it."""
+    """Return a token that a header can carry. Raises ConfigError, which does not show it."""
     token = raw.strip()
     if not token:
         raise ConfigError(f"{field} {value} is empty", field=field, value=value)
@@ -257,7 +258,7 @@ def _namespace(path: str) -> str:
 
 
 def _stamp(path: str) -> _Stamp | None:
-    """Return what differs between two versions of a file; None while there is none."""
+    """Return a value that differs between two versions of a file, or None without a file."""
     try:
         found = os.stat(path)
     except OSError:

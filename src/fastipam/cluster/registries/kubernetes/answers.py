@@ -1,4 +1,4 @@
-"""What an answer of the Kubernetes API means for the caller of a request."""
+"""The exceptions for answers of the Kubernetes API that are not a success."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _OWN = "/apis/fastipam.io/"  # the kinds that the chart installs
 _RETRY_AFTER_S = 1.0  # for a 429 that does not say how long
 _LONGEST_RETRY_AFTER_S = 3600.0
-# What reading a text that is no list or no event of the API raises.
+# The exceptions that are raised on reading a text that is no list or event of the API.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
 
@@ -32,11 +32,11 @@ class Refused(EngineError):
 
 
 class AlreadyExists(Refused):
-    """There is an object of this name."""
+    """An object of this name exists."""
 
 
 class Conflict(Refused):
-    """The object has another version or uid than the one that was named."""
+    """The object has another version or uid than the request named."""
 
 
 class NotFound(Refused):
@@ -85,7 +85,7 @@ def failure(status: int, headers: dict[str, str], raw: bytes, where: str, call: 
         return Retry(text, _retry_after_s(status, headers, found))
     if status == 404 and (refusal := _absence(found, raw, text, call)):
         return refusal
-    # Without a Status it may be the answer of something between this client and the server.
+    # Without a Status it may be the answer of a proxy between this client and the server.
     if status >= 500 or not found:
         if call.is_change:
             return EngineTimeout(text, ambiguous=True)
@@ -100,10 +100,11 @@ def failure(status: int, headers: dict[str, str], raw: bytes, where: str, call: 
 
 
 def _absence(found: dict[str, Any], raw: bytes, text: str, call: Call) -> EngineError | None:
-    """Return the error for a 404 of an API server, None for one of anybody else.
+    """Return the error for a 404 of an API server, or None for a 404 of another server.
 
-    That an object is absent is something to act on: a block is free, a node was removed. So it is
-    only believed of a Status that names the object (or, for a new one, its namespace).
+    Callers act on the absence of an object: a block is free, a node was removed. So an object
+    counts as absent only if a Status says so that names the object (or, for a new one, its
+    namespace).
     """
     details = found.get("details")
     name = details.get("name") if isinstance(details, dict) else None
@@ -147,7 +148,7 @@ def _status(raw: bytes) -> dict[str, Any]:
 
 
 def _is_behind(status: dict[str, Any]) -> bool:
-    """Return whether the server has not come to the version that was asked for."""
+    """Return whether the server has not reached the version that was asked for."""
     details = status.get("details")
     causes = details.get("causes") if isinstance(details, dict) else None
     return isinstance(causes, list) and any(

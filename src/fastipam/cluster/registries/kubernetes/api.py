@@ -1,4 +1,4 @@
-"""The Kubernetes API as one node uses it: the shared part of its registry's modules."""
+"""The Kubernetes API as one node uses it: what the modules of its registry share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.address_pools import AddressPool
 
 TRIES = 8  # to change an object that somebody else changes meanwhile
-_PAUSE_S = 0.02  # before something is asked again; doubles
+_PAUSE_S = 0.02  # before a request is repeated; doubles
 
 
 class Api:
@@ -44,7 +44,7 @@ class Api:
         return self.client.get(kind, name, deadline_s=deadline.call_s())
 
     def pause(self, tries: int, deadline: Deadline) -> None:
-        """Wait a moment before something is asked again, longer each time."""
+        """Wait a moment before a request is repeated, longer each time."""
         self.client.pause(min(_PAUSE_S * (1 << tries), deadline.left_s()))
 
     def addresses(self) -> tuple[str, ...]:
@@ -70,5 +70,5 @@ class Api:
 
 
 def list_s(deadline: Deadline) -> float:
-    """Return the seconds for a list, which is many requests. Raises NoBlock if none are left."""
+    """Return the seconds for a list, which may be many requests. Raises NoBlock if none is left."""
     return max(deadline.call_s(), deadline.left_s())

@@ -1,4 +1,4 @@
-"""The request of a node that needs blocks, on the Kubernetes API, and the answers to it."""
+"""The request of this node for blocks, on the Kubernetes API, and the answer to it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from fastipam.cluster.schema import BlockEntry, BlockId, Mark
     from fastipam.storage.records.block import Member
 
-_ANSWER_S = 2.0  # between two looks at the own request, while no event tells of its answer
+_ANSWER_S = 2.0  # between two reads of the own request, while no watch reports its answer
 
 
 class Asking:
-    """The own request. ``awaits``: an answer, or the blocks of one, may still come."""
+    """This node's request. ``awaits``: an answer, or the blocks of one, may still come."""
 
     def __init__(self, api: Api, losses: Losses, entry: Entry, blocks: Blocks) -> None:
         self._api = api
@@ -35,16 +35,16 @@ class Asking:
         self._entry = entry
         self._blocks = blocks
         self.awaits = False
-        self._ask_at = 0.0  # when to look at the own request
-        self._has_answer = False  # a watch has told that the own request was answered
+        self._ask_at = 0.0  # when to read the own request again
+        self._has_answer = False  # a watch has reported an answer to the own request
         self._answered_at = 0.0  # when the answer was first seen
-        self._is_complete = False  # all that it names has come, or will not come
+        self._is_complete = False  # all blocks of the answer have come, or will not come
         self._request_uid = ""  # of the request that this process has made
         self._told: dict[str, Any] | None = None  # the own request with its answer
-        self._has_looked = False  # for a request of an earlier process
+        self._has_looked = False  # whether an earlier process's request was looked for
 
     def look_for_an_earlier(self, mark: int) -> None:
-        """Look for the request of an earlier process, once; ``mark`` is its number, or 0."""
+        """Look for an earlier process's request, once; ``mark`` is its number, or 0."""
         if not self._has_looked and mark and not self._request_uid:
             self._expect(now=True)
         self._has_looked = True
@@ -55,7 +55,10 @@ class Asking:
         mark: Mark,
         deadline: Deadline,
     ) -> bool:
-        """Create the request of this node, in place of an earlier one; confirm it (I6)."""
+        """Replace this node's request by a new one; return False if the node was removed.
+
+        The node's entry is read after the request was created (I6). Raises NoBlock.
+        """
         places = [place for pair in mark.named if (place := self._api.place(*pair))]
         if places:
             mark.pool = places[0].pool
@@ -80,7 +83,7 @@ class Asking:
         raise NoBlock("the request of this node changes faster than it can be read")
 
     def _is_still(self, member: Member, request: dict[str, Any], deadline: Deadline) -> bool:
-        """Return whether this node was not removed before it has asked; else withdraw that."""
+        """Return whether the node's entry is unchanged; if it is not, withdraw the request."""
         self._request_uid = objects.uid_of(request)
         try:
             self._entry.confirm(member, deadline)
@@ -90,12 +93,12 @@ class Asking:
         return True
 
     def _expect(self, *, now: bool) -> None:
-        """Look for an answer to the own request: now, or when a watch or the time says so."""
+        """Expect an answer: read the request now, or when a watch reports one or in two seconds."""
         self.awaits, self._has_answer, self._told = True, now, None
         self._ask_at, self._answered_at = self._api.clock() + _ANSWER_S, 0.0
 
     def _withdraw_request(self, found: dict[str, Any], deadline: Deadline) -> bool:
-        """Delete the request as it was read; return whether it is gone. Its uid names it."""
+        """Delete a request by its uid and version; return False if it may still exist."""
         try:
             self._api.client.delete(
                 objects.REQUESTS,
@@ -109,9 +112,10 @@ class Asking:
         return True
 
     def unask(self, deadline: Deadline) -> None:
-        """Delete the request of this node, if nobody has answered it. Idempotent.
+        """Delete this node's request, if no node has answered it. Idempotent.
 
-        If a node has answered, :meth:`granted` waits for its blocks, and deletes the request then.
+        If a node has answered it, :meth:`granted` waits for the blocks, and then deletes the
+        request.
         """
         if not self.awaits and not self._request_uid:
             return
@@ -125,7 +129,7 @@ class Asking:
         self._request_uid = ""
 
     def is_asked(self, deadline: Deadline) -> bool:
-        """Return whether the request waits for an answer, or for its blocks. One read."""
+        """Return whether the request waits for an answer, or for the blocks. One read."""
         found = self._api.get(objects.REQUESTS, self._api.name, deadline)
         if found is None:
             return False
@@ -135,10 +139,10 @@ class Asking:
         return True
 
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return the blocks that the answer to the own request names, stamped (I7).
+        """Return the blocks in the answer to this node's request, stamped with its epoch (I7).
 
-        It reads nothing while no watch reports an answer, except once every two seconds. After the
-        answer it reads at each call, for two seconds, until all blocks have come.
+        Until a watch reports an answer, it reads only once every two seconds. After the answer it
+        reads at each call, for two seconds, until all blocks have come.
         """
         now = self._api.clock()
         if not self.awaits or (not self._has_answer and now < self._ask_at):
@@ -163,7 +167,7 @@ class Asking:
         for name in objects.given(found):
             there = self._api.get(objects.BLOCKS, name, deadline)
             if there is None:
-                continue  # given up by the donor, and free: the next search finds it
+                continue  # released by the donor, and free: the next search finds it
             pair, entry = objects.read_block(there)
             is_coming = is_coming or entry.node == objects.answered_by(found)
             kept = self._blocks.stamp(there, member, deadline)
@@ -178,7 +182,7 @@ class Asking:
         return mine
 
     def look_for_an_answer(self) -> None:
-        """Have the next :meth:`granted` look at the own request."""
+        """Have the next :meth:`granted` read this node's request."""
         self.awaits = self._has_answer = True
 
     def collected(self, deadline: Deadline) -> None:
@@ -192,7 +196,7 @@ class Asking:
             self.awaits = self._has_answer = self._is_complete = False
 
     def read_request(self, found: dict[str, Any]) -> Request | None:
-        """Return a request that waits for an answer; note when the own one has got its answer."""
+        """Return a request that waits for an answer; keep the answer to this node's own one."""
         if objects.answered_by(found):
             if objects.name_of(found) == self._api.name:
                 self._told = found

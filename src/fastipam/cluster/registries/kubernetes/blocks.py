@@ -1,4 +1,4 @@
-"""The blocks of a node on the Kubernetes API: claim, compare, give back, one write per block."""
+"""The blocks of a node on the Kubernetes API: claim, compare, release; one write per block."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MOST_READS = 16  # of single blocks, before one list costs less
 
 
 class _NotInForce(NoBlock):
-    """A block was claimed of a pool that is not in force any more."""
+    """A block was claimed from a pool that is not in force any more."""
 
 
 class Blocks:
@@ -51,8 +51,8 @@ class Blocks:
     def owned(self, member: Member, deadline: Deadline) -> dict[BlockId, BlockEntry]:
         """Return this node's blocks, each stamped with its current epoch (I7). One list.
 
-        One write for each block that another epoch of the node has left, and one read after them
-        all: what is there counts only if the node was not removed since (I6).
+        One write for each block that another epoch of the node has left, and then one read of the
+        node's entry: the blocks count only if the node was not removed meanwhile (I6).
         """
         listed, version = self._list(deadline)
         found = {objects.read_block(one)[0]: one for one in listed}
@@ -79,8 +79,8 @@ class Blocks:
         """Drop the listed blocks that are not blocks of a pool in force (I9).
 
         A claim may reach the API long after it was sent: by then its pool was deleted, and another
-        pool has its addresses in blocks of another size. Such a block is deleted again. No request
-        if this node knows all the blocks.
+        pool has its addresses in blocks of another size. A block that this node was claiming is
+        then deleted. No request if this node knows all the blocks.
         """
         states = {(one.family, one.base): one.state for one in self._api.share.blocks()}
         for pair in list(found):
@@ -95,7 +95,7 @@ class Blocks:
                 self._delete_named(objects.name_of(one), objects.version_of(one), deadline)
 
     def look(self, deadline: Deadline) -> None:
-        """Compare the own objects if that is due; one that somebody else has changed was lost.
+        """Compare this node's objects if that is due; a difference means that changes were lost.
 
         One read of each block and of the entry; one list instead of many reads.
         """
@@ -103,7 +103,7 @@ class Blocks:
             self._losses.looked(is_as_known=self._is_as_known(deadline))
 
     def _is_as_known(self, deadline: Deadline) -> bool:
-        """Return whether the own blocks and the entry are as this node has written them."""
+        """Return whether this node's blocks and entry are as the node has written them."""
         mine = self._api.share.blocks()
         places = [self._api.place(one.family, one.base) for one in mine]
         if None in places or any(one.state != ACTIVE for one in mine):
@@ -126,9 +126,10 @@ class Blocks:
         return self._losses.written in (("", 0), objects.identity_of(found))
 
     def stamp(self, found: dict[str, Any], member: Member, deadline: Deadline) -> BlockEntry | None:
-        """Write the present epoch and address into a block; return it, None if it is gone (I7).
+        """Write the current epoch and address into a block; return it, or None if it is gone (I7).
 
-        A deletion that is under way with the version before it then fails.
+        None also if another node owns the block. A deletion under way by the earlier version then
+        fails.
         """
         for tries in range(TRIES):
             (family, _), entry = objects.read_block(found)
@@ -158,9 +159,9 @@ class Blocks:
         raise NoBlock(f"the block {objects.name_of(found)} changes faster than it can be read")
 
     def _outgrow(self, member: Member, epoch: int) -> None:
-        """Take an epoch after that of a block which this node has. Raises NoBlock.
+        """Take the epoch after that of a block which this node has, and raise NoBlock.
 
-        The node's entry was deleted, and made anew: its epochs began again.
+        The node's entry was deleted and created again, so its epochs began again.
         """
         member.epoch, member.revision = epoch + 1, 0
         self._api.share.put_member(member)
@@ -176,12 +177,12 @@ class Blocks:
         claimed_ns: int,
         deadline: Deadline,
     ) -> Claimed:
-        """Create the objects of the blocks, then read the own entry (I6). One write per block.
+        """Create the blocks' objects, then read this node's entry (I6). One write per block.
 
         Blocks that other nodes own are left out: the claim may succeed for a part of a run.
         """
         self.look(deadline)
-        if self._losses.suspect_at:  # no watch goes on yet: all blocks are to be compared
+        if self._losses.suspect_at:  # no watch has resumed yet: compare all blocks first
             self._losses.notice()
         self._losses.history.begin()
         self._losses.hear_followers()
@@ -199,7 +200,7 @@ class Blocks:
                 raise
             except FastipamError as error:
                 if won:
-                    raise Unsettled(error) from None  # the comparison finds what was won
+                    raise Unsettled(error) from None  # the comparison finds the won blocks
                 raise
             if revision:
                 won[pair] = revision
@@ -221,7 +222,7 @@ class Blocks:
         return Claimed(won, taken)
 
     def _require_pools(self, won: Iterable[BlockId], deadline: Deadline) -> None:
-        """Raise _NotInForce unless the blocks are of pools that are in force (I9)."""
+        """Raise _NotInForce unless the blocks belong to pools that are in force (I9)."""
         places = (self._api.place(*pair) for pair in won)
         cidrs = [one.cidr for one in places if one is not None]
         if not self._pools.have(cidrs, deadline):
@@ -252,9 +253,9 @@ class Blocks:
         return revision
 
     def _withdraw(self, won: Mapping[BlockId, int], deadline: Deadline) -> bool:
-        """Delete what was claimed in vain; return whether all of it is gone.
+        """Delete blocks that were claimed in vain; return whether all of them are gone.
 
-        What a removed node leaves is found when it comes back.
+        A removed node that comes back finds the rest.
         """
         with suppress(FastipamError):
             for pair, revision in won.items():
@@ -263,9 +264,10 @@ class Blocks:
         return False
 
     def _create(self, pair: BlockId, member: Member, claimed_ns: int, deadline: Deadline) -> int:
-        """Create a block's object until the outcome is known; return its version, 0: another's.
+        """Create a block's object; return its version, or 0 when another node owns the block.
 
-        Raises Unsettled when it may have been created, or may be later.
+        Repeats until the outcome is known. Raises Unsettled when the object may have been created,
+        or may still be.
         """
         place = self._api.place(*pair)
         if place is None or place.is_gone:  # others may have its addresses in blocks of other sizes
@@ -301,12 +303,12 @@ class Blocks:
             try:
                 self._losses.hear(made, changed=True)
             except EngineError as error:
-                raise Unsettled(error) from None  # the comparison settles it
+                raise Unsettled(error) from None  # the comparison settles the claim
             return objects.version_of(made)
         raise Unsettled(NoBlock(f"the result of the claim of {place.cidr} is unknown"))
 
     def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
-        """Return the blocks among these that some node owns. One list per window."""
+        """Return the blocks among these that some node owns. One list."""
         place = self._api.place(pool.family, pool.address(numbers.start))
         if place is None:
             return frozenset(numbers)
@@ -331,7 +333,7 @@ class Blocks:
         return sorted(ends)
 
     def owner(self, pair: BlockId, deadline: Deadline) -> BlockEntry | None:
-        """Return who owns a block now, None when nobody does. One read."""
+        """Return the owner of a block, or None when nobody owns it. One read."""
         place = self._api.place(*pair)
         found = place and self._api.get(objects.BLOCKS, place.name, deadline)
         return objects.read_block(found)[1] if found else None
@@ -342,14 +344,14 @@ class Blocks:
         return frozenset(parse_cidr(one)[:2] for one in objects.pod_cidrs(found or {}))
 
     def release(self, block: Block, deadline: Deadline) -> None:
-        """Delete a block's object if it is this node's. Asks until the outcome is known."""
+        """Delete a block's object if it is this node's. Repeats until the outcome is known."""
         pair = block.family, block.base
         self._delete(pair, block.revision, deadline)
 
     def _delete(self, pair: BlockId, revision: int, deadline: Deadline) -> None:
-        """Delete an object by its version, as long as it is this node's in no later epoch.
+        """Delete a block's object by its version, unless it is of a later epoch than this node.
 
-        In a later one it is that of another machine which has this node's name now.
+        With a later epoch it belongs to another machine, which has this node's name now.
         """
         name = self._name_of(pair, deadline)
         if name:
@@ -373,9 +375,10 @@ class Blocks:
         done: str,
         deadline: Deadline,
     ) -> None:
-        """Write to an own block by its version, until the outcome is known or it is another's.
+        """Write to a block of this node by its version, until the outcome is known.
 
-        ``version`` 0: it is read first. ``done`` ends the sentence of the error.
+        Stops without an error when the block is no longer this node's. With ``version`` 0 the block
+        is read first. ``done`` ends the sentence of the error.
         """
         for tries in range(TRIES):
             try:
@@ -398,9 +401,10 @@ class Blocks:
         raise NoBlock(f"the block {name} changes faster than it can be {done}")
 
     def _name_of(self, pair: BlockId, deadline: Deadline) -> str:
-        """Return the name of an own block's object, "" when there is none.
+        """Return the object's name of a block of this node, "" when there is no such object.
 
-        Of a block that lies in no pool, because that was deleted, only the list tells it.
+        If the block lies in no pool, because the pool was deleted, the list of this node's blocks
+        is read.
         """
         place = self._api.place(*pair)
         if place is not None:

@@ -11,12 +11,12 @@ _LARGEST_OBJECT = 4 << 20  # an API server takes bodies of 3 MiB
 
 
 class Kind:
-    """A kind of objects: the path of its group and version, its plural, perhaps a namespace."""
+    """A kind of objects: the path of its group and version, its plural, and any namespace."""
 
     __slots__ = ("namespace", "plural", "prefix")
 
     def __init__(self, prefix: str, plural: str, namespace: str = "") -> None:
-        """``prefix``: ``/apis/GROUP/VERSION`` or ``/api/v1``; no namespace: cluster-scoped."""
+        """``prefix``: ``/apis/GROUP/VERSION`` or ``/api/v1``. No namespace: cluster-scoped."""
         self.prefix = prefix
         self.plural = plural
         self.namespace = namespace

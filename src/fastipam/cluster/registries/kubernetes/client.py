@@ -1,12 +1,12 @@
 """A client of the Kubernetes API that turns answers into results and exceptions.
 
 Every call takes ``deadline_s`` and returns or raises within that many seconds. The errors are those
-of ``cluster/engine.py``, by what has become of a change::
+of ``cluster/engine.py``; they say what has become of a change::
 
     EngineError
     ├── EngineUnavailable     nothing was changed: refused, 429, 503 (``retry_after_s``)
     ├── EngineTimeout         unknown (``ambiguous``): no answer, half an answer, 500, 502, 504
-    │   └── Behind            a list was asked of a server that has not come to that version
+    │   └── Behind            no server has reached the version that a list must have
     ├── EngineDenied          401 twice, 403, a certificate: tell the operator
     ├── Compacted             410: list again
     └── Refused               a definite no: nothing was changed
@@ -70,26 +70,26 @@ _LARGEST_PAGE = 64 << 20  # a list from the cache comes in one piece: 100,000 bl
 # A server that starts, or is asked by all nodes in one instant, takes seconds for its part of TLS.
 _CONNECT_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # between two rounds over all servers
-# Of the pause that a server asks for: up to 32 s when thousands of nodes start at once, and it has
-# room again long before.
+# The longest wait before a retry. Servers ask for up to 32 s when thousands of nodes start at once,
+# and can serve again long before that.
 _LONGEST_WAIT_S = 5.0
 _OPEN_S = 10.0  # for a watch to begin
-_GRACE_S = 10.0  # after which a watch is given up that the server should have ended
+_GRACE_S = 10.0  # beyond a watch's deadline, in which the server should end it
 
 
 class _Round:
-    """What went wrong when all servers were asked in turn."""
+    """The failures of one round, in which each server is asked once."""
 
     def __init__(self) -> None:
-        self.waits: list[float] = []  # the pauses that servers ask for which cannot serve yet
+        self.waits: list[float] = []  # the pauses that busy servers ask for
         self._last = "the deadline had passed before any server was asked"
         self._is_behind = self._is_silent = False
         self._denied: EngineDenied | None = None
-        self._others = 0  # failures that time may mend
+        self._others = 0  # failures that a retry may solve
         self.has_asked = False
 
     def note(self, error: Retry | Untrusted | OSError, endpoint: Endpoint) -> None:
-        """Note the failure of one server."""
+        """Record the failure of one server."""
         self.has_asked = True
         if isinstance(error, WantsTls):
             error = Untrusted(EngineDenied(str(error), hint="write https:// in its URL"))
@@ -111,7 +111,7 @@ class _Round:
 
     @property
     def after_s(self) -> float:
-        """The pause after which the first of the servers may be asked again."""
+        """The pause after which the first of the servers may be asked again, in seconds."""
         return min(self.waits, default=0.0)
 
     def error(self) -> EngineError:
@@ -130,10 +130,10 @@ class _Round:
 class Client:
     """A client of one API. Safe to use from several threads, and after a fork; has no thread.
 
-    It connects at its first call, and keeps idle connections. ``requests`` counts what was sent, by
-    (method, plural); the method of a list is LIST, that of a watch WATCH. ``postponed`` counts the
-    answers "later" (429, 503). ``sleep`` and ``chance``
-    (a number from 0 to 1) are for tests.
+    It connects at its first call, and keeps idle connections. ``requests`` counts the requests that
+    were sent, by (method, plural); the method of a list is LIST, that of a watch WATCH.
+    ``postponed`` counts the answers "later" (429, 503). ``sleep`` and ``chance`` (a number from 0
+    to 1) are for tests.
     """
 
     def __init__(
@@ -182,8 +182,8 @@ class Client:
     ) -> dict[str, Any]:
         """Replace the object that has ``metadata.resourceVersion``; return it as it was stored.
 
-        Raises Conflict when it has another version, NotFound, Invalid; ValueError for a body
-        without a version, which would overwrite what somebody else has written.
+        Raises Conflict when the object has another version, NotFound, Invalid; ValueError for a
+        body without a version, which would overwrite another writer's change.
         """
         name = name_of(body)
         if not body["metadata"].get("resourceVersion"):
@@ -252,7 +252,7 @@ class Client:
         object is decoded when the iterator reaches it. So the list takes the memory of one page
         (500 objects), or with ``at_least`` of its whole text (600 bytes per block).
 
-        Raises Compacted, in the iterator too: then call it again. Raises Behind.
+        Raises Behind. Raises Compacted, also in the iterator: then call it again.
         """
         deadline = time.monotonic() + deadline_s
         query = {"fieldSelector": selector}
@@ -260,8 +260,8 @@ class Client:
             query["resourceVersion"] = at_least or "0"
             query["resourceVersionMatch"] = "NotOlderThan"
         if not at_least:
-            # With a limit and a version API servers before 1.34 read from etcd (apiserver,
-            # cacher.go: shouldDelegateList); client-go's reflector leaves it away likewise.
+            # Given a limit and a version, API servers before 1.34 read from etcd (apiserver,
+            # cacher.go: shouldDelegateList); client-go's reflector sends no limit either.
             query["limit"] = str(PAGE)
         first = self._page(kind, query, deadline)
         return self._pages(kind, query, first, deadline), first.version
@@ -275,15 +275,16 @@ class Client:
         initial: bool = False,
         deadline_s: float,
     ) -> Watch:
-        """Return an iterator over (type, object) of what changes after ``version``.
+        """Return an iterator over the changes after ``version``, as (type, object).
 
         The types are ADDED, MODIFIED, DELETED and BOOKMARK; a bookmark has a version and nothing
-        else. It ends when the server ends it, which it is asked to do after ``deadline_s``.
-        ``initial``: first comes an ADDED for each object that is there, of a state that is not
-        older than ``version``, then a bookmark for which :func:`ends_initial` is true.
+        else. The watch ends when the server ends it, which it is asked to do after ``deadline_s``.
 
-        Raises Compacted and Refused, the iterator too: Refused when the server has no ``initial``,
-        or its etcd is too old for that.
+        With ``initial`` the current objects come first: an ADDED for each object, of a state that
+        is not older than ``version``, then a bookmark for which :func:`ends_initial` is true.
+
+        The call and the iterator raise Compacted and Refused. Refused means that the server does
+        not support ``initial``, or that its etcd is too old for it.
         """
         query = {
             "watch": "1",
@@ -310,7 +311,7 @@ class Client:
         return watch
 
     def pause(self, seconds: float) -> None:
-        """Wait a moment before something is asked again."""
+        """Wait before a request is repeated."""
         self._sleep(seconds)
 
     def close(self) -> None:
@@ -380,7 +381,7 @@ class Client:
         return self._attempt(call, time.monotonic() + deadline_s, read)
 
     def _attempt(self, call: Call, deadline: float, ask: Callable[[Endpoint, float], T]) -> T:
-        """Ask one server after the other, as long as none can have made the change."""
+        """Ask one server after another, as long as no server can have made the change."""
         pause_s = _FIRST_PAUSE_S
         refusals = 0
         failed = _Round()
@@ -413,8 +414,8 @@ class Client:
                     endpoint.worked()
                     return answer
             wait_s = max(pause_s, min(failed.after_s, _LONGEST_WAIT_S)) * (1 + self.chance() / 2)
-            told = failed if failed.has_asked else before  # the last pause may end too late
-            # A change waits only for a server that is there and has said that it did nothing.
+            told = failed if failed.has_asked else before  # this round may have begun too late
+            # A change is repeated only if a server has answered that it did nothing.
             if failed.is_final or (call.is_change and not failed.waits):
                 raise told.error()
             if wait_s >= deadline - time.monotonic():
@@ -423,7 +424,7 @@ class Client:
             pause_s = min(2 * pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
 
     def _exchange(self, endpoint: Endpoint, call: Call, until: float) -> bytes:
-        """Send one request to one server; return the body of its answer, if it says yes.
+        """Send one request to one server; return the body of a successful answer.
 
         Raises OSError and Retry when nothing was done, or when the call is no change.
         """
@@ -440,7 +441,7 @@ class Client:
         if not 200 <= status < 300:
             raise failure(status, headers, raw, endpoint.server.text, call)
         if headers.get("content-encoding", "identity") != "identity":
-            raw = b""  # nobody asked for it: as unreadable as any other text
+            raw = b""  # not asked for, and so treated as unreadable
         return raw
 
     def _subscribe(self, endpoint: Endpoint, call: Call, until: float) -> Connection:
@@ -476,5 +477,5 @@ class Client:
 
 
 def random_fraction() -> float:
-    """Return a number from 0 to 1, another one on every node (importing ``random`` costs more)."""
+    """Return a random number from 0 to 1; importing ``random`` would take longer."""
     return int.from_bytes(os.urandom(4), "big") / (1 << 32)

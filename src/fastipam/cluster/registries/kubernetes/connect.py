@@ -1,4 +1,4 @@
-"""Opening the registry on the Kubernetes API, by a node's settings."""
+"""The function that opens the registry on the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def open_kubernetes(share: Share) -> KubernetesRegistry:
-    """Return the registry of a node: in its pod, or with the kubeconfig that the settings name.
+    """Return a node's registry, with the access of its pod or of the kubeconfig in the settings.
 
     Raises ConfigError, which says what is missing.
     """
     settings = share.settings
     if settings.kubeconfig:
-        from fastipam.cluster.registries.kubernetes import kubeconfig  # a person's command line
+        from fastipam.cluster.registries.kubernetes import kubeconfig  # for the command line
 
         found = kubeconfig.load(settings.kubeconfig)
     else:

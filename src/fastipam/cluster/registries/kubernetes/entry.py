@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class Entry:
-    """The entry, and with fencing the Lease that goes with it."""
+    """This node's entry and, with fencing, its Lease."""
 
     def __init__(self, api: Api, losses: Losses) -> None:
         self._api = api
         self._losses = losses
-        self._seen_ns = 0  # the time of this boot before the own entry was last seen unchanged
+        self._seen_ns = 0  # a time of this boot, before the own entry was last read unchanged
         self._me: Member | None = None  # as this process has registered it
         settings = api.share.settings
         self.lease = None
@@ -103,7 +103,7 @@ class Entry:
     def _next_entry(
         self, there: NodeEntry, member: Member, boot: str, agent: bool, deadline: Deadline
     ) -> NodeEntry:
-        """Return what the entry has to say after ``there``. Raises ClusterRefused, NoBlock."""
+        """Return the entry to write in place of ``there``. Raises ClusterRefused, NoBlock."""
         epoch = max(there.epoch, member.epoch)  # an older state of the store may have come back
         is_other = there.incarnation != member.incarnation
         if is_other:
@@ -115,7 +115,10 @@ class Entry:
         )
 
     def _check_machine(self, boot: str, deadline: Deadline) -> None:
-        """Raise ClusterRefused unless the Node of this name is the machine that this is."""
+        """Raise ClusterRefused unless the Node object of this name is this machine's, by boot id.
+
+        Raises NoBlock when there is no Node object.
+        """
         found = self._api.get(objects.MACHINES, self._api.name, deadline)
         if found is None:
             raise NoBlock(
@@ -142,12 +145,12 @@ class Entry:
         self._seen_ns = boottime_ns()
 
     def hold(self, deadline: Deadline) -> None:
-        """Take the Lease, with fencing, and name it in the own entry.
+        """With fencing, take the Lease, and write its uid into this node's entry.
 
         To remove a node, the controller reads its entry, ends its Lease, and then writes the
-        tombstone by the version of the entry. A Lease that was made anew between these two steps
-        protects the node only because its entry has another version by then. Raises ClusterRefused,
-        NoBlock.
+        tombstone by the version of the entry. A Lease that the node takes between the last two
+        steps protects the node only because the entry has another version by then. Raises
+        ClusterRefused, NoBlock.
         """
         if self.lease is None:
             return
@@ -175,7 +178,7 @@ class Entry:
             self._api.step("entry")
 
     def keep(self, deadline: Deadline) -> bool:
-        """Renew the Lease, and see the own entry; return False if either is not this node's."""
+        """Renew the Lease and read this node's entry; return False if either was changed."""
         began_ns = boottime_ns()
         if self.lease is not None and not self.lease.renew(deadline):
             return False
@@ -201,7 +204,10 @@ class Entry:
 
     @property
     def proven_ns(self) -> int:
-        """The time of this boot before the Lease was last renewed."""
+        """A time of this boot, read just before the Lease was last renewed.
+
+        Without fencing: before this node's entry was last read, unchanged.
+        """
         return self._seen_ns if self.lease is None else self.lease.since_ns
 
     def let_go(self) -> None:
@@ -210,7 +216,7 @@ class Entry:
             self.lease.let_go()
 
     def confirm(self, member: Member, deadline: Deadline) -> None:
-        """Raise ClusterRefused unless the own entry is what this node wrote (I6)."""
+        """Raise ClusterRefused unless this node's entry is the one that it wrote (I6)."""
         found = self._api.get(objects.NODES, self._api.name, deadline)
         if not is_of(found, member):
             self._api.share.forget_registration()

@@ -1,4 +1,4 @@
-"""The watches of a node on the Kubernetes API: of pools, of others' requests, of all blocks."""
+"""The watches of a node on the Kubernetes API: pools, other nodes' requests, and all blocks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Following:
-    """Two long connections, three with the blocks.
+    """The watches, with a long connection each: pools, requests and, if they are followed, blocks.
 
-    ``read`` returns a request that waits for an answer.
+    ``read`` returns a request that waits for an answer, or None.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class Following:
     def follow_blocks(self, owners: Owners, is_over: Callable[[], bool]) -> None:
         """Report all blocks; each block object has the address of its owner.
 
-        One long connection; raises nothing. Memory: 200 bytes per block, beside what ``owners``
-        has.
+        One long connection; raises nothing. Memory: 200 bytes per block, besides that of
+        ``owners``.
         """
         pairs: dict[str, BlockId] = {}
 
@@ -65,7 +65,7 @@ class Following:
                 pairs[name] = pair
                 owners.see(pair, objects.length_of(found), entry)
             elif (gone := pairs.pop(name, None)) is not None:
-                owners.forget(gone, certain="spec" in found)  # else a list lacks it
+                owners.forget(gone, certain="spec" in found)  # else only a list lacks it
 
         self._follow(
             objects.BLOCKS,
@@ -77,7 +77,7 @@ class Following:
         )
 
     def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:
-        """Return the function for another thread: it follows the pools."""
+        """Return the name and the function of a thread that follows the pools."""
         known: dict[str, dict[str, Any]] = {}
         is_whole = False
 
@@ -107,7 +107,11 @@ class Following:
         opened: Callable[[], object] = lambda: None,
         failed: Callable[[], object] = lambda: None,
     ) -> None:
-        """Follow a kind until ``is_over``. A history that was cut off is a reason to compare."""
+        """Follow a kind until ``is_over``.
+
+        If the API's history was cut off, this node's objects are compared: see
+        :meth:`Losses.suspect`.
+        """
         from fastipam.cluster.registries.kubernetes.watch import Follower
 
         def note(error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""The answer to another node's request on the Kubernetes API, and the handing over of blocks."""
+"""The answer to another node's request on the Kubernetes API, and the hand-over of blocks."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Giving:
     def hand_over(
         self, request: Request, blocks: Sequence[Block], claimed_ns: int, deadline: Deadline
     ) -> bool:
-        """Answer a request, then give it the blocks, one write each.
+        """Answer a request, then hand over the blocks to the needy node, one write each.
 
         The answer moves no block. Until the first write to a block, a failure counts as a definite
-        no (I4); from there on each write is repeated until its outcome is known.
+        no (I4); from then on each write is repeated until its outcome is known.
         """
         places = [self._api.place(block.family, block.base) for block in blocks]
         if None in places or not self._answer(request, places, deadline):
@@ -58,9 +58,9 @@ class Giving:
         return True
 
     def _answer(self, request: Request, places: Sequence[Place | None], deadline: Deadline) -> bool:
-        """Write this node's name into a request, if no other node has (one answers, once).
+        """Write this node's name into a request, unless another node has: one node answers, once.
 
-        One write if the request is as a watch has told it.
+        One write if the request has not changed since a watch reported it.
         """
         names = [place.name for place in places if place is not None]
         found: dict[str, Any] | None = objects.as_told(request)
@@ -69,7 +69,7 @@ class Giving:
                 found = self._api.get(objects.REQUESTS, request.needy, deadline)
             if found is None or objects.uid_of(found) != request.uid:
                 return False
-            if donor := objects.answered_by(found):  # it may be an answer whose receipt was lost
+            if donor := objects.answered_by(found):  # perhaps our own, whose receipt was lost
                 return donor == self._api.name and objects.given(found) == names
             body = objects.answer(found, self._api.name, names)
             with suppress(Conflict, EngineTimeout):
@@ -81,7 +81,7 @@ class Giving:
                     return False
                 except Conflict:
                     if not tries:
-                        return False  # somebody else has answered, or a watch tells it anew
+                        return False  # another node has answered, or a watch reports it again
                     raise
                 return True
             self._api.pause(tries, deadline)
@@ -96,7 +96,7 @@ class Giving:
         grant: dict[str, Any],
         deadline: Deadline,
     ) -> None:
-        """Write the needy node's name into a block that is this node's, until that is known."""
+        """Make the needy node the owner of a block of this node, until the outcome is known."""
 
         def give(version: int) -> None:
             body = objects.block(

@@ -1,8 +1,8 @@
 """The access that a kubeconfig describes, for the command line.
 
-A kubeconfig is YAML. fastipam needs no YAML, and depends on no reader of it: a file that is JSON,
-which is YAML too, is read as it is; for another one PyYAML is used if it is installed, and if not,
-the error says how kubectl writes the same file as JSON.
+A kubeconfig is YAML, and fastipam does not depend on a YAML parser. A file in JSON, which is also
+YAML, is read as it is. Any other file is read with PyYAML if that is installed; if it is not, the
+error says how kubectl writes the same file as JSON.
 
 A field that fastipam does not support, and that would change the server or the user (a proxy,
 impersonation, a password), is refused, never ignored.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 4 << 20
 _AS_JSON = "kubectl config view --raw --flatten -o json > FILE, and name that file"
-# What would have to be done with these is not done: they are refused.
+# Fields that fastipam does not support, and that must not be ignored, each with a hint.
 _REFUSED_OF_A_CLUSTER = {
     "insecure-skip-tls-verify": "name the authority under certificate-authority",
     "proxy-url": "name a server that can be reached without a proxy",
@@ -46,10 +46,10 @@ _REFUSED_OF_A_USER = {
 
 
 def load(path: str = "", context: str = "", *, environ: Mapping[str, str] | None = None) -> Access:
-    """Return the access of a context, of the current one when none is named.
+    """Return the access of a context, or of the current context when none is named.
 
-    ``path`` empty: the files in KUBECONFIG, where the first that has a name wins, or
-    ``~/.kube/config``. Raises ConfigError with the file, the field and the value. Runs the
+    If ``path`` is empty, the files in KUBECONFIG are read, of which the first that has a name wins,
+    or ``~/.kube/config``. Raises ConfigError with the file, the field and the value. Runs the
     plugin of the user (``exec``), and raises what :meth:`Plugin.run` raises.
     """
     environ = os.environ if environ is None else environ
@@ -117,7 +117,7 @@ class _Part:
         return os.path.join(self.folder, value)
 
     def data(self, name: str) -> bytes:
-        """Return what a field holds in base64."""
+        """Return the bytes that a field holds in base64."""
         value = "".join(self.secret(name).split())
         try:
             return a2b_base64(value, strict_mode=True) if value else b""
@@ -127,7 +127,7 @@ class _Part:
             ) from None
 
     def refuse(self, names: dict[str, str]) -> None:
-        """Raise ConfigError for fields that are not understood."""
+        """Raise ConfigError for fields that are not supported."""
         for name, hint in names.items():
             value = self.content.get(name.casefold())
             if value:
@@ -137,7 +137,7 @@ class _Part:
 
 
 def _paths(path: str, environ: Mapping[str, str]) -> list[str]:
-    """Return the files to read; those in KUBECONFIG that do not exist are passed over."""
+    """Return the files to read, without the files in KUBECONFIG that do not exist."""
     if path:
         return [os.path.abspath(path)]
     if listed := [one for one in environ.get("KUBECONFIG", "").split(":") if one]:
@@ -200,7 +200,7 @@ def _decoded(raw: bytes, path: str) -> Any:
 
 
 def _folded(value: Any) -> Any:
-    """Return a value as ``reader`` takes it: keys in small letters, nothing that is null."""
+    """Return a value as ``reader`` takes it: keys in lower case, and no nulls."""
     if isinstance(value, dict):
         return reader.fold([(str(key), _folded(one)) for key, one in value.items()])
     return [_folded(one) for one in value] if isinstance(value, list) else value
@@ -223,7 +223,7 @@ def _names(documents: list[_Part], kind: str) -> str:
 
 
 def _entry(documents: list[_Part], kind: str, name: str, inner: str, field: str) -> _Part:
-    """Return the entry of a name; ``field`` is where the name is written."""
+    """Return the entry that has this name; ``field`` is the field that names it."""
     for document in documents:
         for found, entry, path in _entries(document, kind):
             if found == name:
@@ -282,7 +282,7 @@ def _access(cluster: _Part, user: _Part, namespace: str) -> Access:
 
 
 def _named(error: ConfigError, cluster: _Part, user: _Part) -> ConfigError:
-    """Return an error about a file of TLS with the field that named it."""
+    """Return an error about a TLS file with the kubeconfig's field that names the file."""
     fields = {
         "ca": (cluster, "certificate-authority"),
         "cert": (user, "client-certificate"),
@@ -301,7 +301,7 @@ def _named(error: ConfigError, cluster: _Part, user: _Part) -> ConfigError:
 
 
 def _server(cluster: _Part) -> tuple[Server, str]:
-    """Return the server, and the path that stands before all others."""
+    """Return the server, and the path that precedes all others."""
     text = cluster.text("server")
     field = f"{cluster.path}.server"
     if not text:
@@ -315,7 +315,7 @@ def _server(cluster: _Part) -> tuple[Server, str]:
 
 
 def _info(cluster: _Part, server: Server) -> dict[str, Any]:
-    """Return what a plugin is told about the cluster if it asks for that."""
+    """Return the description of the cluster that a plugin may ask for."""
     info: dict[str, Any] = {"server": server.text}
     if name := cluster.text("tls-server-name"):
         info["tls-server-name"] = name

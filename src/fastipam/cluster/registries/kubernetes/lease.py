@@ -1,10 +1,10 @@
 """The sign of life of a node with fencing: a Lease of coordination.k8s.io.
 
-Nothing expires a Lease. To end a node, a process waits until the Lease was unchanged for longer
-than its duration, on the process's own clock, and then deletes it by its version: that succeeds
-only if the node has not renewed it. No clocks of two machines are compared (docs/cluster.md,
-"Fencing"). That is the controller for a node that is gone, and the node itself for a Lease of a
-store that it has lost.
+The API does not expire a Lease. To end a node, a process waits until the Lease was unchanged for
+longer than its duration, on the process's own clock, and then deletes the Lease by its version:
+that succeeds only if the node has not renewed it. No clocks of two machines are compared
+(docs/cluster.md, "Fencing"). The controller does this for a node that is gone, and the node itself
+for the Lease of a store that it has lost.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 MARGIN = 1.05  # of a Lease's duration: for clocks that run at different speeds
-UNKNOWN_DURATION_S = 3600  # of a Lease that does not say it
+UNKNOWN_DURATION_S = 3600  # of a Lease that has no duration
 
 
 class Lease:
-    """The Lease of one node. ``since_ns``: the time of this boot before it was last renewed."""
+    """The Lease of one node. ``since_ns``: a time of this boot, before it was last renewed."""
 
     __slots__ = (
         "_client", "_clock", "_holder", "_name", "_seconds", "_seen", "_version", "since_ns", "uid",
@@ -47,7 +47,7 @@ class Lease:
     ) -> None:
         self._client = client
         self._clock = clock
-        self._seen = (0, 0.0)  # the version of another incarnation's, and when it was seen first
+        self._seen = (0, 0.0)  # version of another incarnation's Lease, and when it was first read
         self._name = name
         self._seconds = seconds
         self._holder = ""
@@ -57,15 +57,15 @@ class Lease:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process keeps it."""
+        """Whether this process keeps the Lease."""
         return bool(self._version)
 
     def hold(self, incarnation: str, deadline: Deadline) -> None:
-        """Take the Lease of this incarnation of the node, or make it. Three requests at most.
+        """Take the Lease of this incarnation of the node, or create it. Three requests at most.
 
-        One of another incarnation is ended when this object has seen it unchanged for longer than
-        it lasts, in several calls. Until then raises ClusterRefused; NoBlock when it was changed
-        meanwhile, or has just been ended.
+        The Lease of another incarnation is deleted after it was unchanged for longer than its
+        duration, which takes several calls. Until then this raises ClusterRefused. Raises NoBlock
+        when the Lease was changed meanwhile, or has just been deleted.
         """
         self._holder = incarnation
         began_ns = boottime_ns()
@@ -88,7 +88,7 @@ class Lease:
         self.uid = objects.uid_of(made)
 
     def _end_other(self, found: dict[str, Any], deadline: Deadline) -> None:
-        """Delete the Lease of another incarnation. Raises ClusterRefused while it may be alive."""
+        """Delete another incarnation's Lease. Raises ClusterRefused while it may be renewed."""
         version = objects.version_of(found)
         if self._seen[0] != version:
             self._seen = version, self._clock()
@@ -106,10 +106,10 @@ class Lease:
             )
 
     def renew(self, deadline: Deadline) -> bool:
-        """Renew it; return False when it has ended, or somebody else has changed it. One request.
+        """Renew the Lease; return False if it has ended or another process has changed it.
 
-        An answer that did not come proves nothing: the next call finds the version changed, and
-        the Lease is taken again.
+        One request. A missing answer proves nothing: if the renewal was made, the next one gets a
+        conflict, and the Lease is taken again.
         """
         began_ns = boottime_ns()
         try:
@@ -119,7 +119,7 @@ class Lease:
         except (Conflict, NotFound):
             self._version = 0
             return False
-        if objects.uid_of(made) != self.uid:  # a PUT makes a Lease that is gone anew
+        if objects.uid_of(made) != self.uid:  # a PUT creates a Lease that is gone
             self._version = 0
             return False
         self._version, self.since_ns = objects.version_of(made), began_ns
@@ -143,7 +143,7 @@ def lease(
     uid: str = "",
     transitions: int = 0,
 ) -> dict[str, Any]:
-    """Return the object of a Lease; with ``version`` it replaces the one that has this version."""
+    """Return a Lease object; with ``version`` it replaces the Lease that has this version."""
     from datetime import datetime
 
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The text of a list of the Kubernetes API, whose objects are decoded when they are asked for."""
+"""A page of a list of the Kubernetes API, whose objects are decoded when they are needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Page:
         """Find the list's metadata, and where its objects begin. Raises one of MALFORMED.
 
         API servers write the metadata of their own kinds before the objects, and that of custom
-        resources after them: then all objects are passed over once.
+        resources after them: then all objects are decoded once to find the metadata.
         """
         self._text = text
         self._items_at = self._end = -1
@@ -59,7 +59,7 @@ class Page:
         self._end = at + 1
 
     def _after(self, sign: str, at: int) -> int:
-        """Return where the next value begins, after a sign that has to be there."""
+        """Return where the next value begins, after a required character."""
         at = self._blank(at)
         if self._text[at] != sign:
             raise ValueError(f"{self._text[at : at + 20]!r} instead of {sign}")

@@ -1,8 +1,9 @@
-"""How a node notices that the cluster's store has lost changes: its etcd was restored.
+"""How a node notices that the cluster's store has lost changes, because its etcd was restored.
 
-A version that goes back or leaps, or an own object that is not as it was last written: then all
-blocks are compared before another one is claimed. A history that was cut off is a reason to look at
-the own objects: the API server was started anew, or its etcd was put back.
+Changes were lost if a version goes back or leaps, or if an object of this node is not as the node
+last wrote it. Then all blocks are compared before another block is claimed. If a watch's history
+was cut off, the API server was started again or its etcd was restored; so this node compares its
+own objects.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from fastipam.cluster.registries.kubernetes.api import Api
     from fastipam.cluster.registries.kubernetes.watch import Follower
 
-# After lost changes every node claims again what it has. Meanwhile nobody claims another block:
-# agents notice within seconds, because their watches end with the API server.
+# After lost changes every node claims its own blocks again, and for so long no node claims another
+# block. Agents notice the loss within seconds, because their watches end with the API server.
 HELD_BACK_S = 20.0
-# In which all nodes look at their blocks, and their watches begin anew, after a cut history.
+# After a history was cut off, all nodes compare their blocks and restart their watches, spread over
+# this time.
 SPREAD_S = 36.0
 # etcdctl snapshot restore --bump-revision adds a billion, so that no version comes twice.
 _LEAP = 1 << 28
@@ -35,10 +37,10 @@ class Losses:
     def __init__(self, api: Api) -> None:
         self._api = api
         self.history = History()
-        self.begins_anew = False  # a loss was accepted: what was heard before it counts no more
+        self.begins_anew = False  # a loss was accepted: earlier versions do not count
         self.written = ("", 0)  # uid and generation of the own entry as it was last written
         self.free_at = 0.0  # when new blocks may be claimed again, after lost changes
-        self.suspect_at = 0.0  # when to look at the own objects, because the history was cut off
+        self.suspect_at = 0.0  # when to compare the own objects, as the history was cut off
         self.suspicion = ""
         self.followers: dict[Follower, str] = {}  # and their versions when a loss was accepted
 
@@ -74,27 +76,28 @@ class Losses:
         self._api.share.note_heard(self.history.identity, self.history.revision)
 
     def suspect(self, why: str) -> None:
-        """Have the own objects compared soon, and before a block is claimed. For any thread.
+        """Have this node's objects compared soon, and before a block is claimed. For any thread.
 
-        All nodes suspect in the same instant, when the API server has started anew. So they look
-        when a watch goes on (:meth:`resynced`), which each does after a random pause.
+        When the API server was started again, all nodes call this in the same instant. So they
+        compare when a watch has resumed (:meth:`resynced`), which each watch does after a random
+        pause.
         """
         if not self.suspect_at:
             self.suspicion = why
             self.suspect_at = self._api.clock() + 2 * SPREAD_S
 
     def resynced(self) -> None:
-        """Note that a watch has read the current state again. For any thread."""
+        """Record that a watch has read the current state again. For any thread."""
         if self.suspect_at:
             self.suspect_at = min(self.suspect_at, self._api.clock())
 
     @property
     def is_look_due(self) -> bool:
-        """Whether the own objects must be compared now."""
+        """Whether this node's objects must be compared now."""
         return bool(self.suspect_at) and self._api.clock() >= self.suspect_at
 
     def looked(self, *, is_as_known: bool) -> None:
-        """Note the result of comparing the own objects. Raises nothing."""
+        """Record the result of comparing this node's objects. Raises nothing."""
         newest = max(
             (int(one.version) for one in self.followers if one.version.isdigit()), default=0
         )
@@ -122,7 +125,7 @@ class Losses:
         )
 
     def compare_own(self, there: tuple[str, int]) -> None:
-        """Notice an own object that differs from its last written form. Raises HistoryLost."""
+        """Raise HistoryLost if this node's entry is not as the node last wrote it."""
         before, self.written = self.written, there
         if before[0] and before != there:
             self.suspicion = ""
@@ -133,9 +136,9 @@ class Losses:
             )
 
     def require_later(self, found: dict[str, Any] | None) -> None:
-        """Notice that the own entry is older than before. Raises HistoryLost.
+        """Raise HistoryLost if this node's entry is older than when the node last wrote it.
 
-        The removal of a node writes a later generation of its entry.
+        A later one is no loss: the removal of a node writes a later generation of its entry.
         """
         uid, generation = self.written
         there = ("", 0) if found is None else objects.identity_of(found)
@@ -143,7 +146,7 @@ class Losses:
             self.compare_own(there)
 
     def hear(self, found: dict[str, Any], *, changed: bool = False) -> None:
-        """Note the version of an object that was written just now. Raises HistoryLost."""
+        """Record the version of an object that was written just now. Raises HistoryLost."""
         self._hear_version(objects.version_of(found), changed=changed)
 
     def hear_list(self, version: str) -> None:
@@ -151,7 +154,7 @@ class Losses:
             self._hear_version(int(version))
 
     def hear_followers(self) -> None:
-        """Note the watches' version: answers from now on must not be older."""
+        """Record the version of the watches, so that no later answer may be older."""
         for one, before in list(self.followers.items()):
             if one.version != before and one.version.isdigit():
                 self.history.revision = max(self.history.revision, int(one.version))

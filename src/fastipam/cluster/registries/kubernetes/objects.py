@@ -1,14 +1,14 @@
 """The objects of fastipam.io as a node reads and writes them.
 
 =================  ==================  =========================================================
-AddressPool        chosen by users     what is in force: ``status.accepted``
-AddressBlock       ``10-32-7-0-24``    the owner of a block; no object: the block is free
+AddressPool        chosen by users     the spec that is in force: ``status.accepted``
+AddressBlock       ``10-32-7-0-24``    the owner of a block; a block without an object is free
 AddressNode        the Node's name     who the node is: incarnation, epoch, boot, addresses
-AddressRequest     the Node's name     a node in need, and who has answered it
+AddressRequest     the Node's name     a node in need, and the node that has answered it
 =================  ==================  =========================================================
 
-What cannot be read raises ClusterCorrupt: the server checks each object, so somebody has changed
-the kinds. deploy/chart/files/crds.yaml describes every field.
+An object that cannot be read raises ClusterCorrupt: the server checks each object, so somebody has
+changed the CRDs. deploy/chart/files/crds.yaml describes every field.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 VERSION = "fastipam.io/v1alpha1"
 _GROUP = f"/apis/{VERSION}"
 POOLS = Kind(_GROUP, "addresspools")
-# A node trusts the pools that it has read for this long, when it takes a block that it has just
-# written into use (I9). A pool that is being deleted stays for longer: the controller sees the
-# block before the pool goes.
+# A node takes a block that it has just written into use only if it has read the pools within this
+# time (I9). A pool that is being deleted is kept for longer, so that the controller reads the block
+# before the pool is gone.
 POOLS_FRESH_S = 5.0
 BLOCKS = Kind(_GROUP, "addressblocks")
 NODES = Kind(_GROUP, "addressnodes")
 REQUESTS = Kind(_GROUP, "addressrequests")
 MACHINES = Kind("/api/v1", "nodes")  # Node objects, which the kubelets write
 NAMESPACES = Kind("/api/v1", "namespaces")
-# Where the Leases are. The manifests tell a pod where it runs; a person types it for another one.
+# The namespace of the Leases: the manifests set it in a pod, and an operator in a shell.
 NAMESPACE = os.environ.get("FASTIPAM_NAMESPACE") or "fastipam-system"
 LEASES = Kind("/apis/coordination.k8s.io/v1", "leases", NAMESPACE)
-EVENTS = Kind("/api/v1", "events", "default")  # where those of cluster-scoped objects are
+EVENTS = Kind("/api/v1", "events", "default")  # the namespace of cluster-scoped objects' events
 REMOVED = "fastipam.io/removed"  # an annotation of a tombstone: when it was written
 _LONGEST_MESSAGE = 1024  # of a condition, in characters
 WINDOW_BITS = 8  # a window: the aligned 256 blocks around a block
@@ -83,12 +83,12 @@ def name_of(found: dict[str, Any]) -> str:
 
 
 def uid_of(found: dict[str, Any]) -> str:
-    """Return the uid of an object: another object of the same name has another one."""
+    """Return the uid of an object: an object that was created again has another uid."""
     return str(found.get("metadata", {}).get("uid") or "")
 
 
 def identity_of(found: dict[str, Any]) -> tuple[str, int]:
-    """Return uid and generation of an object: they change when somebody writes its spec."""
+    """Return uid and generation of an object; a write of its spec changes one of them."""
     return uid_of(found), int(found.get("metadata", {}).get("generation") or 0)
 
 
@@ -152,7 +152,7 @@ def block(
 
 
 def stamped(found: dict[str, Any], epoch: int, via: Sequence[str]) -> dict[str, Any]:
-    """Return the object of a block with another epoch and address of its owner."""
+    """Return a block's object with another epoch and address of its owner."""
     made = _object("AddressBlock", name_of(found), version_of(found))
     made["spec"] = {**found["spec"], "epoch": epoch, "via": list(via)}
     return made
@@ -178,7 +178,7 @@ def read_block(found: dict[str, Any]) -> tuple[BlockId, BlockEntry]:
 
 
 def length_of(found: dict[str, Any]) -> int:
-    """Return the prefix length of a block that could be read."""
+    """Return the prefix length of a block that :func:`read_block` could read."""
     return parse_cidr(found["spec"]["cidr"])[2]
 
 
@@ -202,7 +202,7 @@ def node(
 ) -> dict[str, Any]:
     """Return the object of a node; with ``version`` it replaces the one that has this version.
 
-    ``machine_uid`` is the uid of the Node object, ``lease`` that of the Lease that proves life.
+    ``machine_uid`` is the uid of the Node object, ``lease`` the uid of the node's Lease.
     """
     made = _object("AddressNode", name, version)
     made["spec"] = {
@@ -230,7 +230,7 @@ def machine_of(found: dict[str, Any]) -> str:
 
 
 def tombstone(name: str, entry: NodeEntry, removed_s: float, *, version: int = 0) -> dict[str, Any]:
-    """Return the object of a removed node; it says when that was, in seconds since 1970."""
+    """Return the entry of a node that was removed at ``removed_s``, in seconds since 1970."""
     made = node(name, entry, version=version)
     made["metadata"]["annotations"] = {REMOVED: stamp(removed_s)}
     return made
@@ -252,7 +252,7 @@ def read_stamp(text: object) -> float | None:
 
 
 def read_node(found: dict[str, Any]) -> NodeEntry:
-    """Return a node's identity. Raises ClusterCorrupt."""
+    """Return a node's entry. Raises ClusterCorrupt."""
     try:
         spec = found["spec"]
         return NodeEntry(
@@ -282,7 +282,7 @@ def usage(uses: dict[str, tuple[int, int, int]]) -> dict[str, Any]:
 
 
 def condition(kind: str, told: Condition, since: str) -> dict[str, Any]:
-    """Return a condition; ``since`` is when its status has last changed."""
+    """Return a condition; ``since`` is when its status last changed."""
     is_so, reason, message = told
     return {
         "type": kind,
@@ -320,7 +320,7 @@ def request(name: str, mark: Mark, cidrs: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def as_told(told: Request) -> dict[str, Any]:
-    """Return the metadata of a request that was read, to replace its status."""
+    """Return the metadata of a request that was read, for replacing its status."""
     made = _object("AddressRequest", told.needy, told.revision)
     made["metadata"]["uid"] = told.uid
     return made
@@ -340,12 +340,12 @@ def given(found: dict[str, Any]) -> list[str]:
 
 
 def answer(found: dict[str, Any], donor: str, names: Sequence[str]) -> dict[str, Any]:
-    """Return an answered request, to replace the status of the one that was read."""
+    """Return a request with its answer, for replacing its status."""
     return {**found, "status": {"answeredBy": donor, "blocks": list(names)}}
 
 
 def read_request(found: dict[str, Any], families: dict[str, int]) -> Request:
-    """Return a request; ``families`` are those of the pools. Raises ClusterCorrupt."""
+    """Return a request; ``families`` has the family of each pool. Raises ClusterCorrupt."""
     try:
         spec = found["spec"]
         mark = Mark(
@@ -380,7 +380,7 @@ def read_pool(found: dict[str, Any]) -> AddressPool | None:
 
 
 def own_address(texts: Sequence[str], family: int) -> list[str]:
-    """Return the first of a node's addresses in a family, as the list ``via``."""
+    """Return a node's first address of a family, else its first one, as the list ``via``."""
     for text in texts:
         if (":" in text) == (family == 6):
             return [text]

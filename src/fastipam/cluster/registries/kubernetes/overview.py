@@ -1,4 +1,4 @@
-"""An operator's view of the Kubernetes API: every node, every block, removal of a node."""
+"""An operator's view of the Kubernetes API: all nodes, all blocks, the removal of a node."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Overview:
         self._pools = pools
 
     def blocks(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return every owned block, in address order. O(blocks of all)."""
+        """Return every owned block, in address order. O(blocks of all nodes)."""
         listed, _ = self._api.client.list(objects.BLOCKS, deadline_s=list_s(deadline))
         return dict(sorted(objects.read_block(one) for one in listed))
 
@@ -74,7 +74,7 @@ class Overview:
         return Layout(dict(sorted(blocks.items())), addresses, int(version or 0))
 
     def changes(self, revision: int, wait_s: float) -> Iterator[tuple[bool, int]]:
-        """Yield whether a block has changed; ends when the layout is to be read again."""
+        """Yield whether a block has changed; end when the layout has to be read again."""
         try:
             watch = self._api.client.watch(objects.BLOCKS, str(revision), deadline_s=_WATCH_S)
         except Compacted:
@@ -109,7 +109,7 @@ class Overview:
         )
 
     def is_alive(self, name: str, deadline: Deadline) -> bool:
-        """Return whether the Node of this name is there and ready. One read."""
+        """Return whether the Node object of this name exists and is ready. One read."""
         found = self._api.get(objects.MACHINES, name, deadline)
         return found is not None and _is_ready(found)
 

@@ -1,7 +1,7 @@
 """A credential plugin of a kubeconfig: a program that prints a token or a certificate.
 
 The protocol is client.authentication.k8s.io/v1 and v1beta1 (Kubernetes, "client-go credential
-plugins"): what the program is told is in KUBERNETES_EXEC_INFO, what it prints is an ExecCredential.
+plugins"): the program reads its input from KUBERNETES_EXEC_INFO, and prints an ExecCredential.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _GROUP = "client.authentication.k8s.io"
 _VERSIONS = (f"{_GROUP}/v1", f"{_GROUP}/v1beta1")
 _MODES = ("IfAvailable", "Never", "Always")
 _LARGEST = 1 << 20
-_EARLY_S = 10.0  # before a token expires another one is got
+_EARLY_S = 10.0  # so long before a token expires, the plugin runs again
 
 
 class Credential:
-    """What a plugin has printed; ``expires_at`` is a time of the wall clock, or infinity."""
+    """The output of a plugin; ``expires_at`` is a time of the wall clock, or infinity."""
 
     __slots__ = ("cert", "expires_at", "key", "token")
 
@@ -50,15 +50,15 @@ class Credential:
 
 
 class Plugin:
-    """The program that ``exec`` of a user names."""
+    """The program that the field ``exec`` of a kubeconfig's user names."""
 
     def __init__(
         self, holder: dict[str, Any], path: str, folder: str, cluster: dict[str, Any]
     ) -> None:
-        """``holder``: the object, its keys folded; ``folder``: that of the kubeconfig.
+        """``holder``: the ``exec`` object, keys in lower case; ``folder``: the kubeconfig's.
 
-        ``cluster`` is what the program is told about the cluster if it asks for that. Raises
-        ConfigError with the field.
+        ``cluster`` describes the cluster for a program that asks for that. Raises ConfigError with
+        the field.
         """
         self.path = path
         self._version = reader.text(holder, "apiVersion", path)
@@ -96,9 +96,9 @@ class Plugin:
     def run(self, until: float) -> Credential:
         """Run the program; return its output. It uses this process's standard error.
 
-        At ``until`` (``time.monotonic()``; default: after a minute) it is killed, with its child
-        processes. Raises ConfigError when it cannot be started, EngineUnavailable when it takes too
-        long, and EngineDenied when it fails or prints no credential.
+        At ``until`` (``time.monotonic()``), and after a minute at the latest, it is killed with its
+        child processes. Raises ConfigError when it cannot be started, EngineUnavailable when it
+        takes too long, and EngineDenied when it fails or prints no credential.
         """
         until = min(until, time.monotonic() + LONGEST_S)
         spec: dict[str, Any] = {"interactive": self._is_interactive}
@@ -171,7 +171,7 @@ class Plugin:
         )
 
     def _read(self, raw: bytes) -> Credential:
-        """Return what is printed; no message shows it."""
+        """Return the credential in the output; no message shows the output."""
         try:
             printed = json.loads(raw)
             version, status = printed["apiVersion"], printed["status"]
@@ -185,7 +185,7 @@ class Plugin:
                     "expirationTimestamp",
                 )
             )
-            is_empty = not "".join((token, cert, key))  # raises for what is no text
+            is_empty = not "".join((token, cert, key))  # raises TypeError unless all are texts
             until = datetime.fromisoformat(expires).timestamp() if expires else float("inf")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise self._no_credential("no credential") from None
@@ -199,7 +199,10 @@ class Plugin:
 
 
 class PluginAccess(Access):
-    """An access whose token or certificate a plugin gives, anew when it expires or is refused."""
+    """An access whose token or certificate a plugin prints.
+
+    The plugin runs again when its credential expires or is refused.
+    """
 
     def __init__(self, servers: Sequence[Server], plugin: Plugin, **options: Any) -> None:
         super().__init__(servers, **options)
@@ -215,7 +218,7 @@ class PluginAccess(Access):
         self._run_lock = allocate_lock()
 
     def authorization(self, until: float) -> str:
-        """Return the header's value; run the plugin when there is no credential that is valid."""
+        """Return the header's value; run the plugin when there is no valid credential."""
         with self._run_lock:
             found = self._credential
             if found is None or found.expires_at - _EARLY_S <= time.time():
@@ -227,6 +230,6 @@ class PluginAccess(Access):
             return f"Bearer {found.token}" if found.token else ""
 
     def renew(self) -> None:
-        """Have the plugin run again: the server has refused its credential."""
+        """Have the plugin run again, because the server has refused its credential."""
         with self._run_lock:
             self._credential = None

@@ -1,7 +1,8 @@
 """The pools in force, as a node has read them from the Kubernetes API.
 
-A block is used for good only if its pool was in force when its object had been written (I9): a
-watch may be late, and a pool may be deleted and made again with blocks of another size meanwhile.
+A block is used for good only if the node has read, within ``POOLS_FRESH_S``, that its pool is in
+force (I9). A watch may be late, and meanwhile a pool may be deleted and created again with blocks
+of another size.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ class Pools:
         self._api = api
         self._followed: list[AddressPool] | None = None
         self._listed: list[AddressPool] = []
-        self._listed_at = -math.inf  # when the list was asked for
+        self._listed_at = -math.inf  # when that list was requested
 
     def told(self, found: Iterable[dict[str, Any]]) -> None:
         """Take over the follower's pools. For any thread."""
         self._followed = _read(found)
 
     def in_force(self, deadline: Deadline) -> list[AddressPool]:
-        """Return the pools that are in force, by name. Without a follower one list."""
+        """Return the pools that are in force, by name. One list if no follower has read them."""
         return self._list(deadline) if self._followed is None else self._followed
 
     def have(self, cidrs: Iterable[str], deadline: Deadline, *, deleting: bool = False) -> bool:
-        """Return whether blocks that were written are blocks of pools that are in force (I9).
+        """Return whether blocks that were written belong to pools that are in force (I9).
 
         With ``deleting``, pools that are being deleted count as well. It sends no request if the
         pools were read less than ``POOLS_FRESH_S`` ago, else one list.

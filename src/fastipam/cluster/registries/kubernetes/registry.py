@@ -1,9 +1,9 @@
 """The registry on the Kubernetes API: every change is one object, compared by its version.
 
-What a key-value store does in one transaction is here a row of single steps, each of which leaves a
-block with one owner at most. docs/cluster.md has the invariants I1 to I9 that the modules beside
-this one name, the model that a checker runs, and what happens when a process dies between two
-steps.
+A change that a key-value store makes in one transaction is here a sequence of single steps, and
+after each step a block has one owner at most. docs/cluster.md has the invariants I1 to I9, which
+the modules beside this one name, the model that a checker runs, and what happens when a process
+dies between two steps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Geometry
     from fastipam.storage.records.block import Block, Heard, Member
 
-_LOOK_S = 300.0  # between two looks at the own entry, without fencing
+_LOOK_S = 300.0  # between two reads of the own entry, without fencing
 
 
 class KubernetesRegistry(Overview):
@@ -57,8 +57,8 @@ class KubernetesRegistry(Overview):
 
     store_name = "the Kubernetes API"
     most_given = MOST_GIVEN
-    # When all nodes start at once the API lets requests wait for up to 15 s. Who gives up earlier
-    # asks again, which makes the queue longer.
+    # When all nodes start at once the API lets requests wait for up to 15 s. A node that gives up
+    # earlier sends its request again, which makes the queue longer.
     operation_s = 30.0
     call_s = 15.0
 
@@ -93,7 +93,7 @@ class KubernetesRegistry(Overview):
         self._losses.remember()
 
     def read_era(self, is_new: bool, deadline: Deadline) -> tuple[str | None, bool]:  # noqa: ARG002
-        """Return nothing: a changed own object shows a loss."""
+        """Return nothing: a change of this node's own objects shows a loss."""
         return None, False
 
     def heard(self, era: str | None) -> Heard:
@@ -131,11 +131,11 @@ class KubernetesRegistry(Overview):
         return found
 
     def hold(self, deadline: Deadline) -> None:
-        """Take the Lease, with fencing, and name it in the own entry."""
+        """With fencing, take the Lease, and write its uid into this node's entry."""
         self._entry.hold(deadline)
 
     def keep(self, deadline: Deadline) -> bool:
-        """Renew the Lease, and see the own entry; return False if either is not this node's."""
+        """Renew the Lease and read this node's entry; return False if either was changed."""
         return self._entry.keep(deadline)
 
     @property
@@ -145,7 +145,7 @@ class KubernetesRegistry(Overview):
 
     @property
     def proven_ns(self) -> int:
-        """The time of this boot before the Lease was last renewed."""
+        """A time of this boot, before the Lease was last renewed or the entry last read."""
         return self._entry.proven_ns
 
     def let_go(self, deadline: Deadline) -> None:  # noqa: ARG002  # others end a session
@@ -160,7 +160,7 @@ class KubernetesRegistry(Overview):
         return self._losses.has_lost_changes
 
     def look(self, deadline: Deadline) -> None:
-        """Compare the own objects if the API's history was cut off."""
+        """Compare this node's objects if the API's history was cut off."""
         self._blocks.look(deadline)
 
     def hold_back(self, deadline: Deadline) -> None:  # noqa: ARG002  # others write
@@ -184,7 +184,7 @@ class KubernetesRegistry(Overview):
         newest: Block | None,  # noqa: ARG002  # others compare it
         deadline: Deadline,
     ) -> Claimed:
-        """Create the objects of the blocks, then read the own entry (I6). One write per block."""
+        """Create the blocks' objects, then read this node's entry (I6). One write per block."""
         return self._blocks.claim(member, ids, claimed_ns, deadline)
 
     def claim_again(self, member: Member, block: Block, deadline: Deadline) -> int:
@@ -192,11 +192,11 @@ class KubernetesRegistry(Overview):
         return self._blocks.claim_again(member, block, deadline)
 
     def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
-        """Return the blocks among these that some node owns. One list per window."""
+        """Return the blocks among these that some node owns. One list."""
         return self._blocks.taken(pool, numbers, deadline)
 
     def owner(self, pair: BlockId, deadline: Deadline) -> BlockEntry | None:
-        """Return who owns a block now, None when nobody does. One read."""
+        """Return the owner of a block, or None when nobody owns it. One read."""
         return self._blocks.owner(pair, deadline)
 
     def assigned(self, deadline: Deadline) -> frozenset[BlockId]:
@@ -204,7 +204,7 @@ class KubernetesRegistry(Overview):
         return self._blocks.assigned(deadline)
 
     def release(self, block: Block, deadline: Deadline) -> None:
-        """Delete a block's object if it is this node's. Asks until the outcome is known."""
+        """Delete a block's object if it is this node's. Repeats until the outcome is known."""
         self._blocks.release(block, deadline)
 
     def report(
@@ -213,7 +213,7 @@ class KubernetesRegistry(Overview):
         deadline: Deadline,
         routes: Condition | None = None,
     ) -> None:
-        """Write what is used into the own entry's status: see ``_REPORT_S``. Raises nothing."""
+        """Write the use of blocks into the entry's status: see ``_REPORT_S``. Raises nothing."""
         self._report.report(uses, deadline, routes)
 
     # Need -------------------------------------------------------------------------------------
@@ -226,28 +226,28 @@ class KubernetesRegistry(Overview):
         *,
         brief: bool = False,  # noqa: ARG002  # only an agent asks
     ) -> bool:
-        """Create the request of this node, in place of an earlier one; confirm it (I6)."""
+        """Replace this node's request by a new one; return False if the node was removed (I6)."""
         return self._asking.ask(member, mark, deadline)
 
     @property
     def awaits(self) -> bool:
-        """Whether an answer to the own request, or the blocks of an answer, may still come."""
+        """Whether an answer to this node's request, or its blocks, may still come."""
         return self._asking.awaits
 
     def unask(self, deadline: Deadline) -> None:
-        """Delete the request of this node, if nobody has answered it. Idempotent."""
+        """Delete this node's request, if no node has answered it. Idempotent."""
         self._asking.unask(deadline)
 
     def is_asked(self, deadline: Deadline) -> bool:
-        """Return whether the request waits for an answer, or for its blocks. One read."""
+        """Return whether the request waits for an answer, or for the blocks. One read."""
         return self._asking.is_asked(deadline)
 
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return the blocks that the answer to the own request names, stamped (I7)."""
+        """Return the blocks in the answer to this node's request, stamped with its epoch (I7)."""
         return self._asking.granted(deadline)
 
     def look_for_an_answer(self) -> None:
-        """Have the next :meth:`granted` look at the own request."""
+        """Have the next :meth:`granted` read this node's request."""
         self._asking.look_for_an_answer()
 
     def collected(self, ids: Sequence[BlockId], deadline: Deadline) -> None:  # noqa: ARG002
@@ -257,7 +257,7 @@ class KubernetesRegistry(Overview):
     def hand_over(
         self, request: Request, blocks: Sequence[Block], claimed_ns: int, deadline: Deadline
     ) -> bool:
-        """Answer a request, then give it the blocks, one write each."""
+        """Answer a request, then hand over the blocks to the needy node, one write each."""
         return self._giving.hand_over(request, blocks, claimed_ns, deadline)
 
     def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
@@ -269,11 +269,11 @@ class KubernetesRegistry(Overview):
         self._following.follow_blocks(owners, is_over)
 
     def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:
-        """Return the function for another thread: it follows the pools."""
+        """Return the name and the function of a thread that follows the pools."""
         return self._following.threads(wake)
 
     def read_request(self, found: dict[str, Any]) -> Request | None:
-        """Return a request that waits for an answer; note when the own one has got its answer."""
+        """Return a request that waits for an answer; keep the answer to this node's own one."""
         return self._asking.read_request(found)
 
     def close(self) -> None:

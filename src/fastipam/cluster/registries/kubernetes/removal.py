@@ -1,9 +1,10 @@
 """The removal of a node on the Kubernetes API: first the tombstone, then its blocks (I5).
 
-A tombstone is the node's entry without an incarnation, in a later epoch. Its blocks and its request
-are deleted only under one, by their versions, and only those of that epoch or an earlier one: what
-the node gets after it has come back has a later one. So the deletion may be interrupted anywhere
-and be begun again by anybody, also after the node has come back.
+A tombstone is the node's entry without an incarnation, in a later epoch. The node's blocks and its
+request are deleted only while there is a tombstone, by their versions, and only if they are of the
+tombstone's epoch or an earlier one. Blocks that the node gets after it has come back are of a later
+epoch. So the deletion may be interrupted anywhere, and any process may begin it again, also after
+the node has come back.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.registries.kubernetes.client import Client
 
 _TRIES = 8  # to change an entry that somebody else changes meanwhile
-_PAUSE_S = 0.05  # before the first of them is repeated; doubles
+_PAUSE_S = 0.05  # before the first retry; doubles
 
 
 def end(
@@ -39,11 +40,12 @@ def end(
     most_tries: int = _TRIES,
     now: Callable[[], float] = time.time,
 ) -> int | None:
-    """Write the tombstone of a node; return its epoch, None when there is no entry. Idempotent.
+    """Write the tombstone of a node; return its epoch, or None without an entry. Idempotent.
 
     ``check`` is called before each write, and may raise. With ``orphan_epoch`` a node without an
     entry, whose blocks are of that epoch at most, gets a tombstone, too. Raises NoBlock when the
-    entry changes faster than it can be read, or its outcome stays unknown, ``most_tries`` times.
+    entry changes faster than it can be read, or the outcome of a write stays unknown,
+    ``most_tries`` times.
     """
     for tries in range(most_tries):
         if tries:
@@ -82,7 +84,7 @@ def take_back(
 ) -> int:
     """Delete the blocks and the request of a removed node; return how many blocks. Idempotent.
 
-    Deletes nothing of a node that has no tombstone (any more). Lists until none is left: two
+    Deletes nothing while the node has no tombstone. Repeats until a list shows no block: two
     requests per list, one per block.
     """
     freed = 0
@@ -103,7 +105,7 @@ def take_back(
             latest = max(latest, epoch)
             if epoch > there.epoch:
                 continue
-            with suppress(Conflict):  # it was stamped by a node that has come back, or given on
+            with suppress(Conflict):  # stamped by the node, which has come back, or handed over
                 freed += client.delete(
                     objects.BLOCKS,
                     objects.name_of(one),
@@ -114,8 +116,8 @@ def take_back(
         if is_empty:
             break
         if latest > there.epoch:
-            # Either the node has just come back, and then this fails; or its entry was deleted by
-            # hand and made anew in an earlier epoch.
+            # Either the node has just come back, and then this fails; or somebody has deleted its
+            # entry, and it was created again in an earlier epoch.
             later = NodeEntry("", latest + 1, "", there.addresses)
             version = objects.version_of(found)
             body = objects.tombstone(name, later, now(), version=version)

@@ -1,4 +1,4 @@
-"""Report the use of a node's blocks in the status of its entry, for people."""
+"""The report on the use of a node's blocks, in the status of its entry, for people."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from fastipam.cluster.registry import Condition
     from fastipam.configuration.cluster import Geometry
 
-# A node tells what is used of its blocks once a minute at most, and only when its number of blocks
-# has changed, or a twentieth of the addresses changed hands.
+# A node reports the use of its blocks once a minute at most, and only when its number of blocks has
+# changed, or its number of used addresses by a twentieth of all its addresses.
 _REPORT_S = 60.0
 _REPORT_PART = 0.05
-_REJOINED_S = 5.0  # by then it has claimed a block
+_REJOINED_S = 5.0  # by then the node has claimed a block
 _REPORT_CALL_S = 1.0  # the keeper has more urgent things to do
 
 
@@ -34,7 +34,7 @@ class Report:
         self._api = api
         self._reported: dict[str, tuple[int, int, int]] | None = None
         self._routes: Condition | None = None  # as it was reported last
-        self._routes_since = ""  # when whether they are set has last changed
+        self._routes_since = ""  # when the condition's status last changed
         # Nodes that start together have more urgent requests, and do not report together.
         self.due_at = api.clock() + _REPORT_S * (1 + api.client.chance())
 
@@ -54,9 +54,9 @@ class Report:
         deadline: Deadline,
         routes: Condition | None = None,
     ) -> None:
-        """Write what is used into the own entry's status: see ``_REPORT_S``. Raises nothing.
+        """Write the use of blocks into the entry's status: see ``_REPORT_S``. Raises nothing.
 
-        It changes neither the entry's generation nor what it says of this node.
+        That changes neither the entry's generation nor its spec.
         """
         now = self._api.clock()
         if now < self.due_at:
@@ -85,7 +85,7 @@ class Report:
             self._reported, self._routes = sums, routes
             member = self._api.share.member()
             if member is not None and not is_of(found, member):
-                # Removed: the entry says so before the next look.
+                # The node was removed: the entry shows that before it is next read.
                 self._api.share.forget_registration()
                 if not objects.read_node(found).incarnation:
                     patch({"status": {"state": "Removed"}})
@@ -94,9 +94,9 @@ class Report:
 def _is_news(
     before: dict[str, tuple[int, int, int]] | None, after: dict[str, tuple[int, int, int]]
 ) -> bool:
-    """Return whether what is used of the blocks of some pool has changed so much that it is told.
+    """Return whether the use of the blocks of some pool has changed enough to be reported.
 
-    The numbers are blocks, used addresses, free ones.
+    The numbers are blocks, used addresses, and free addresses.
     """
     if before is None or before.keys() != after.keys():
         return True

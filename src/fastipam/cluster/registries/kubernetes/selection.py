@@ -1,6 +1,7 @@
 """The selectors of pools: which of them match this node's Node object, or a namespace.
 
-Neither is watched: a Node object changes every few minutes, and there may be many namespaces.
+Neither Node objects nor namespaces are watched: a Node object changes every few minutes, and there
+may be many namespaces.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from fastipam.cluster.registries.kubernetes.api import Api
     from fastipam.configuration.address_pools import AddressPool
 
-_LOOK_S = 60.0  # between two readings of the own Node's labels, while a pool selects nodes
+_LOOK_S = 60.0  # between two reads of the own Node's labels, while a pool selects nodes
 
 
 class Selection:
-    """The labels of the own Node, as they were read last, and the objects of namespaces."""
+    """The labels of this node's Node object, as last read, and the objects of namespaces."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -33,8 +34,8 @@ class Selection:
     def for_node(self, pools: Sequence[AddressPool], deadline: Deadline) -> list[AddressPool]:
         """Return the pools as this node may use them. One read per minute if one selects nodes.
 
-        While the API is away the labels that were read last count. Raises what the first reading
-        raises.
+        While the API cannot be reached, the labels that were read last count. Raises the errors of
+        the first read.
         """
         if not any(one.node_selector for one in pools):
             return list(pools)
@@ -51,7 +52,7 @@ class Selection:
     def namespace(self, name: str, deadline: Deadline) -> Namespace:
         """Return the labels and annotations of a namespace, from the server's cache. One read.
 
-        One that is not there says nothing.
+        A namespace that does not exist has neither.
         """
         found = self._api.client.get(
             objects.NAMESPACES, name, from_cache=True, deadline_s=deadline.call_s()

@@ -31,7 +31,7 @@ class Watch:
         *,
         initial: bool,
     ) -> None:
-        """``over_at``: when to give it up; ``forget`` is called when it is closed."""
+        """``over_at``: when to close it at the latest; ``forget`` is called when it is closed."""
         self._initial = initial
         self._forget = forget
         self._connection = connection
@@ -49,7 +49,7 @@ class Watch:
         raise StopIteration
 
     def wait(self, seconds: float) -> tuple[str, dict[str, Any]] | None:
-        """Return the next event, None after these seconds or when it ``is_over``.
+        """Return the next event; None after these seconds, or when the watch ``is_over``.
 
         Raises Compacted; EngineUnavailable when the connection broke or the server is in trouble.
         An error ends the watch.

@@ -1,4 +1,4 @@
-"""Following the objects of a kind: their present state, then each change, for as long as wanted."""
+"""A follower of the objects of a kind: it reports their current state, then each change."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.registries.kubernetes.client import Client, Kind, Watch
 
-# A watch is renewed after 5 to 10 minutes, as client-go does: no proxy can hold a dead one longer,
-# and all nodes' do not end together.
+# A watch is renewed after 5 to 10 minutes, as client-go does: no proxy can keep a broken watch open
+# for longer, and the watches of all nodes do not end together.
 _WATCH_S = 300.0
 _STATE_S = 30.0  # for a list, or between two of the first events of a watch
-_LOOK_S = 0.5  # how often a quiet watch looks whether it is over
+_LOOK_S = 0.5  # how often a quiet watch checks whether it is to end
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0  # between two watches; doubles
-_STEADY_S = 10.0  # what lasted so long was no failure
-# A server that is behind for so many attempts has lost what was seen: it was restored from a copy.
+_STEADY_S = 10.0  # a watch that lasted so long was no failure
+# A server that is behind for so many attempts has lost versions: it was restored from a copy.
 _MOST_BEHIND = 3
 
 
 class Follower:
     """The objects of a kind as a stream of events; for one thread, which calls :meth:`run`.
 
-    ``on_event`` is called with ADDED, MODIFIED or DELETED and an object, ``on_synced`` whenever the
-    whole state has been told, ``on_open`` when a watch goes on from a state that was told,
-    ``on_error`` with each exception: nothing is raised. An event may be told twice. What changed
-    while no server could be reached is told when one can: an object that was deleted meanwhile
-    comes as DELETED, with nothing but its metadata's name and namespace; one that was deleted and
-    made again as MODIFIED.
+    ``on_event`` is called with ADDED, MODIFIED or DELETED and an object. ``on_synced`` is called
+    whenever the whole state has been reported, and ``on_open`` when a watch continues from a state
+    that was reported. ``on_error`` is called with each exception: nothing is raised.
 
-    After a break it goes on where it was. When the server's history does not go back that far, it
-    waits a random part of ``spread_s``, because all nodes are told so in the same instant, and then
-    reads the state from the server's cache, never from etcd.
+    An event may be reported twice. A change that is made while no server can be reached is reported
+    when one can be. Then an object that was deleted meanwhile comes as DELETED, with nothing but
+    its metadata's name and namespace, and one that was deleted and created again as MODIFIED.
+
+    After a break it continues from the last version. If the server's history does not go back that
+    far, it waits a random part of ``spread_s``, because all nodes learn this in the same instant.
+    Then it reads the state from the server's cache, never from etcd.
 
     Memory: the name and the version of each object, about 200 bytes.
     """
@@ -60,8 +61,8 @@ class Follower:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``selector``: a field selector. ``watch_s``: how long a watch lasts, up to twice that."""
-        self.version = ""  # what was told is the state at this version
-        # What was told is the state at this time or a later one; a cache does not say its age.
+        self.version = ""  # the reported state is the one at this version
+        # The reported state is that of this time or a later one; a cache does not say its age.
         self.current_at = -math.inf
         self.is_synced = False
         self._client = client
@@ -77,14 +78,14 @@ class Follower:
         self._clock = clock
         self._known: dict[tuple[str, str], str] = {}  # (namespace, name) -> version
         self._streams_state = True  # whether the server sends the state as events of a watch
-        self._lists_next = False  # it does, and has failed to
+        self._lists_next = False  # the server does, but its last attempt failed
         self._wants_anew = False
         self._failures = self._behind = 0
 
     def run(self, is_over: Callable[[], bool]) -> None:
-        """Follow until ``is_over``, which is asked twice a second; raises nothing.
+        """Follow until ``is_over``, which is called twice a second; raises nothing.
 
-        It ends at once when the client is closed and ``is_over``.
+        It ends at once when the client is closed and ``is_over`` returns True.
         """
         while not is_over():
             began = time.monotonic()
@@ -115,7 +116,7 @@ class Follower:
         self._report(error)
 
     def _report(self, error: Exception) -> None:
-        with contextlib.suppress(Exception):  # there is nobody left to tell
+        with contextlib.suppress(Exception):  # there is nobody left to report to
             self._on_error(error)
 
     def _pause(self, seconds: float, is_over: Callable[[], bool]) -> None:
@@ -124,7 +125,7 @@ class Follower:
             seconds -= _LOOK_S
 
     def _go_on(self, is_over: Callable[[], bool]) -> None:
-        """Tell the state if that is due, then changes until the watch ends."""
+        """Report the state if that is due, then changes until the watch ends."""
         if self._wants_anew:
             self._wants_anew, self.is_synced, self.version = False, False, ""
             self._known = dict.fromkeys(self._known, "")
@@ -150,8 +151,8 @@ class Follower:
         except Exception as error:
             if not initial or self.is_synced:
                 raise
-            # Whatever it was, a list may do, and is answered sooner when all nodes start at once.
-            # What was followed until its server went away is followed again without one.
+            # Whatever the error was, a list may work, and is answered sooner when all nodes start
+            # at once. A state that was followed until its server went away is streamed again.
             self._lists_next = is_open or not self.version
             if not isinstance(error, Refused):
                 raise
@@ -159,7 +160,7 @@ class Follower:
             self._go_on(is_over)
 
     def _tell_list(self) -> None:
-        """Tell what differs between a list from the server's cache and what was told."""
+        """Report the differences between a list from the server's cache and the last report."""
         found, version = self._client.list(
             self._kind,
             self._selector,
@@ -175,7 +176,7 @@ class Follower:
     def _tell_changes(
         self, watch: Watch, initial: bool, is_over: Callable[[], bool], asked_at: float
     ) -> None:
-        """Tell the events of a watch until it ends; the initial ones first."""
+        """Report the events of a watch until it ends; the initial ones first."""
         seen: set[tuple[str, str]] | None = set() if initial else None
         silent_s = 0.0
         while not (is_over() or watch.is_over or self._wants_anew):
@@ -207,7 +208,7 @@ class Follower:
             raise EngineUnavailable(f"the first events of {self._kind.plural} were cut off")
 
     def _tell(self, kind: str, found: dict[str, Any]) -> tuple[str, str]:
-        """Tell an event, unless this version was told; return the object's key."""
+        """Report an event, unless this version was reported; return the object's key."""
         metadata = found["metadata"]
         key = (str(metadata.get("namespace") or ""), str(metadata["name"]))
         version = str(metadata.get("resourceVersion") or "")
@@ -223,12 +224,12 @@ class Follower:
             self._on_event(kind, found)
         except Exception as error:
             if key in self._known:
-                self._known[key] = ""  # told again with the next state
+                self._known[key] = ""  # reported again with the next state
             self._report(error)
         return key
 
     def _synced(self, seen: set[tuple[str, str]], version: str) -> None:
-        """Tell the deletions that nobody has seen, and that the state is complete."""
+        """Report the deletions that no event showed, and that the state is complete."""
         for namespace, name in self._known.keys() - seen:
             metadata = {"name": name, "namespace": namespace} if namespace else {"name": name}
             self._tell("DELETED", {"metadata": metadata})
