@@ -31,7 +31,7 @@ class Deadline:
         self._at = clock() + seconds
 
     def left_s(self) -> float:
-        """Return the seconds left, 0.0 after the deadline."""
+        """Return the seconds that are left, or 0.0 after the deadline."""
         return max(0.0, self._at - self._clock())
 
     def call_s(self) -> float:

@@ -107,7 +107,7 @@ class History:
     copy. Then its revision is lower than one that a node has seen, or its identity is different.
     So each answer of an engine is compared with the state that was known before the call.
 
-    Safe to use from several threads: each step is one assignment.
+    Safe to use from several threads: each change of a field is one assignment.
     """
 
     __slots__ = ("_lost", "identity", "revision")
@@ -311,9 +311,9 @@ class Engine(Protocol):
         """Make all operations if all conditions hold, else none. One round trip.
 
         At most MAX_OPERATIONS of each, and no key in two operations. The engine does not retry a
-        request that was sent, so a timeout may be ``ambiguous``. It returns after a majority of the
-        store's members has stored the change. Raises SessionGone, and ValueError for too many
-        operations or a key in two of them.
+        request that was sent, so a timeout may be ``ambiguous``. The call returns after a majority
+        of the store's members has stored the change. Raises SessionGone, and ValueError for too
+        many operations or a key in two of them.
         """
 
     def open_session(self, ttl_s: int, *, deadline_s: float) -> int:
@@ -341,7 +341,7 @@ class Engine(Protocol):
         """
 
     def problem(self, *, deadline_s: float) -> str:
-        """Return what is wrong with a store although it answers reads, or "". One round trip.
+        """Return a problem of the store that reads do not show, or "". One round trip.
 
         Raises the errors of a read.
         """
@@ -349,8 +349,8 @@ class Engine(Protocol):
     def local_addresses(self) -> tuple[str, ...]:
         """Return the address from which this machine reaches the store; sends nothing.
 
-        Empty when there is no route, or the address is a loopback address: other nodes cannot use
-        that one.
+        Empty when there is no route, or when it is a loopback address, which other nodes cannot
+        use.
         """
 
     def close(self) -> None:

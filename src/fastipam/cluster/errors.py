@@ -1,4 +1,4 @@
-"""The errors of a node's dealings with its cluster; ``engine`` has the shared store's errors."""
+"""The errors of a node in its cluster; ``engine`` has the errors of the shared store."""
 
 from __future__ import annotations
 

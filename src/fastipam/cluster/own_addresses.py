@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def own_addresses(settings: Settings, towards: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
     """Return the addresses of this node: those in the settings, if there are any.
 
-    Without them it is the address from which this node reaches the shared store (``towards``). If
-    the pools have the other family too, an address of that family is added when the same interface
-    has one.
+    Otherwise return the address from which this node reaches the shared store (``towards``). If the
+    pools have the other family too, an address of that family is added when the same interface has
+    one.
     """
     if settings.addresses:
         return settings.addresses

@@ -116,7 +116,7 @@ def to_claim(watermarks: Watermarks, pool: Geometry, demand: Demand) -> int:
 def to_give_back(
     watermarks: Watermarks, pool: Geometry, uses: Iterable[Use], now_s: float
 ) -> list[int]:
-    """Return the blocks to give back now, first one first. O(blocks log blocks).
+    """Return the blocks to give back now, in the order of their release. O(blocks log blocks).
 
     They are wholly free and have the minimum age. The node gives back blocks only while it has more
     free addresses than the high water mark, and more wholly free blocks than it keeps warm. The
@@ -143,9 +143,9 @@ def to_give_back(
 def to_donate(uses: Iterable[Use], wanted: int) -> list[int]:
     """Return the blocks to donate to a node that wants ``wanted`` blocks. O(blocks log blocks).
 
-    It donates at most half of its wholly free blocks, rounded up, so that the last free block of a
-    cluster can move too. Their age and the water marks do not count, because a pod waits. A block
-    without an address to serve is not donated, because it would not help that pod.
+    A node donates at most half of its wholly free blocks, rounded up, so that the last free block
+    of a cluster can move too. Their age and the water marks do not count, because a pod waits. A
+    block without an address to serve is not donated, because it would not help that pod.
     """
     empty = [each for each in uses if each.size and not each.used]
     empty.sort(key=lambda each: (each.claimed_s, each.number), reverse=True)
@@ -176,8 +176,8 @@ def backoff_s(node: str, failures: int, *, first_s: float = 0.1, most_s: float =
 def postponed_s(node: str, failures: int, later_s: float) -> float:
     """Return how long a node waits when the shared store asks for a pause. O(1).
 
-    It waits for the pause or 5 s, whichever is shorter; a hash of its name shortens that by up to
-    half. An API server asks for up to 32 s when all nodes start at once, and has time again long
+    The node waits for that pause, but at most 5 s; a hash of its name shortens the wait by up to
+    half. An API server asks for up to 32 s when all nodes start at once, but it has time again long
     before. The last of 5,000 nodes had its block after 148 s when nodes waited for the whole pause,
     and after 65 s with this function (docs/performance.md).
     """
@@ -245,7 +245,7 @@ class Search:
         return range(first, min(first + self._run, self._pool.count))
 
     def _beside(self, owned: Collection[int]) -> range | None:
-        """Return a run that forms, with an owned one, a run of twice its size; or None."""
+        """Return a run that forms, with owned blocks, a run of twice its size; or None."""
         run = self._run
         for each in sorted(owned, reverse=True):
             first = (each & -run) ^ run

@@ -144,17 +144,17 @@ class Requests(Protocol):
         """Remove the request of a node: it was withdrawn or answered."""
 
     def replace(self, listed: Sequence[Request]) -> None:
-        """Replace all requests: no others exist."""
+        """Replace all known requests by these."""
 
 
 class Owners(Protocol):
     """The receiver of the owners of all blocks, and of these nodes' addresses."""
 
     def see(self, pair: BlockId, length: int, entry: BlockEntry) -> None:
-        """Record the entry of a block, which has this prefix length."""
+        """Record the entry of a block; ``length`` is the block's prefix length."""
 
     def see_node(self, name: str, addresses: Sequence[str]) -> None:
-        """Record the addresses of a node, for those of its blocks whose entry has none."""
+        """Record the addresses of a node, for its blocks whose entries have none."""
 
     def forget(self, pair: BlockId, *, certain: bool) -> None:
         """Record that a block has no owner.
@@ -204,7 +204,7 @@ class Registry(Protocol):
         """
 
     def addresses(self) -> tuple[str, ...]:
-        """Return the addresses at which other nodes reach this one; may ask a name server."""
+        """Return the addresses at which other nodes reach this one; may query a name server."""
 
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:
         """Return the pools that are in force, or None when the node's settings define them."""
@@ -300,7 +300,7 @@ class Registry(Protocol):
         deadline: Deadline,
         routes: Condition | None = None,
     ) -> None:
-        """Write for people how full this node's blocks are, and whether its routes are set.
+        """Show operators how full this node's blocks are, and whether its routes are set.
 
         ``routes`` is None when fastipam sets no routes. Raises nothing; may do nothing.
         """
@@ -328,7 +328,7 @@ class Registry(Protocol):
         """Return whether the request still waits for an answer."""
 
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return the blocks that donors have handed to this node, perhaps among its other ones."""
+        """Return the blocks that donors have handed to this node; it may include other own ones."""
 
     def collected(self, ids: Sequence[BlockId], deadline: Deadline) -> None:
         """End the request that was answered with these blocks, after they were activated."""
@@ -400,14 +400,14 @@ class Registry(Protocol):
         """Mark a node as removed; return its new epoch, or None when there is no such node.
 
         The node can claim nothing more, and notices this when it comes back. Idempotent. Raises
-        ClusterRefused for a node that is alive, unless ``force``; NoBlock.
+        ClusterRefused for a node that is alive, unless ``force``, and NoBlock.
         """
 
     def take_back(self, name: str, deadline: Deadline) -> int:
         """Make some blocks of a removed node free; return how many, 0 when none are left."""
 
     def problem(self, *, deadline_s: float) -> str:
-        """Return what is wrong with the shared store although it answers reads, or ""."""
+        """Return a problem of the shared store that reads do not show, or ""."""
 
     def close(self) -> None:
         """Close all connections. Idempotent."""

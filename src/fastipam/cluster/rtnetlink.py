@@ -63,7 +63,7 @@ def open_link(groups: int = 0) -> socket.socket:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
-    """Yield (type, flags, sequence, port, body) of each message."""
+    """Yield (type, flags, sequence, port, body) of each netlink message in ``data``."""
     at = 0
     while at + HEADER.size <= len(data):
         length, kind, flags, sequence, port = HEADER.unpack_from(data, at)
@@ -96,7 +96,7 @@ def attributes(body: bytes, at: int) -> dict[int, bytes]:
 
 
 def dump(link: socket.socket, request: int, answer: int, body: bytes) -> list[bytes]:
-    """Return the body of each message of a listing. Raises OSError.
+    """Request a listing from the kernel; return the body of each of its messages. Raises OSError.
 
     When the table has changed during a listing, the listing may lack entries that were there all
     the time, and is requested again.

@@ -119,7 +119,7 @@ def pack(**words: object) -> bytes:
 
 
 def read(key: bytes, value: bytes) -> dict[str, str]:
-    """Read what :func:`pack` has written. Raises ClusterCorrupt."""
+    """Read a value that :func:`pack` has written. Raises ClusterCorrupt."""
     words = {}
     for word in value.decode("utf-8", "replace").split(" "):
         name, equals, text = word.partition("=")

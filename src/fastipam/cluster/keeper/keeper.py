@@ -228,7 +228,7 @@ class Keeper:
                 self._has_begun() and not isinstance(error, EngineFull)
             ):
                 # A new join finishes what was begun. But it opens a session, for which a full store
-                # has no room, while such a store still renews the present session.
+                # has no room, although that store still renews the present session.
                 self.membership.doubt()
             self._refused = isinstance(error, ClusterRefused)
             later_s = error.retry_after_s if isinstance(error, EngineUnavailable) else 0.0

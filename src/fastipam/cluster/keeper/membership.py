@@ -32,7 +32,7 @@ class Membership:
         self._clock = clock
         self._directories = directories
         self._joined = False
-        self._is_held_back = True  # False: the store has lost changes, which others have to know
+        self._is_held_back = True  # False: lost changes have to be reported to the other nodes
         self._restored = False  # True: the store has lost changes, so the blocks are compared
         self._keep_at = self._reconcile_at = self._look_at = 0.0
 

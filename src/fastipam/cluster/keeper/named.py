@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.pool_lines import Wanted
 
 WANT_S = 3.0  # an ADD that has not asked again for this long has ended
-TELL_S = 2.0  # how long it counts who owned a block when that was read
+TELL_S = 2.0  # how long the owner of a block counts as known after a read
 TURN_S = 2.0  # how long a node's one request stands when the node needs other blocks too
 IDLE_S = 5.0  # how long a block is kept while no pod has its address
 MOST_NAMED = 32  # blocks in one request
@@ -214,7 +214,7 @@ class Named:
         return self._node.share.spare(one for one in ids if one not in wanted)
 
     def to_give_back(self, uses: Iterable[tuple[Geometry, Use]]) -> list[BlockId]:
-        """Return the blocks of one address that were free for ``IDLE_S``, and no ADD wants."""
+        """Return the blocks of one address that were free for ``IDLE_S`` and that no ADD wants."""
         now, wanted = self._clock(), self.wanted()
         free = {
             (pool.family, pool.address(one.number))

@@ -35,7 +35,7 @@ class Namespaces:
     def get(self, name: str) -> Namespace | str:
         """Return a namespace, or why it is not known: "" while the keeper reads it. Never waits.
 
-        While the API cannot be reached, the last reading stays valid.
+        While the API cannot be reached, the namespace stays valid as it was read last.
         """
         now = self._clock()
         until, found = self._known.get(name, (0.0, None))

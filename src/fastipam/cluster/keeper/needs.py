@@ -98,7 +98,7 @@ class Needs:
     def demand(self, share: Share) -> dict[Wanted, int]:
         """Return how many ADDs wait for an address of each group.
 
-        The groups of which blocks are claimed ahead of demand are always included, with 0 or more.
+        A group of which blocks are claimed ahead of demand is included even if no ADD waits.
         """
         settings = share.settings
         found: dict[Wanted, int] = {

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Marks:
     """The marks of other nodes, and when to answer each. Safe to use from several threads.
 
-    It is true while a mark wants any blocks rather than named ones. ``wake`` is called when a mark
-    was added.
+    An instance is true while one of the marks wants any blocks, not named ones. ``wake`` is called
+    when a mark was added.
     """
 
     def __init__(self, node: Node, clock: Callable[[], float], wake: Callable[[], object]) -> None:
@@ -38,7 +38,7 @@ class Marks:
         needy, number = request.needy, request.mark.number
         if needy == self._node.name:
             return
-        delay = 0.0  # a named block has only one owner, who can answer at once
+        delay = 0.0  # a named block has only one owner, which can answer at once
         if not request.mark.named:
             delay = planner.donor_delay_s(self._node.name, needy, number, planner.SPREAD_S)
         with self._lock:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Prefix = tuple[int, int, int]  # family, first address, length
 
 FAMILIES = {V4: "ip", V6: "ip6"}
-NAME = "fastipam"  # of the tables; nothing in another table is read or changed
+NAME = "fastipam"  # the name of the tables; no other table is read or changed
 # After the chains of kube-proxy and of other plugins (srcnat is 100): their decisions stay.
 _PRIORITY = "srcnat + 5"
 _TYPES = {V4: "ipv4_addr", V6: "ipv6_addr"}

@@ -50,7 +50,7 @@ def require_own(share: Share) -> Member | None:
     member = share.member()
     if member is not None and member.epoch and member.node != name:
         if member.revision and share.settings.is_founded_by_agent:
-            # The Node of the old name is gone, and what it owns becomes free (docs/cluster.md).
+            # The Node of the old name is gone, and its blocks become free (docs/cluster.md).
             share.forget_registration()
         raise ClusterRefused(
             f"this store belongs to node {member.node}, the configuration says {name}",

@@ -4,7 +4,7 @@ Two stores cannot change in one transaction: the shared one says who owns a bloc
 (``share``) whether addresses are assigned from it. These rules make it safe:
 
 1. The local store says ``active`` only after the shared one has answered that the block is this
-   node's. It says ``releasing`` before the shared one is asked to give the block to somebody else.
+   node's. It says ``releasing`` before the shared one is asked to free the block or hand it over.
 2. A change of the shared store names the revision that it is based on. If it is delayed, and
    arrives after a change by another node, it has no effect.
 3. The node never guesses an answer that did not come: it reads again, or the block waits in its
@@ -53,7 +53,7 @@ class Node:
     """One node of a cluster.
 
     Call a method that changes something only while :class:`NodeLock` is held. Methods raise
-    EngineError, ClusterRefused and StoreError; :meth:`join` finishes what they have begun then.
+    EngineError, ClusterRefused and StoreError; the next :meth:`join` finishes what was begun.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ class Node:
     ) -> None:
         """Ask the other nodes for blocks, until one answers or this node withdraws the request.
 
-        ``pool`` names the AddressPool of which the blocks have to be. ``named`` lists the only
+        ``pool`` names the AddressPool that the blocks must belong to. ``named`` lists the only
         blocks that are wanted, whatever their family.
         """
         number = int.from_bytes(os.urandom(6), "big") | 1

@@ -65,8 +65,8 @@ class Share:
         """Use these pools from now on; return whether they differ from those before.
 
         They are written to the founding record, with the engine and the node's name: plugins read
-        it. A pool that is gone while this node has blocks of it stays, disabled. A new pool that
-        overlaps that one waits, and a changed pool stays as it was.
+        it. A pool that is gone while this node has blocks of it stays, disabled. A pool in force
+        that overlaps such a remainder is used as it was before, or waits if it is new.
 
         Raises ConfigError, and changes nothing, for pools that cannot be used together.
         """
@@ -202,8 +202,8 @@ class Share:
     def is_copy(self, member: Member, machine: str) -> bool:
         """Return whether the store was copied since the node's incarnation was chosen for it.
 
-        ``machine`` is this machine's id, or "" if it is not known. Within a boot, a copy shows by
-        being another file. After a boot the file proves nothing, so the machine's id decides.
+        ``machine`` is this machine's id, or "" if it is not known. Within a boot, a copy is known
+        by being another file. After a boot the file proves nothing, so the machine's id decides.
         """
         if member.file == RESTORED:
             return True
@@ -212,7 +212,7 @@ class Share:
         return bool(machine and member.machine) and machine != member.machine
 
     def set_mark(self, number: int) -> Member:
-        """Store the number of the mark that the node is about to write; return its identity.
+        """Store the number of the mark that this node is about to write; return the identity.
 
         Raises NoBlock when the node is not registered.
         """
@@ -361,8 +361,8 @@ class Share:
 
         ``heard`` is stored in the same transaction. ``restored``: the shared store has lost
         changes, so the local store is right. A block that only the shared store lists was given up
-        by this node since, and may be another node's: it is released, unless an address of it is
-        in use.
+        by this node after the restored state, and may be another node's: it is released, unless an
+        address of it is in use.
         """
         unknown = dict(owned)
         granted = 0
@@ -433,7 +433,7 @@ class Share:
         return True
 
     def adopt_running(self, owner: Requester, family: int, value: int) -> Record | None:
-        """Assign an address to the container that runs with it, even if it is another owner's.
+        """Assign an address to the container that runs with it, whichever owner the store names.
 
         Returns the lease that is replaced, or None. Raises AddressInUse when the store contradicts
         itself.
@@ -496,7 +496,7 @@ class Share:
         return next(each for each in self.settings.pool.sets if each.family == family)
 
     def _used(self, txn: Transaction, ledger: Ledger, block: Block) -> int:
-        """Return how many addresses of a block are not free, gateways and exclusions left out."""
+        """Return how many addresses of a block are not free, without gateways and exclusions."""
         pages = txn.pages(ledger.state.pool_id, block.family)
         return blocks.used_in(pages, self._range_set(block.family), block.base)
 

@@ -55,7 +55,7 @@ class Events:
         """Return the changes since the last call; never waits.
 
         ``interfaces`` has the numbers of the interfaces that the routes use. A change by the socket
-        with the port ``own_port`` is ignored. When the kernel has dropped events, the result is
+        with the port ``own_port`` is ignored. When the kernel has dropped events, the result says
         that everything may have changed.
         """
         heard = Heard()

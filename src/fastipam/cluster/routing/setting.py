@@ -69,7 +69,7 @@ class Setting:
         *,
         gateways: bool = True,
     ) -> None:
-        self.interfaces: set[int] = set()  # that the routes use
+        self.interfaces: set[int] = set()  # the interfaces that the routes use
         self.condition = Condition(False, "NotReached", "the cluster's store was not reached yet")
         self.status = Status({}, {}, False, 0)
         self._kernel = kernel

@@ -24,7 +24,7 @@ PROTOCOL = 147
 def merged(blocks: Iterable[tuple[Prefix, Hop]]) -> Iterator[tuple[Prefix, Hop]]:
     """Yield the fewest prefixes that route every block to its target. O(n log n).
 
-    Adjacent blocks that lead to the same place are one prefix if they are an aligned run.
+    Adjacent blocks with the same target are one prefix if they are an aligned run.
     """
     numbers: dict[tuple[Hop, int, int], list[int]] = {}
     for (family, base, length), hop in blocks:
