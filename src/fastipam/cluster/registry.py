@@ -328,7 +328,10 @@ class Registry(Protocol):
         """Return whether the request still waits for an answer."""
 
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return the blocks that donors have handed to this node; it may include other own ones."""
+        """Return the blocks that donors have handed to this node.
+
+        The result may include other blocks that this node owns.
+        """
 
     def collected(self, ids: Sequence[BlockId], deadline: Deadline) -> None:
         """End the request that was answered with these blocks, after they were activated."""
