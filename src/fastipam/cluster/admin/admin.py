@@ -30,8 +30,8 @@ class Removed:
 def init(node: Node, deadline: Deadline) -> bool:
     """Write a cluster's settings into the shared store; return False if it already has them.
 
-    Idempotent. Raises ClusterRefused if the shared store has other settings, because its blocks are
-    cut by those.
+    Idempotent. Raises ClusterRefused if the shared store has other settings: its blocks are cut by
+    them, so they cannot be changed.
     """
     text = node.settings.text
     there = node.registry.found_cluster(deadline)
@@ -78,7 +78,7 @@ def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool 
     """Take this node out of its cluster; return how many blocks it gives up. Idempotent.
 
     Call it while :class:`NodeLock` is held. The node's store stops assigning addresses before the
-    blocks become free in the shared store. ``offline`` does not call the shared store, for a
+    blocks become free in the shared store. With ``offline`` the shared store is not called, for a
     cluster that is gone. Raises ClusterRefused if the node is alive, or if addresses are in use and
     ``force`` is not set. After such an error the next claim registers the node again.
     """

@@ -1,4 +1,4 @@
-"""The report on a cluster's AddressPools: who may use each, and what holds a deleted one."""
+"""The report on a cluster's AddressPools: who may use each, and what delays a deletion."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _state(pool: AddressPool) -> str:
 
 
 def _holders(node: Node, pool: AddressPool) -> list[str]:
-    """Return the leases and reservations of this node in a pool, each with what to type."""
+    """Return the leases and reservations of this node in a pool, each with the command to type."""
     family, first, last = pool.whole()
     network = node.network
     texts = []

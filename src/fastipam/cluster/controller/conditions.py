@@ -37,7 +37,7 @@ def condition(pool: dict[str, Any], kind: str) -> dict[str, Any]:
 def with_condition(
     pool: dict[str, Any], kind: str, status: str, reason: str, message: str, now_s: float
 ) -> list[dict[str, Any]]:
-    """Return a pool's conditions with this one set; its time changes only with its status."""
+    """Return a pool's conditions with this one set; only a new status changes its time."""
     before = condition(pool, kind)
     since = before.get("lastTransitionTime") if before.get("status") == status else None
     made = {

@@ -38,7 +38,8 @@ NODE_BLOCKS = "NodeBlocks"  # a condition: each Node has the block of its podCID
 REFUSED = "NodeCIDRs"  # why ``claims: Any`` is not accepted yet
 _CALL_S, _LIST_S = 5.0, 20.0
 _SHOWN = 5  # problems in a message
-# With these problems a node could claim a block whose addresses are another node's pods'.
+# While one of these problems lasts, a node could claim a block with addresses of another node's
+# pods.
 _UNSAFE = frozenset({"OtherLength", "SharedPodCIDR", "Owned", "Removed"})
 
 

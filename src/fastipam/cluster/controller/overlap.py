@@ -25,7 +25,7 @@ _NOT_LOOKED_AT = ("maxBlocksPerNode",)
 
 
 class Refusal(NamedTuple):
-    """Why a pool is not accepted: a word for programs, and for people also what to do."""
+    """Why a pool is not accepted: a word for programs, and a sentence with advice for people."""
 
     reason: str
     message: str
@@ -115,7 +115,7 @@ def strays(pool: AddressPool, blocks: Iterable[Owned]) -> Refusal | None:
 def gateway_in_use(
     pool: AddressPool, pools: dict[str, dict[str, Any]], blocks: Iterable[Owned]
 ) -> Refusal | None:
-    """Return why a pool cannot have its new gateway, because a pod may have it; None if it can.
+    """Return why a pool cannot have its new gateway: a pod may have that address. None if it can.
 
     O(blocks). The API does not know which addresses pods have, but a pod has only addresses of
     owned blocks. So a gateway that lies in an owned block is refused, with two exceptions: the

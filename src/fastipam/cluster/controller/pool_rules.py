@@ -70,7 +70,7 @@ def check(name: object, spec: dict[str, Any], where: str) -> None:
 
 
 def _check_fields(given: dict[str, Any], where: str) -> None:
-    """Check the fields' names and types, which ones are missing, and independent values."""
+    """Check the fields' names, types and presence, and values that depend on no other field."""
     for key, value in given.items():
         if key not in _TYPES:
             close = difflib.get_close_matches(key, _TYPES, 1)

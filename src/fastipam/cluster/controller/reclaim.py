@@ -1,8 +1,8 @@
 """The removal of nodes whose Node object was deleted: their blocks become free.
 
 A deleted Node object means that the machine is gone; a NotReady one proves nothing. A node is
-removed in these steps, in this order. Each step leaves something in the API by which another leader
-sees that it was done, and goes on:
+removed in these steps, in this order. Each step changes something in the API, by which another
+leader sees that the step was done, and continues:
 
 ==  ==============================================================================================
 E0  two reads, ``reclaim_after_s`` apart, find no Node of this name; a Node of this name that comes
@@ -84,12 +84,12 @@ class Reclaim:
         self._absent: dict[str, float] = {}  # node -> when the API was first found without its Node
         self._look_at: dict[str, float] = {}
         self._leases: dict[str, _LeaseSeen] = {}
-        self._cleared: dict[str, int] = {}  # removed node -> the tombstone's epoch, after E4
+        self._cleared: dict[str, int] = {}  # removed node -> its epoch, once all is deleted
         kept: list[dict[str, Any]] = [self._absent, self._look_at, self._leases, self._cleared]
         self._kept = kept
 
     def begin(self) -> None:
-        """Forget what was seen in an earlier time as leader: other processes have led since."""
+        """Forget what this process saw when it led before: other processes have led since."""
         for one in self._kept:
             one.clear()
 

@@ -58,7 +58,7 @@ class Usage:
         self._now = now
         self._step = step
         self._written_at: dict[str, float] = {}
-        self._totals: dict[str, tuple[AddressPool, int]] = {}  # by name: the pool, usable blocks
+        self._totals: dict[str, tuple[AddressPool, int]] = {}  # name -> pool, usable blocks
         self._owned: Counter[str] = Counter()
         self._used: dict[str, tuple[int, int]] = {}  # pool -> used addresses, all addresses
         self._counted_at = float("-inf")

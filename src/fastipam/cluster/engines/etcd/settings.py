@@ -42,7 +42,7 @@ class Credentials:
 
     def tls(self) -> TlsFiles:
         """Return what a connection with TLS needs."""
-        from fastipam.cluster.engines.tls import TlsFiles  # ssl takes an interpreter's start
+        from fastipam.cluster.engines.tls import TlsFiles  # importing ssl is slow
 
         return TlsFiles(*self.files)
 

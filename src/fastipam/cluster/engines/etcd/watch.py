@@ -50,7 +50,7 @@ class Stream:
         while True:
             message = self._next(deadline)
             found = message.events
-            while self._lines.has_more:  # messages that came together
+            while self._lines.has_more:  # messages that came with it
                 message = self._next(deadline)
                 found += message.events
             if found:

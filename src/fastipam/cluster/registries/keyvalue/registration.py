@@ -118,7 +118,7 @@ class Registration:
         return Compare(self._keys.settings, "value", self._share.settings.text.encode())
 
     def addresses(self) -> tuple[str, ...]:
-        """Return this node's addresses: from the settings, or the one that reaches the store."""
+        """Return the addresses in the settings, or the one from which the store is reached."""
         return own_addresses(self._share.settings, self._engine.local_addresses)
 
     def _entry(

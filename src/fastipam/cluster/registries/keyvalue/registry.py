@@ -106,7 +106,7 @@ class KeyValueRegistry:
         return None
 
     def namespace(self, name: str, deadline: Deadline) -> Namespace:  # noqa: ARG002  # no such
-        """Return a namespace without annotations."""
+        """Return a namespace without labels and annotations: there are none in etcd."""
         return Namespace({}, {})
 
     def check_settings(self, deadline: Deadline) -> None:
@@ -327,7 +327,7 @@ class KeyValueRegistry:
     # Need -----------------------------------------------------------------------------------
 
     def ask(self, member: Member, mark: Mark, deadline: Deadline, *, brief: bool = False) -> bool:
-        """Write this node's mark; it ends with the session, or when a node answers it."""
+        """Write this node's mark; it is deleted with the session, or by the node that answers."""
         session = self.session.id
         if brief:
             self._brief = session = self.engine.open_session(_BRIEF_S, deadline_s=deadline.call_s())
@@ -371,7 +371,7 @@ class KeyValueRegistry:
         claimed_ns: int,
         deadline: Deadline,
     ) -> bool:
-        """Give the blocks and delete the mark in one transaction, so one node answers it, once."""
+        """Hand over the blocks and delete the mark in one transaction: one node answers, once."""
         needy, mark = request.needy, self.keys.mark(request.needy)
         value = BlockEntry(needy, request.mark.epoch, claimed_ns, request.mark.number).pack()
         conditions = [Compare(mark, "mod_revision", request.revision)]

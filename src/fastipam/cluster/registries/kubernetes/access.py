@@ -96,8 +96,9 @@ class Access:
     def authorization(self, until: float) -> str:  # noqa: ARG002  # a plugin needs it
         """Return the value of the header Authorization, "" when there is no token.
 
-        One stat of the token's file; it is read when it has changed. Raises ConfigError when it
-        could never be read. ``until`` is the moment of ``time.monotonic()`` to return by.
+        One stat of the token's file, which is read again when it has changed. Raises ConfigError if
+        the file could never be read. ``until`` is the moment of ``time.monotonic()`` by which this
+        returns.
         """
         if self._token_file:
             with self._lock:
@@ -120,7 +121,7 @@ class Access:
             stamps = tuple(_stamp(one) for one in (self.ca, self.cert, self.key) if one)
             if self._files is None or stamps != self._file_stamps:
                 from fastipam.cluster.engines.tls import (
-                    TlsFiles,  # ssl takes an interpreter's start
+                    TlsFiles,  # importing ssl is slow
                 )
 
                 files = TlsFiles(self.ca, self.cert, self.key)

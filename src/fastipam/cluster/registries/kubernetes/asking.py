@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.schema import BlockEntry, BlockId, Mark
     from fastipam.storage.records.block import Member
 
-_ANSWER_S = 2.0  # between two reads of the own request, while no watch reports its answer
+_ANSWER_S = 2.0  # between two reads of this node's request, while no watch reports an answer
 
 
 class Asking:
@@ -35,12 +35,12 @@ class Asking:
         self._entry = entry
         self._blocks = blocks
         self.awaits = False
-        self._ask_at = 0.0  # when to read the own request again
-        self._has_answer = False  # a watch has reported an answer to the own request
+        self._ask_at = 0.0  # when to read this node's request again
+        self._has_answer = False  # a watch has reported an answer to this node's request
         self._answered_at = 0.0  # when the answer was first seen
         self._is_complete = False  # all blocks of the answer have come, or will not come
         self._request_uid = ""  # of the request that this process has made
-        self._told: dict[str, Any] | None = None  # the own request with its answer
+        self._told: dict[str, Any] | None = None  # this node's request, with its answer
         self._has_looked = False  # whether an earlier process's request was looked for
 
     def look_for_an_earlier(self, mark: int) -> None:
@@ -196,7 +196,7 @@ class Asking:
             self.awaits = self._has_answer = self._is_complete = False
 
     def read_request(self, found: dict[str, Any]) -> Request | None:
-        """Return a request that waits for an answer; keep the answer to this node's own one."""
+        """Return a request if it waits for an answer; keep the answer to this node's request."""
         if objects.answered_by(found):
             if objects.name_of(found) == self._api.name:
                 self._told = found

@@ -64,7 +64,7 @@ class Blocks:
             if any(one.state == ACTIVE and (one.family, one.base) not in found for one in mine):
                 self._losses.free_at = (
                     self._api.clock() + HELD_BACK_S
-                )  # others may miss theirs, too
+                )  # other nodes may miss theirs, too
         stamped: dict[BlockId, BlockEntry] = {}
         for pair, one in found.items():
             kept = self.stamp(one, member, deadline)
@@ -200,7 +200,7 @@ class Blocks:
                 raise
             except FastipamError as error:
                 if won:
-                    raise Unsettled(error) from None  # the comparison finds the won blocks
+                    raise Unsettled(error) from None  # the comparison finds what was won
                 raise
             if revision:
                 won[pair] = revision
@@ -401,7 +401,7 @@ class Blocks:
         raise NoBlock(f"the block {name} changes faster than it can be {done}")
 
     def _name_of(self, pair: BlockId, deadline: Deadline) -> str:
-        """Return the object's name of a block of this node, "" when there is no such object.
+        """Return the name of the object of this node's block, or "" when there is none.
 
         If the block lies in no pool, because the pool was deleted, the list of this node's blocks
         is read.

@@ -65,7 +65,7 @@ __all__ = [
     "Watch", "ends_initial", "random_fraction",
 ]  # fmt: skip
 
-PAGE = 500  # objects a page: what client-go takes
+PAGE = 500  # objects per page, as in client-go
 _LARGEST_PAGE = 64 << 20  # a list from the cache comes in one piece: 100,000 blocks
 # A server that starts, or is asked by all nodes in one instant, takes seconds for its part of TLS.
 _CONNECT_S = 5.0

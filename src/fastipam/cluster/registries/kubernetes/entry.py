@@ -29,7 +29,7 @@ class Entry:
     def __init__(self, api: Api, losses: Losses) -> None:
         self._api = api
         self._losses = losses
-        self._seen_ns = 0  # a time of this boot, before the own entry was last read unchanged
+        self._seen_ns = 0  # a time of this boot, before the entry was last read unchanged
         self._me: Member | None = None  # as this process has registered it
         settings = api.share.settings
         self.lease = None
@@ -48,7 +48,7 @@ class Entry:
         return member
 
     def register(self, member: Member, deadline: Deadline, *, agent: bool, sign: bool) -> bool:
-        """Write this node's entry; return whether it is new. One request for a new node.
+        """Write this node's entry; return whether the node is new. One request for a new node.
 
         Raises ClusterRefused when another machine has this name.
         """

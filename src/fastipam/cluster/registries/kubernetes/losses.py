@@ -38,11 +38,11 @@ class Losses:
         self._api = api
         self.history = History()
         self.begins_anew = False  # a loss was accepted: earlier versions do not count
-        self.written = ("", 0)  # uid and generation of the own entry as it was last written
+        self.written = ("", 0)  # uid and generation of this node's entry as it was last written
         self.free_at = 0.0  # when new blocks may be claimed again, after lost changes
-        self.suspect_at = 0.0  # when to compare the own objects, as the history was cut off
+        self.suspect_at = 0.0  # when to compare this node's objects: the history was cut off
         self.suspicion = ""
-        self.followers: dict[Follower, str] = {}  # and their versions when a loss was accepted
+        self.followers: dict[Follower, str] = {}  # -> its version when a loss was accepted
 
     def remember(self) -> None:
         """Compare each later answer with the state that this node knew earlier. No request."""

@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 VERSION = "fastipam.io/v1alpha1"
 _GROUP = f"/apis/{VERSION}"
 POOLS = Kind(_GROUP, "addresspools")
-# A node takes a block that it has just written into use only if it has read the pools within this
-# time (I9). A pool that is being deleted is kept for longer, so that the controller reads the block
-# before the pool is gone.
+# A node uses a new block only if it has read the pools within this time (I9). A pool that is being
+# deleted is kept for longer, so that the controller reads the block before the pool is gone.
 POOLS_FRESH_S = 5.0
 BLOCKS = Kind(_GROUP, "addressblocks")
 NODES = Kind(_GROUP, "addressnodes")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Geometry
     from fastipam.storage.records.block import Block, Heard, Member
 
-_LOOK_S = 300.0  # between two reads of the own entry, without fencing
+_LOOK_S = 300.0  # between two reads of this node's entry, without fencing
 
 
 class KubernetesRegistry(Overview):
@@ -93,7 +93,7 @@ class KubernetesRegistry(Overview):
         self._losses.remember()
 
     def read_era(self, is_new: bool, deadline: Deadline) -> tuple[str | None, bool]:  # noqa: ARG002
-        """Return nothing: a change of this node's own objects shows a loss."""
+        """Return nothing: a change of this node's objects shows a loss."""
         return None, False
 
     def heard(self, era: str | None) -> Heard:
@@ -101,7 +101,7 @@ class KubernetesRegistry(Overview):
         return self._losses.heard(era)
 
     def addresses(self) -> tuple[str, ...]:
-        """Return this node's addresses: from the settings, or the one that reaches the API."""
+        """Return the addresses in the settings, or the one from which the API is reached."""
         return self.api.addresses()
 
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:
@@ -116,7 +116,7 @@ class KubernetesRegistry(Overview):
         """Do nothing: the pools are the cluster's own objects."""
 
     def register(self, member: Member, deadline: Deadline, *, agent: bool, sign: bool) -> bool:
-        """Write this node's entry; return whether it is new. One request for a new node."""
+        """Write this node's entry; return whether the node is new. One request for a new node."""
         before = member.epoch
         is_new = self._entry.register(member, deadline, agent=agent, sign=sign)
         if member.epoch != before:
@@ -273,7 +273,7 @@ class KubernetesRegistry(Overview):
         return self._following.threads(wake)
 
     def read_request(self, found: dict[str, Any]) -> Request | None:
-        """Return a request that waits for an answer; keep the answer to this node's own one."""
+        """Return a request if it waits for an answer; keep the answer to this node's request."""
         return self._asking.read_request(found)
 
     def close(self) -> None:

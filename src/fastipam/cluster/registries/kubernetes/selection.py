@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.registries.kubernetes.api import Api
     from fastipam.configuration.address_pools import AddressPool
 
-_LOOK_S = 60.0  # between two reads of the own Node's labels, while a pool selects nodes
+_LOOK_S = 60.0  # between two reads of this Node's labels, while a pool selects nodes
 
 
 class Selection:
