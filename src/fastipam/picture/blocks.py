@@ -1,4 +1,4 @@
-"""Read which blocks of a cluster's pool a network has in this store, and their states."""
+"""Read the blocks of a cluster's pool that this node owns, and their states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Owned(NamedTuple):
     """A block: its first and last address, and its state as a word ("active").
 
-    ``number`` is that of the range set that it is cut from.
+    ``number`` is the number of the range set from which the block is cut.
     """
 
     family: int
@@ -30,7 +30,7 @@ class Owned(NamedTuple):
 def intervals(txn: Snapshot, pool_id: int, range_set: RangeSet) -> Sequence[tuple[int, int]]:
     """Return the (first, last) intervals of a set from which this node may assign. O(blocks).
 
-    Of a set that is cut into blocks that are the intervals of the node's active blocks.
+    If the set is cut into blocks, these are the intervals in the node's active blocks.
     """
     if not range_set.block_length:
         return range_set.intervals
@@ -43,7 +43,7 @@ def intervals(txn: Snapshot, pool_id: int, range_set: RangeSet) -> Sequence[tupl
 
 
 def owned(txn: Snapshot, pool_id: int, pool: Pool) -> list[Owned]:
-    """Return the blocks of a network in address order, none outside of a cluster. O(blocks)."""
+    """Return this node's blocks in address order, or [] outside of a cluster. O(blocks)."""
     return [
         Owned(
             block.family,

@@ -1,7 +1,7 @@
 """Read a pool into arrays of cells, from the bitmap's pages in one transaction.
 
-The cost depends on the number of pages (256 for a /12) and of cooling and reserved addresses. The
-leases of assigned addresses are not read.
+The cost depends on the number of pages (256 for a /12) and on the number of cooling and reserved
+addresses. The leases of assigned addresses are not read.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     Interval = tuple[int, int]
     Area = tuple[int, int, int, int]
 
-# The states of a cell. The first four are those of an address. EXCLUDED addresses are in a subnet
-# of the pool and never assigned (gateway, network, broadcast, exclusions). OUTSIDE is in no subnet.
-# ELSEWHERE is of a cluster's pool, and in no active block of this node.
+# The states of a cell. The first four are the states of an address. EXCLUDED addresses are in a
+# subnet of the pool and never assigned (gateway, network, broadcast, exclusions). OUTSIDE addresses
+# are in no subnet. ELSEWHERE addresses are in a cluster's pool, and in no active block of the node.
 FREE, ASSIGNED, COOLING, RESERVED, EXCLUDED, OUTSIDE, ELSEWHERE = range(7)
 STATES = (address_states.FREE, *address_states.STATES[:3], "excluded", "outside", "elsewhere")
-# A cell is state | level << 3. The level of a cell of several addresses says how many of them are
-# used, from 1 (hardly any) to 31 (all). The level of a single address is 31.
+# A cell is state | level << 3. When a cell stands for several addresses, its level says how many of
+# them are used, from 1 (hardly any) to 31 (all). The level of a single address is 31.
 LEVEL_SHIFT = 3
 FULL_LEVEL = 31
 PICTURE_BITS = 20  # cells of one frame: 1024 x 1024
 
 _PAGE_SHIFT = 12
 _AT_ONCE = 4096  # entries read by one call into LMDB; other threads can run between two calls
-# The place of the family in a key: after network, range set and time (records/keys.py).
+# The number of set bits in each byte.
 _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.int64)
 
 
@@ -67,11 +67,11 @@ class Panel:
 
     @property
     def states(self) -> Bytes:
-        """The state of each cell; for several addresses the commonest state that is not free."""
+        """The state of each cell: of several addresses, the most common state that is not free."""
         return self.cells & np.uint8((1 << LEVEL_SHIFT) - 1)
 
     def tally(self, parts_bits: int) -> Counts:
-        """Count the states in each of ``2**parts_bits`` equal parts: shape (parts, states)."""
+        """Count the addresses by state in ``2**parts_bits`` equal parts: shape (parts, states)."""
         parts = 1 << parts_bits
         if self.counts is not None:
             summed: Counts = self.counts.reshape(len(STATES), parts, -1).sum(2).T
@@ -84,7 +84,7 @@ class Panel:
 class Picture:
     """A network at one moment. Every change of the store increases ``change``.
 
-    ``stats`` counts the addresses of the network by state, ``sets`` those of each range set.
+    ``stats`` counts the addresses of the network by state; ``sets`` does so for each range set.
     """
 
     network: str
@@ -98,7 +98,7 @@ class Picture:
 
 
 def change_of(txn: Snapshot) -> int:
-    """Return a number that is different after every change of the store."""
+    """Return a number that increases with every change of the store."""
     return txn.number
 
 
@@ -162,7 +162,8 @@ def _panel(
     counts[COOLING] = np.bincount(cooling_at >> frame.shift, minlength=1 << frame.cell_bits)
     counts[RESERVED] = np.bincount(reserved_at >> frame.shift, minlength=1 << frame.cell_bits)
     counts[ASSIGNED] = used - counts[COOLING] - counts[RESERVED]
-    for code in (FREE, ELSEWHERE, EXCLUDED, OUTSIDE):  # a used address may be outside the ranges
+    # Subtract the used addresses from the unused states: they may lie outside the ranges too.
+    for code in (FREE, ELSEWHERE, EXCLUDED, OUTSIDE):
         taken = np.minimum(used, counts[code])
         counts[code] -= taken
         used = used - taken
@@ -170,10 +171,11 @@ def _panel(
 
 
 def _areas(pool: Pool, own: Sequence[Sequence[Interval]], frame: Frame) -> Iterator[Area]:
-    """Yield (first, last, state, state before) of the parts of a frame, each within an earlier one.
+    """Yield the areas of a frame as (first, last, state, state that it replaces).
 
-    First its subnets (EXCLUDED), then the intervals of sets that are cut into blocks (ELSEWHERE),
-    then ``own``, the intervals from which this node may assign (FREE).
+    First come the subnets (EXCLUDED), then the intervals of sets that are cut into blocks
+    (ELSEWHERE), then ``own``, the intervals from which this node may assign (FREE). Each area lies
+    within an area of an earlier kind.
     """
     sets = [(at, each) for at, each in enumerate(pool.sets) if each.family == frame.family]
     subnets = {
@@ -199,7 +201,7 @@ def _areas(pool: Pool, own: Sequence[Sequence[Interval]], frame: Frame) -> Itera
 
 
 def _coverage(frame: Frame, low: int, high: int) -> Counts:
-    """Return for each cell the number of its addresses in low..high."""
+    """Return, for each cell, how many of its addresses are from ``low`` to ``high``."""
     covered = np.zeros(1 << frame.cell_bits, dtype=np.int64)
     size = 1 << frame.shift
     begin, end = low >> frame.shift, high >> frame.shift
@@ -210,7 +212,7 @@ def _coverage(frame: Frame, low: int, high: int) -> Counts:
 
 
 def _summary(counts: Counts) -> Bytes:
-    """Return the cells: the commonest state that is not free, and how much is used."""
+    """Return the cells: the most common state that is not free, and the share of used addresses."""
     used = counts[ASSIGNED] + counts[COOLING] + counts[RESERVED]
     usable = used + counts[FREE]
     states = ASSIGNED + np.argmax(counts[ASSIGNED : RESERVED + 1], axis=0)
@@ -228,7 +230,7 @@ def _summary(counts: Counts) -> Bytes:
 
 
 def _stored_pages(txn: Snapshot, pool_id: int, family: int) -> tuple[list[int], Bytes]:
-    """Return the indices of the level 0 pages that exist, ascending, and their bytes."""
+    """Return the indices of the stored level 0 pages, ascending, and their bytes."""
     prefix = keys.page_key_prefix(pool_id, family, 0)
     numbers = []
     pages = []
@@ -250,7 +252,7 @@ def _within(frame: Frame, numbers: list[int], pages: Bytes) -> tuple[Counts, Byt
 
 
 def _used_bits(frame: Frame, numbers: list[int], pages: Bytes) -> npt.NDArray[np.bool_]:
-    """Return for each address whether its bit is set."""
+    """Return whether the bit of each address in a frame is set."""
     at, chosen = _within(frame, numbers, pages)
     count = max(1, 1 << frame.bits >> _PAGE_SHIFT)
     used = np.zeros((count, keys.PAGE_BITS), dtype=np.uint8)
@@ -260,7 +262,7 @@ def _used_bits(frame: Frame, numbers: list[int], pages: Bytes) -> npt.NDArray[np
 
 
 def _used_counts(frame: Frame, numbers: list[int], pages: Bytes) -> Counts:
-    """Return the number of set bits of each cell, which may be smaller or larger than a page."""
+    """Return the number of set bits in each cell. A cell may be smaller or larger than a page."""
     at, chosen = _within(frame, numbers, pages)
     cells = 1 << frame.cell_bits
     if frame.shift >= _PAGE_SHIFT:
@@ -282,7 +284,7 @@ def _cooling(txn: Snapshot, pool_id: int) -> dict[int, Bytes]:
 
 
 def _reserved(txn: Snapshot, pool_id: int) -> dict[int, Bytes]:
-    """Return the reserved addresses by family, without those assigned to their owner."""
+    """Return the reserved addresses by family, without those that their owner has."""
     found = _queued(txn, tables.RESERVATIONS, pool_id, keys.ADDRESS_HEAD)
     for family, addresses in found.items():
         prefix = keys.family_prefix(pool_id, family)
@@ -292,7 +294,7 @@ def _reserved(txn: Snapshot, pool_id: int) -> dict[int, Bytes]:
 
 
 def _queued(txn: Snapshot, table: Table, pool_id: int, head: int) -> dict[int, Bytes]:
-    """Return by family the addresses in which a table's keys of a network end. O(entries)."""
+    """Return the addresses at the end of a pool's keys in a table, by family. O(entries)."""
     prefix = keys.id_prefix(pool_id)
     found: dict[int, list[bytes]] = {family: [] for family in BITS}
     for chunk in table.chunks(txn, prefix, most=_AT_ONCE):
@@ -310,7 +312,10 @@ def _queued(txn: Snapshot, table: Table, pool_id: int, head: int) -> dict[int, B
 
 
 def places(frame: Frame, addresses: Bytes) -> Counts:
-    """Return the places in a frame of these addresses (rows of big-endian bytes), if inside."""
+    """Return the places of addresses within a frame, leaving out those outside of it.
+
+    The addresses are rows of big-endian bytes.
+    """
     if not len(addresses):
         return np.zeros(0, dtype=np.int64)
     if addresses.shape[1] == 4:

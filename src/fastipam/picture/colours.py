@@ -42,7 +42,7 @@ BY_STATE: dict[int, Colour] = {
     OUTSIDE: (14, 18, 25),
     ELSEWHERE: (52, 66, 116),
 }
-# On the light page; an image is always dark.
+# The colours on the page in a light colour scheme; an image is always dark.
 BY_STATE_LIGHT: dict[int, Colour] = {
     FREE: (226, 231, 238),
     ASSIGNED: (15, 133, 116),
@@ -52,8 +52,8 @@ BY_STATE_LIGHT: dict[int, Colour] = {
     OUTSIDE: (255, 255, 255),
     ELSEWHERE: (176, 190, 232),
 }
-# Any two of these, of OTHER_LABELS and of the states that a layer does not colour are apart in
-# OKLab, also as people with protanopia or deuteranopia see them. A search found this set.
+# A set found by a search. Any two of these colours, OTHER_LABELS and the colours of the states that
+# a layer does not colour are far apart in OKLab, also for people with protanopia or deuteranopia.
 LABEL_COLOURS: tuple[Colour, ...] = (
     (221, 255, 0),
     (153, 170, 51),
@@ -71,10 +71,10 @@ LABEL_COLOURS: tuple[Colour, ...] = (
     (255, 170, 255),
 )
 OTHER_LABELS: Colour = (176, 182, 190)
-# A cell of several addresses has a mixture of the colours of FREE and of its state. The state's
-# share is at least this, so that one used address among thousands is visible.
+# The least share of the state's colour in a cell of several addresses, which is a mixture of that
+# colour and of FREE's. So one used address among thousands is visible.
 LEAST_SHARE = 0.25
-# The colours of ages from 10 s to 30 d, logarithmic: from light yellow over red to dark violet.
+# The colours of ages from 10 s to 30 d on a logarithmic scale: light yellow, red, dark violet.
 AGE_FROM_S = 10
 AGE_TO_S = 30 * 86400
 _AGES: tuple[tuple[float, Colour], ...] = (
@@ -108,10 +108,11 @@ def palette(*, light: bool = False) -> Bytes:
 
 
 def of_labels(labels: Sequence[str], sizes: Sequence[int]) -> list[Colour]:
-    """Return the colour of each label: those with the most addresses have colours of their own.
+    """Return the colour of each label. The labels with the most addresses get distinct colours.
 
-    A label has the colour that its name selects, the next free one if a larger label has that one.
-    So it has nearly always the same colour. The labels after those share OTHER_LABELS.
+    Such a label gets the colour that a hash of its name selects, or the next free one if a larger
+    label has that colour. So a label has the same colour in nearly all pictures. All other labels
+    get OTHER_LABELS.
     """
     found = [OTHER_LABELS] * len(labels)
     left = list(LABEL_COLOURS)
@@ -137,7 +138,7 @@ def of_age(seconds: npt.NDArray[np.int64]) -> Bytes:
 def paint(panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | None) -> Bytes:
     """Return the colours of a panel's cells in address order: shape (cells, 3).
 
-    A layer colours assigned and cooling addresses; cooling ones are darker.
+    A layer colours assigned and cooling addresses; those that cool are darker.
     """
     painted: Bytes = np.take(palette(), panel.cells, axis=0)
     if layer is None or values is None:

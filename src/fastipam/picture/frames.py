@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from fastipam.addressing.ranges import Pool
 
-# Of a subnet of more addresses, only parts with used addresses are drawn: a used address of a /64
-# would be too small to see.
+# Of a subnet with more than 2**WHOLE_BITS addresses only the parts with used addresses are drawn,
+# because one used address of a whole /64 would be too small to see.
 WHOLE_BITS = 32
 LEAST_BITS = 12  # the smallest part: one page of the bitmap
 APART_PAGES = 256  # pages further apart than this are in different parts
@@ -27,7 +27,7 @@ class Frame(NamedTuple):
     first: int
     bits: int
     shift: int
-    subnet: str  # the text of the configured subnets that it shows, whole or in part
+    subnet: str  # the CIDR of the configured subnets that the frame shows, whole or in part
 
     @property
     def last(self) -> int:
@@ -36,12 +36,12 @@ class Frame(NamedTuple):
 
     @property
     def cell_bits(self) -> int:
-        """The frame has ``2**cell_bits`` cells."""
+        """The frame's number of cells is ``2**cell_bits``."""
         return self.bits - self.shift
 
     @property
     def cidr(self) -> str:
-        """The block as text."""
+        """The frame's addresses as a CIDR."""
         return format_cidr(self.family, self.first, BITS[self.family] - self.bits)
 
     def part(self, number: int, parts_bits: int) -> str:
@@ -51,10 +51,10 @@ class Frame(NamedTuple):
 
 
 def frames(pool: Pool, touched: dict[int, Sequence[int]], max_bits: int) -> tuple[list[Frame], int]:
-    """Return the frames of a pool, and the number of parts left out.
+    """Return the frames of a pool, and the number of parts of large subnets that are left out.
 
-    A frame has at most ``2**max_bits`` cells. ``touched`` has for each family the indices of the
-    bitmap's pages that exist, ascending. O(ranges + pages).
+    A frame has at most ``2**max_bits`` cells. ``touched`` has the indices of the bitmap's stored
+    pages, ascending, for each family. O(ranges + pages).
     """
     found: list[Frame] = []
     left_out = 0
@@ -81,12 +81,13 @@ def frames(pool: Pool, touched: dict[int, Sequence[int]], max_bits: int) -> tupl
 
 
 def _joined(subnets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join (first address, bits) blocks that are close, and return fewer blocks."""
-    joined: list[tuple[int, int, int]] = []  # the third: how many of its addresses are in subnets
+    """Join (first address, bits) blocks that are close to each other into larger blocks."""
+    # First address, bits, and how many of the block's addresses are in subnets.
+    joined: list[tuple[int, int, int]] = []
     for first, bits in sorted(set(subnets), key=lambda one: (one[0], -one[1])):
         last = first + (1 << bits) - 1
         if joined and last < joined[-1][0] + (1 << joined[-1][1]):
-            continue  # part of the previous block
+            continue  # it lies in the previous block
         joined.append((first, bits, 1 << bits))
         while len(joined) > 1:
             (low, _, wanted), (_, _, more) = joined[-2:]
@@ -98,12 +99,12 @@ def _joined(subnets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _cover(low: int, high: int) -> int:
-    """Return the bits of the smallest aligned block that holds both addresses."""
+    """Return the bits of the smallest aligned block that contains both addresses."""
     return (low ^ high).bit_length()
 
 
 def _parts(pages: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the blocks (first address, bits) that hold these pages; close pages share one."""
+    """Return blocks (first address, bits) that contain these pages; close pages share a block."""
     groups: list[list[int]] = []
     for number in pages:
         if groups and number - groups[-1][-1] <= APART_PAGES and _is_snug(groups[-1][0], number):
@@ -118,5 +119,5 @@ def _parts(pages: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _is_snug(low: int, high: int) -> bool:
-    """Return whether the smallest block of both is at most four times their distance."""
+    """Return whether the smallest block with both pages is at most four times their distance."""
     return 1 << _cover(low, high) <= 4 * max(APART_PAGES, high - low)

@@ -1,4 +1,4 @@
-"""The Hilbert curve, which places numbers on a square or on half of one.
+"""The Hilbert curve, which maps numbers to the cells of a square, or of half a square.
 
 Neighbouring numbers are neighbours in the plane, and an aligned block of 4**n numbers is a square.
 So a CIDR is a square, or two squares side by side, at any scale.
@@ -29,8 +29,8 @@ def grid(bits: int) -> npt.NDArray[np.int32]:
         raise ValueError(f"{bits} bits are not within 0 and {MAX_BITS}")
     square = np.zeros((1, 1), dtype=np.int32)
     for done in range(0, bits, 2):
-        # The first quadrant is the curve so far, mirrored at one diagonal, the last quadrant is
-        # mirrored at the other. So each quadrant begins where the one before it ends.
+        # The first quadrant is the curve so far, mirrored at one diagonal; the last quadrant is
+        # mirrored at the other diagonal. So each quadrant begins where the quadrant before it ends.
         quarter = 1 << done
         top = np.hstack((square.T, square + quarter))
         if bits - done == 1:

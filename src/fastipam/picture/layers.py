@@ -1,6 +1,6 @@
-"""Layers, by which a picture is coloured instead of by state: owner, age or block of each cell.
+"""Layers: the owner, age or block of each cell, by which a picture is coloured instead of by state.
 
-Owner and age are read from the lease of every used address, which takes a second for a million.
+Owner and age are read from the leases of all used addresses: a million take a second.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Layer:
 def read(txn: Snapshot, picture: Picture, kind: str) -> Layer:
     """Return a layer of a picture, from the picture's snapshot. O(used addresses).
 
-    Raises StoreError, and ConfigError when a picture by block is requested and there are no blocks.
+    Raises StoreError, and ConfigError for a layer of blocks when the network has no blocks.
     """
     if kind == BLOCK:
         found = look_up(txn, picture.network)
@@ -66,9 +66,9 @@ def read(txn: Snapshot, picture: Picture, kind: str) -> Layer:
 
 
 def ranked(layer: Layer, most: int) -> tuple[list[tuple[int, str, int]], list[int]]:
-    """Return the labels with the most addresses, and the sizes of the others.
+    """Return the labels with the most addresses, and the sizes of the other labels.
 
-    A label is (its index, its text, its addresses). They are in natural order: ``node-2`` comes
+    A label is (index, text, number of addresses). The labels are in natural order: ``node-2`` comes
     before ``node-10``.
     """
     by_size = sorted(range(len(layer.labels)), key=lambda at: (-layer.sizes[at], layer.labels[at]))
@@ -78,14 +78,14 @@ def ranked(layer: Layer, most: int) -> tuple[list[tuple[int, str, int]], list[in
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Return a key that sorts the numbers in a text by their value."""
-    # split() puts the numbers at odd places, so numbers are compared only with numbers.
+    """Return a sort key for a text in which numbers count by their value."""
+    # split() puts the numbers at odd indices, so numbers are compared only with numbers.
     parts = enumerate(_DIGITS.split(text))
     return [(int(part), "") if at % 2 else (0, part) for at, part in parts]
 
 
 def _owners(txn: Snapshot, picture: Picture) -> Layer:
-    """Return the layer of the pods' namespaces; for several addresses, the commonest."""
+    """Return the layer of the pods' namespaces; a cell of several addresses has the most common."""
     numbers: defaultdict[bytes, int] = defaultdict()
     numbers.default_factory = numbers.__len__  # a new name is assigned the next number
     values = []
@@ -95,7 +95,7 @@ def _owners(txn: Snapshot, picture: Picture) -> Layer:
         found = []
         for at, raws in _leases(txn, picture.pool_id, panel.frame):
             found_at.append(at)
-            # Split from the end: the bytes before the texts may contain NUL.
+            # Split from the end, because the bytes before the texts may contain NUL.
             found.append([numbers[raw.rsplit(b"\0", 3)[1]] for raw in raws])
         layer = np.full(len(panel.cells), NOTHING, dtype=np.int64)
         if found:
@@ -104,7 +104,7 @@ def _owners(txn: Snapshot, picture: Picture) -> Layer:
             totals = _added(totals, np.bincount(who))
             if panel.frame.shift:
                 pairs, counts = np.unique(cells * len(numbers) + who, return_counts=True)
-                pairs = pairs[np.argsort(counts, kind="stable")]  # the commonest is written last
+                pairs = pairs[np.argsort(counts, kind="stable")]  # the most common comes last
                 cells, who = pairs // len(numbers), pairs % len(numbers)
             layer[cells] = who
         values.append(layer)
@@ -113,7 +113,7 @@ def _owners(txn: Snapshot, picture: Picture) -> Layer:
 
 
 def _added(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the sum of two arrays, the shorter one extended by zeros."""
+    """Return the sum of two arrays; the shorter one is extended by zeros."""
     size = max(len(left), len(right))
     total: npt.NDArray[Any] = np.zeros(size, dtype=np.int64)
     total[: len(left)] += left
@@ -148,7 +148,7 @@ def _blocks(picture: Picture, owned: list[blocks.Owned]) -> Layer:
 
 
 def _ages(txn: Snapshot, picture: Picture) -> Layer:
-    """Return the layer of seconds since the assignment; for several addresses, the newest one."""
+    """Return the layer of seconds since the assignment; of several addresses, the newest counts."""
     values = []
     for panel in picture.panels:
         newest = np.full(len(panel.cells), NOTHING, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""Draw the legend of an image: the network, the states with their counts, what colours mean.
+"""Draw the legend of an image: the network, the states with their counts, the colours.
 
-The legend is as high as the picture beside it, and higher when it needs to be: the room decides how
-many range sets are counted, and whether the course of the curve is drawn.
+The legend fills the height of the picture beside it. That room decides for how many range sets the
+counts are drawn, and whether the curve is drawn. A legend that needs more room is higher.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ WIDTH = 300
 GROUND: Colour = (14, 18, 25)
 TEXT: Colour = (226, 232, 240)
 DIM: Colour = (138, 150, 168)
-_LEAST_SETS = 3  # range sets whose counts are always drawn: the fullest
-_SET_HEIGHT = 173  # of the counts of a range set: a heading and six states
+_LEAST_SETS = 3  # the counts of this many range sets, the fullest, are always drawn
+_SET_HEIGHT = 173  # pixels for the counts of a range set: a heading and six states
 _HIGHEST = 4000
 _LINE = 23
-_CURVE_SIDE = 176  # of the drawing of the curve, an 8 x 8 square
+_CURVE_SIDE = 176  # pixels: the side of the drawing of the curve, 8 x 8 cells
 # The labels of the scale of ages.
 _MARKS = ((10, "10 s"), (600, "10 min"), (6 * 3600, "6 h"), (3 * 86400, "3 d"), (AGE_TO_S, "30 d"))
 
 
 def draw(picture: Picture, layer: Layer | None, height: int) -> Image.Image:
-    """Return the image of the legend beside a picture of this height."""
+    """Return the image of the legend, for a picture of this height."""
     image = Image.new("RGB", (WIDTH, _HIGHEST), GROUND)
     canvas = ImageDraw.Draw(image)
     top = 0
@@ -79,7 +79,7 @@ def draw(picture: Picture, layer: Layer | None, height: int) -> Image.Image:
 
 
 def percent(part: int, whole: int) -> str:
-    """Return a share as text. Only nothing is "0 %", and only everything is "100 %"."""
+    """Return a share as text. It is "0 %" only for nothing, and "100 %" only for everything."""
     if not part or not whole:
         return "0 %"
     if part == whole:
@@ -91,14 +91,14 @@ def percent(part: int, whole: int) -> str:
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return the font that Pillow brings, in a size."""
+    """Return Pillow's own font in this size."""
     return ImageFont.load_default(size)
 
 
 def _states(
     canvas: ImageDraw.ImageDraw, picture: Picture, top: int, layer: Layer | None, sets: int
 ) -> int:
-    """Draw the states and the counts of the fullest range sets; return the y coordinate below."""
+    """Draw the states with the counts of the fullest range sets; return the y coordinate below."""
     fullest = sorted(picture.sets, key=lambda one: -(one.used_percent or 0))[:sets]
     for one in picture.sets:
         if one not in fullest:
@@ -128,8 +128,8 @@ def _states(
 def _state(
     canvas: ImageDraw.ImageDraw, top: int, code: int, count: str, share: str, layer: Layer | None
 ) -> None:
-    """Draw a line of the legend: the colour of a state, its name, its addresses, their share."""
-    if layer is None or code not in (ASSIGNED, COOLING):  # drawn in the layer's colours
+    """Draw a line of the legend: a state's colour, name, number of addresses and share."""
+    if layer is None or code not in (ASSIGNED, COOLING):  # otherwise in the layer's colours
         _swatch(canvas, top, BY_STATE[code])
     canvas.text((26, top), STATES[code], font=font(15), fill=TEXT)
     canvas.text((200, top), count, font=font(15), fill=TEXT, anchor="ra")
@@ -171,13 +171,13 @@ def _layer_key(canvas: ImageDraw.ImageDraw, image: Image.Image, layer: Layer, to
 
 
 def _layer_height(layer: Layer | None) -> int:
-    """Return how high the colours of a layer are drawn, and the remarks below."""
+    """Return the height in pixels of a layer's colours and the remarks below them."""
     lines = 0 if layer is None else 3 + min(len(layer.labels), len(LABEL_COLOURS) + 1)
     return _LINE * lines + 120
 
 
 def _curve(canvas: ImageDraw.ImageDraw, top: int) -> int:
-    """Draw the course of the curve within a tile; return the y coordinate below it."""
+    """Draw the curve within a tile; return the y coordinate below it."""
     step = _CURVE_SIDE // 8
     order = hilbert.grid(6)
     points = [(0, 0)] * order.size
@@ -195,7 +195,7 @@ def _curve(canvas: ImageDraw.ImageDraw, top: int) -> int:
 
 
 def _fitting(canvas: ImageDraw.ImageDraw, text: str, size: int, width: int = WIDTH) -> str:
-    """Return a text, cut and with an ellipsis if it is wider than ``width``."""
+    """Return a text, cut and ended by an ellipsis if it is wider than ``width``."""
     if canvas.textlength(text, font=font(size)) <= width:
         return text
     while text and canvas.textlength(text + "…", font=font(size)) > width:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastipam.picture.cells import Panel, Picture
     from fastipam.picture.layers import Layer
 
-LEAST_SIDE = 512  # pixels of a panel; the cells of a small panel are larger
+LEAST_SIDE = 512  # pixels: the least side of a panel; the cells of a small panel are larger
 MARGIN = 24
 GAP = 6
 CAPTION = 18  # the height of a caption, above each tile
@@ -52,7 +52,7 @@ def render(picture: Picture, layer: Layer | None) -> Image.Image:
 
 
 def tiles_bits(panel: Panel) -> int:
-    """Return n when a panel is cut into 2**n square tiles."""
+    """Return n, where a panel is cut into 2**n square tiles."""
     bits = panel.frame.cell_bits
     if bits < 6:
         return 0 if bits % 2 == 0 else 1

@@ -1,4 +1,4 @@
-"""Draw a picture in a terminal: two cells per character in colour, else one."""
+"""Draw a picture in a terminal: two cells per character in colour, one cell without colour."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PLAIN_KEY_OF_A_CLUSTER = f"{PLAIN_KEY}\n-: elsewhere, in no block of this node"
 
 
 def fitting_bits(columns: int, rows: int) -> int:
-    """Return n (6 to 14) when a terminal of this size can show at most 2**n cells."""
+    """Return the largest n from 6 to 14 for which 2**n cells fit into a terminal of this size."""
     bits = 14
     while bits > 6 and (1 << (bits + 1) // 2 > columns or 1 << bits // 2 > 2 * rows):
         bits -= 1
@@ -54,7 +54,7 @@ def fitting_bits(columns: int, rows: int) -> int:
 
 
 class Blocks:
-    """A panel as half-block characters, whose foreground is one cell and background the next."""
+    """A panel as half-block characters: the foreground is a cell, the background the cell below."""
 
     def __init__(
         self, panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | None
@@ -77,9 +77,10 @@ def _code(colour: Colour) -> str:
 
 
 def legend(picture: Picture, layer: Layer | None) -> Iterator[tuple[str, str, int | None]]:
-    """Yield (colour, name, addresses) for a legend. States that a layer colours have no colour.
+    """Yield (colour, name, number of addresses) for each line of a legend.
 
-    States have no number: :func:`counted` has those of each range set.
+    A state that the layer colours has no colour. States have no number: :func:`counted` yields
+    their numbers for each range set.
     """
     for code in (*range(RESERVED + 1), EXCLUDED, *([ELSEWHERE] if is_shared(picture) else [])):
         layered = layer is not None and code in (ASSIGNED, COOLING)
@@ -94,14 +95,14 @@ def legend(picture: Picture, layer: Layer | None) -> Iterator[tuple[str, str, in
 
 
 def is_shared(picture: Picture) -> bool:
-    """Return whether the pool is a cluster's, of which this node has blocks."""
+    """Return whether the pool is a cluster's, so that this node owns only some of its blocks."""
     return any(one.blocks is not None for one in picture.sets)
 
 
 def counted(
     picture: Picture, number: Callable[[int], str] = "{:,}".format
 ) -> Iterator[tuple[str, str]]:
-    """Yield (ranges, counts) of each range set: how many addresses are in which state."""
+    """Yield (ranges, text with the number of addresses by state) for each range set."""
     for one in picture.sets:
         numbers = dict(one.counts)
         numbers[STATES[EXCLUDED]] = one.excluded
@@ -114,7 +115,7 @@ def counted(
 
 
 def plain_lines(panel: Panel) -> Iterator[str]:
-    """Yield the lines of a panel with one character per cell, explained by PLAIN_KEY."""
+    """Yield the lines of a panel, with one character per cell; PLAIN_KEY explains them."""
     states = panel.states
     levels = panel.cells >> LEVEL_SHIFT
     characters = np.array([PLAIN[code] for code in range(len(STATES))])[states]

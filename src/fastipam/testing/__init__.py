@@ -1,9 +1,9 @@
 """Stores, requests, clocks and faults for the test suites of programs that embed fastipam.
 
 Nothing here is mocked: a test works on a real, relaxed store in a temporary directory, on a tmpfs
-if the machine has one. A test decides only the time, the boot, when a namespace dies, and when an
-operation fails or a process is killed. A store is verified when its block ends, so a test that
-leaves a damaged store fails.
+if the machine has one. A test decides only the time, the boot, when a namespace ends, and when an
+operation fails or a process is killed. The store is verified at the end of the ``with`` block, so a
+test that leaves a damaged store fails.
 
 As pytest fixtures: ``pytest_plugins = ["fastipam.testing.fixtures"]`` in a ``conftest.py``.
 """

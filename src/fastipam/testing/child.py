@@ -2,10 +2,10 @@
 
 :meth:`TemporaryStore.command` makes the command line: the settings, the program, its arguments.
 
-There is no variable for this. A plugin would have to look for it at each start, and whoever can set
-a variable could set the clock, and have GC free the addresses of living containers. What is
-installed on a node never imports this package: a process is a test's because it was started by
-this module, which changes fastipam before anything uses it.
+No environment variable turns this on. A plugin would have to read it at each start, and anybody who
+can set a variable could then set the clock, and make GC release the addresses of living containers.
+Programs that are installed on a node never import this package. A process uses a test's clock only
+because this module has started it, and has changed fastipam before anything else used it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _answer = handler.answer
 
 
 def _answer_by_the_test(*arguments: Any, **keywords: Any) -> bytes:
-    """Answer a request; the machine's clock does not say which leases are younger than it."""
+    """Answer a request without ``started_ns``, which would be a time of the machine's clock."""
     keywords.pop("started_ns", None)
     return _answer(*arguments, **keywords)
 

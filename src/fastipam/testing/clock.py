@@ -1,4 +1,4 @@
-"""A wall clock that only a test moves, in the test's process and in those that it starts."""
+"""A wall clock that only a test moves, for the test's process and the processes that it starts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _BYTES = 8
 class Clock:
     """A wall clock that only a test moves. Calling it returns nanoseconds since the epoch.
 
-    ``now_ns`` can be set, too. Children that are forked have the same clock, and so have the
-    processes of :meth:`TemporaryStore.command`. A nanosecond passes whenever the store of a
-    :class:`TemporaryStore` reads it, so that what was assigned first is older: GC and
+    ``now_ns`` can be set too. Forked children share the clock, and so do the processes of
+    :meth:`TemporaryStore.command`. Whenever the store of a :class:`TemporaryStore` reads the clock,
+    a nanosecond passes, so that of two leases the first one is older: GC and
     :meth:`Network.retain` compare times.
     """
 
@@ -35,7 +35,7 @@ class Clock:
 
     @property
     def now_ns(self) -> int:
-        """Nanoseconds since the epoch."""
+        """The time, in nanoseconds since the epoch."""
         return self._cell[0]
 
     @now_ns.setter
@@ -43,23 +43,24 @@ class Clock:
         self._cell[0] = now_ns
 
     def advance(self, seconds: float) -> None:
-        """Move the clock, backwards if ``seconds`` is negative.
+        """Move the clock forwards, or backwards if ``seconds`` is negative.
 
-        A cool-down of 30 s is over after ``advance(31)``.
+        For example, a cool-down of 30 s is over after ``advance(31)``.
         """
         self._cell[0] += int(seconds * 1e9)
         forget_looks()
 
     def tick(self) -> int:
-        """Return the time, after which a nanosecond passes: what a store calls."""
+        """Return the time and let a nanosecond pass. A store calls this to read the clock."""
         now_ns = self._cell[0]
         self._cell[0] = now_ns + 1
         return now_ns
 
     def share(self) -> str:
-        """Return the path of a file with which another process opens this clock.
+        """Return the path of a file by which another process opens this clock.
 
-        It is there as long as the clock is, and is for this user's processes that see this one.
+        The file exists as long as the clock. It is below /proc, so only this user's processes that
+        can see this process can open it.
         """
         if self._file is None:
             self._file = os.memfd_create("fastipam-clock", os.MFD_CLOEXEC)
@@ -80,10 +81,10 @@ class Clock:
 
 
 def forget_looks() -> None:
-    """Make this process search for namespaces again, without the last result.
+    """Discard cached results, so that this process searches for namespaces again.
 
-    The result of a search is used for one second of the machine's clock. In a test, minutes may
-    have passed in that time, and namespaces have ended.
+    The result of a search is reused for a second of the machine's clock. In that second minutes may
+    pass on a test's clock, and namespaces may end.
     """
     vars(processes)["_searches"] = processes.Searches()
     handler = sys.modules.get("fastipam.cni.handler")

@@ -1,4 +1,4 @@
-"""Let changes of a store fail, or kill the process, at a step that the test names."""
+"""Make changes of a store fail, or kill the process, at a step that the test names."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 Step = Literal["begin", "before-commit", "after-commit"]
 STEPS: tuple[Step, ...] = ("begin", "before-commit", "after-commit")
 
-_faults: list[_Fault] = []  # the outer one first
+_faults: list[_Fault] = []  # of nested blocks the outer one first
 
 
 class _Fault:
-    """What happens at a step of the changes of a store, of all stores when ``store`` is None.
+    """An action at a step of a change of ``store``, or of any store when it is None.
 
-    ``call`` is the number of the change, counted from 1; None means each.
+    ``call`` is the number of the change, counted from 1, or None for every change.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class _Fault:
         self._act = act
 
     def begins(self, store: object) -> bool:
-        """Count a change that begins; return whether it is one that this is about."""
+        """Count a change that begins, and return whether the fault applies to it."""
         if self._store not in (None, store):
             return False
         self._seen += 1
         return self._call in (None, self._seen)
 
     def at(self, step: Step) -> None:
-        """Act, if this is the step."""
+        """Run the action if this is its step."""
         if step == self._step:
             self._act()
 
@@ -59,7 +59,7 @@ def _begin(transaction: Transaction) -> Transaction:
 
 
 def _end(transaction: Transaction, kind: Any, error: Any, trace: Any) -> Any:
-    # Without the attribute it began before there was a fault.
+    # The attribute is missing if the change began before there was a fault.
     faults = getattr(transaction.store.local, "faults", []) if kind is None else []
     try:
         _act(faults, "before-commit")
@@ -92,7 +92,7 @@ def _remove(fault: _Fault) -> None:
 
 
 def kill_at(step: Step, call: int) -> None:
-    """Kill this process by SIGKILL at a step of the change of this number, of any store."""
+    """Kill this process by SIGKILL at ``step`` of change number ``call`` of any store."""
     _put(_Fault(None, step, call, lambda: os.kill(os.getpid(), signal.SIGKILL)))
 
 
@@ -100,16 +100,16 @@ def kill_at(step: Step, call: int) -> None:
 def failing(
     ipam: Ipam, error: FastipamError, *, call: int | None = None, committed: bool = False
 ) -> Iterator[None]:
-    """Make changes of this store raise ``error`` inside the block, and change nothing.
+    """Make every change of this store raise ``error`` inside the block, and change nothing.
 
-    With ``call`` only the change of that number in the block fails, counted from 1; a transaction
-    is one change. With ``committed`` everything happens, on disk, and its caller gets the error all
-    the same, as if the process had been killed between the commit and the answer.
+    With ``call`` only the change with that number in the block fails, counted from 1; a transaction
+    is one change. With ``committed`` the change is made and committed, and its caller gets the
+    error all the same, as if the process had been killed between the commit and the answer.
 
     Typical errors are ``StoreFull("no space is left")``, ``StoreUnavailable(…)`` and
     ``StoreBusy(…)``. Reading works as before. All threads are affected, and so is
-    ``fastipam.cni.handle`` on the same directory. Unless ``call`` or ``committed`` is given, its
-    STATUS reports the error. Of nested blocks the inner error is raised.
+    ``fastipam.cni.handle`` with the same directory; its STATUS reports the error, unless ``call``
+    or ``committed`` is given. In nested blocks the error of the inner block is raised.
     """
 
     def act() -> NoReturn:

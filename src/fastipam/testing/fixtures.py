@@ -34,20 +34,20 @@ def fastipam_clock(fastipam_store: TemporaryStore) -> Clock:
 
 @pytest.fixture
 def fastipam_ipam(fastipam_store: TemporaryStore) -> Iterator[Ipam]:
-    """The open store of ``fastipam_store``."""
+    """The store in ``fastipam_store``, open."""
     with fastipam_store.open() as ipam:
         yield ipam
 
 
 @pytest.fixture
 def fastipam_network(fastipam_ipam: Ipam) -> Network:
-    """The network "test" of 10.32.0.0/24 in ``fastipam_ipam``."""
+    """The network "test" with the range 10.32.0.0/24, in ``fastipam_ipam``."""
     return fastipam_ipam.network("test", DEFAULT_RANGES)
 
 
 @pytest.fixture
 def fastipam_requests(fastipam_store: TemporaryStore) -> Requests:
-    """Requests of the newest version for the network "test" of 10.32.0.0/24."""
+    """Requests of the newest CNI version for the network "test" with the range 10.32.0.0/24."""
     return Requests(fastipam_store.path)
 
 

@@ -1,4 +1,4 @@
-"""Network namespaces that end when the test says so."""
+"""Network namespaces that a test ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ os.read(0, 1)
 
 
 class TemporaryNetns:
-    """A network namespace, or a file that stands for one; its path is for ``CNI_NETNS``."""
+    """A network namespace, or a file that stands for one. ``path`` is a value for ``CNI_NETNS``."""
 
     def __init__(self, path: str, end: Callable[[], object]) -> None:
         self.path: str = path
@@ -39,9 +39,9 @@ class TemporaryNetns:
         return f"<TemporaryNetns {self.path} {'lives' if self._end else 'is dead'}>"
 
     def die(self) -> None:
-        """End the namespace, as if its container had died and nobody called DEL.
+        """End the namespace, as if its container had died and the runtime had not called DEL.
 
-        The next look of a sweep, or of an ADD that finds the pool full, sees it. A second call does
+        The next sweep notices that, and so does an ADD that finds the pool full. A second call does
         nothing.
         """
         end, self._end = self._end, None
@@ -54,12 +54,14 @@ class TemporaryNetns:
 def temporary_netns(*, real: bool = False) -> Iterator[TemporaryNetns]:
     """Make a network namespace for the block.
 
-    Usually it is a file that passes for a namespace, which needs no right. Nobody can prove that
-    the namespace of such a file is gone: it is released by the second look of
-    :meth:`TemporaryStore.sweep`, a minute after the first. With ``real`` it is a network namespace
-    of the kernel, with a process in it. When that has died, a full pool's next ADD releases its
-    lease, if this user can see all processes of the machine. Raises OSError when the kernel refuses
-    it: it takes root, or user namespaces for others.
+    By default this is a file that stands for a namespace, which needs no privilege. A sweep cannot
+    prove that the namespace of such a file is gone. So its lease is released by the second
+    :meth:`TemporaryStore.sweep`, a minute after the first.
+
+    With ``real`` this is a network namespace of the kernel, with a process in it. After it has
+    ended, the next ADD that finds the pool full releases its lease, if this user can see all
+    processes of the machine. Raises OSError when the kernel refuses a namespace: it needs root, or
+    user namespaces for other users.
     """
     with _real() if real else _file() as netns:
         try:
@@ -70,7 +72,8 @@ def temporary_netns(*, real: bool = False) -> Iterator[TemporaryNetns]:
 
 @contextmanager
 def _file() -> Iterator[TemporaryNetns]:
-    # The inodes of a tmpfs are small; a large one could be a namespace's, and be searched for.
+    # On a tmpfs inodes are small. A large one could be a real namespace's, and a sweep would search
+    # for that.
     descriptor, path = tempfile.mkstemp(prefix="fastipam-netns-", dir=memory())
     os.close(descriptor)
     yield TemporaryNetns(path, lambda: os.unlink(path))

@@ -1,4 +1,4 @@
-"""The stores that this process opens with a test's clock and boot, whoever opens them."""
+"""The stores for which this process uses a test's clock and boot, whichever code opens them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ if TYPE_CHECKING:
 
 
 class Place:
-    """A data directory with a clock and a boot."""
+    """A data directory with a clock and a boot of its own."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
         self.clock = clock
-        # Beside the directory, where other processes find it; else the boot is the machine's.
+        # A file beside the directory, where other processes find it. Without the file the boot is
+        # the machine's.
         self._boot = path.with_name(f"{path.name}.boot")
 
     def reboot(self) -> None:
-        """Make the next opening of the store find another boot."""
+        """Write a new boot id, which the next opening of the store reads."""
         self._boot.write_text(uuid.uuid4().hex)
 
     def options(self) -> dict[str, Any]:
-        """Return the options of a :class:`Store` of this directory."""
+        """Return the options with which to open a :class:`Store` of this directory."""
         options: dict[str, Any] = {"clock": self.clock.tick}
         if self._boot.exists():
             options["boot_id"] = self._boot.read_text
@@ -46,13 +47,13 @@ def _open(path: str | os.PathLike[str], durability: str | None = None, **options
 
 
 def register(place: Place) -> None:
-    """From now on, open the store with the test's clock and boot."""
+    """Open this store with the test's clock and boot from now on."""
     _places[os.path.realpath(place.path)] = place
     vars(open_stores)["Store"] = _open
 
 
 def unregister(place: Place) -> None:
-    """From now on, open the store with the machine's clock and boot."""
+    """Open this store with the machine's clock and boot from now on."""
     del _places[os.path.realpath(place.path)]
     if not _places:
         vars(open_stores)["Store"] = Store

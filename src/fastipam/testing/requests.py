@@ -1,4 +1,4 @@
-"""Requests as a runtime sends them to a CNI plugin: the variables and the standard input."""
+"""CNI requests as a runtime sends them to a plugin: variables and standard input."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ DEFAULT_SUBNET = "10.32.0.0/24"
 
 
 class PluginRequest(NamedTuple):
-    """One request: ``fastipam.cni.handle(*request)`` answers it, and so does your own function."""
+    """One request, to be passed to ``fastipam.cni.handle(*request)`` or to your own function."""
 
     environ: dict[str, str]
     stdin: bytes
 
     def run(self, plugin: str | os.PathLike[str] | Sequence[str]) -> tuple[int, bytes]:
-        """Start a plugin with this request; return its exit status and its standard output.
+        """Start a plugin with this request and return its exit status and standard output.
 
-        ``plugin`` is an executable file, or a command. The status of a plugin that was killed by
-        a signal is the negative number of the signal. Its standard error is the test's.
+        ``plugin`` is an executable file, or a command. If a signal kills the plugin, the status is
+        the negative number of the signal. The plugin's standard error is the test's.
         """
         command = [plugin] if isinstance(plugin, (str, os.PathLike)) else [*plugin]
         others = {key: value for key, value in os.environ.items() if not key.startswith("CNI_")}
@@ -44,12 +44,13 @@ class PluginRequest(NamedTuple):
 
 
 class Requests:
-    """Makes the requests of one network.
+    """Makes requests for one network.
 
-    ``data_dir`` is the store, ``version`` any version of the specification. ``ipam`` are keys of
-    the object ``ipam``, in addition or instead; without ``subnet``, ``ranges`` or ``subnets`` there
-    the network is 10.32.0.0/24. ``plugin`` and ``keys`` are the main plugin's ``type`` and its keys
-    in the configuration, ``variables`` are added to the environment.
+    ``data_dir`` is the store's directory, ``version`` any CNI version. ``ipam`` has keys that are
+    added to the ``ipam`` section, or replace its own. If they set no ranges (``subnet``,
+    ``ranges``, ``subnets`` or ``range``), the network is 10.32.0.0/24. ``plugin`` is the main
+    plugin's ``type``, ``keys`` are its other keys in the configuration. ``variables`` are added to
+    the environment.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Requests:
         netns: str | os.PathLike[str] | None = None,
         args: str = "",
     ) -> PluginRequest:
-        """Return an ADD. Without ``netns`` it names a path at which nothing is.
+        """Return an ADD. Without ``netns`` its ``CNI_NETNS`` is a path that does not exist.
 
         ``args`` is ``CNI_ARGS``: ``"IP=10.32.0.9"``,
         ``"IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod"``.
@@ -99,7 +100,7 @@ class Requests:
         netns: str | os.PathLike[str] | None = None,
         args: str = "",
     ) -> PluginRequest:
-        """Return a CHECK; ``result`` is what the ADD has answered (the ``prevResult``)."""
+        """Return a CHECK. ``result`` is the result of the ADD, the ``prevResult``."""
         return self._of_container("CHECK", container_id, ifname, netns, args, result)
 
     def delete(
@@ -111,14 +112,14 @@ class Requests:
         netns: str | os.PathLike[str] | None = None,
         args: str = "",
     ) -> PluginRequest:
-        """Return a DEL, with the answer of the ADD as ``prevResult`` if it is given.
+        """Return a DEL. ``result``, if given, is the result of the ADD, the ``prevResult``.
 
-        With ``netns=""`` it has no ``CNI_NETNS``, as after a reboot.
+        With ``netns=""`` the request has no ``CNI_NETNS``, as after a reboot.
         """
         return self._of_container("DEL", container_id, ifname, netns, args, result)
 
     def gc(self, valid: Iterable[tuple[str, str]] = ()) -> PluginRequest:
-        """Return a GC; ``valid`` are the attachments that live: container id and interface."""
+        """Return a GC. ``valid`` are the attachments to keep: (container id, interface)."""
         listed = [{"containerID": one, "ifname": ifname} for one, ifname in valid]
         return self._make("GC", {}, {"cni.dev/valid-attachments": listed})
 
@@ -157,7 +158,7 @@ class Requests:
 
 
 def read(result: Result) -> dict[str, Any]:
-    """Return a result as an object. Raises AssertionError for an error object or no object."""
+    """Return a result as a dict. Raises AssertionError for an error object or another value."""
     document = json.loads(result) if isinstance(result, (str, bytes)) else result
     if not hasattr(document, "keys") or {"code", "msg"} <= document.keys():
         raise AssertionError(f"this is not the result of an ADD: {document!r}")

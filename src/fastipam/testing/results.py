@@ -1,4 +1,4 @@
-"""The content of a result of ADD, independent of the version of the specification."""
+"""The content of an ADD's result, independent of the CNI version."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
     from fastipam.testing.requests import Result
 
-_OLD = (0, 3, 0)  # versions before it have one address of a family, with its routes
+_OLD = (0, 3, 0)  # older versions have one address for each family, with routes in the address
 
 
 @dataclass(frozen=True)
 class Contents:
     """The content of a result.
 
-    ``addresses`` are pairs of an address with its prefix length and a gateway, or None. ``routes``
-    are the objects of 0.3.0 and later. All of it is text in canonical form, IPv4 first, and
-    otherwise in the order of the result. Interfaces are left out: an IPAM plugin has none.
+    ``addresses`` has pairs: an address with its prefix length, and a gateway or None. ``routes``
+    are objects as in version 0.3.0 and later. Addresses are text in canonical form. IPv4 comes
+    first; otherwise the order is the result's. Interfaces are left out: an IPAM plugin has none.
     """
 
     addresses: list[tuple[str, str | None]]
@@ -32,7 +32,7 @@ class Contents:
 
 
 def contents(result: Result) -> Contents:
-    """Return what a result of any version says. Raises AssertionError for an error object."""
+    """Return the content of a result of any version. Raises AssertionError for an error object."""
     document = read(result)
     if _version(document) < _OLD:
         old = [document[key] for key in ("ip4", "ip6") if key in document]
@@ -51,8 +51,8 @@ def contents(result: Result) -> Contents:
 def assert_same_result(actual: Result, expected: Result) -> None:
     """Compare two results of any versions: addresses, gateways, routes and DNS.
 
-    Where one is older than 0.3.0, only destination and gateway of a route are compared: it cannot
-    say more. Raises AssertionError with a line for all that differs.
+    If one of them is older than 0.3.0, only destination and gateway of routes are compared, because
+    its routes have no more fields. Raises AssertionError, with a line for each difference.
     """
     ours, theirs = contents(actual), contents(expected)
     if min(_version(read(actual)), _version(read(expected))) < _OLD:

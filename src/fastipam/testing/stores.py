@@ -1,4 +1,4 @@
-"""Temporary stores and networks, which are verified when their block ends."""
+"""Temporary stores and networks, which are verified at the end of their ``with`` block."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ _MOST_EXHAUSTED = 1 << 20  # a million leases take about ten seconds, more than 
 class TemporaryStore:
     """A temporary data directory with its own clock and boot.
 
-    ``path`` is for a configuration's ``dataDir``, ``clock`` is a :class:`Clock`. The store is
-    relaxed, and empty at first.
+    ``path`` is a value for a configuration's ``dataDir``; ``clock`` is a :class:`Clock`. The store
+    is relaxed, and empty at first.
     """
 
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
@@ -53,10 +53,10 @@ class TemporaryStore:
         return f"<TemporaryStore {self.path} {self.clock!r}>"
 
     def open(self, durability: Literal["durable", "relaxed"] | None = None) -> Ipam:
-        """Open the store as :func:`fastipam.open` does, with its clock and boot.
+        """Open the store as :func:`fastipam.open` does, with the test's clock and boot.
 
-        The result is a context manager. In the block of :func:`temporary_store` ``fastipam.open``
-        and ``fastipam.cni.handle`` use the same clock and boot for this path.
+        The result is a context manager. In the block of :func:`temporary_store`, ``fastipam.open``
+        and ``fastipam.cni.handle`` also use this clock and boot for this path.
         """
         return Ipam(open_stores.open_store(self.path, durability, **self._place.options()))
 
@@ -64,16 +64,18 @@ class TemporaryStore:
         """Make the next :meth:`open` find another boot, as after a restart of the machine.
 
         Close the store first, because the boot is read when a store is opened. Leases of the
-        earlier boot are released, as on a node. Processes that are started later see it, too.
+        earlier boot are released, as on a node. Processes that are started later find the new boot
+        too.
         """
-        open_stores.close_all()  # those that fastipam.cni.handle keeps open
+        open_stores.close_all()  # the stores that fastipam.cni.handle keeps open
         self._place.reboot()
 
     def sweep(self) -> list[Lease]:
-        """Do what the agent does every minute: release leases whose namespace is gone.
+        """Release leases whose namespace is gone, as the agent does every minute.
 
-        Returns what was released. A lease whose namespace was missing is released by the second
-        look, if that comes at least 60 s after the first by the test's clock.
+        Return the leases that were released. If it cannot be proven that a missing namespace is
+        gone, its lease is released by a second sweep, at least 60 s after the first by the test's
+        clock.
         """
         with self.open() as ipam:
             return sweep(ipam).released
@@ -81,18 +83,18 @@ class TemporaryStore:
     def command(
         self, program: str, *arguments: str, kill: Step | None = None, kill_call: int = 1
     ) -> list[str]:
-        """Return the command that runs a Python program on this store's clock and boot.
+        """Return a command that runs a Python program with this store's clock and boot.
 
-        ``program`` is the path of a script, ``-m`` followed by a module, or ``fastipam``: the
-        command line, or with ``CNI_COMMAND`` in its environment the plugin. Only the store of
-        ``path`` is affected, and only in the process that the command starts and those that it
-        forks. The clock is there as long as the test's :class:`Clock`.
+        ``program`` is the path of a script, ``-m`` followed by a module, or ``fastipam``: that is
+        the command line, or the plugin if its environment has ``CNI_COMMAND``. Only the store in
+        ``path`` is affected, and only in the process that the command starts and in its forked
+        children. The command works as long as the test's :class:`Clock` exists.
 
-        With ``kill`` the process is killed by SIGKILL at its first change of the store, or the one
-        of the number ``kill_call``: before it ("begin"), when all is written and nothing committed
-        ("before-commit"), or when all is committed and nobody has heard of it ("after-commit"). An
-        agent also makes changes that nobody asks for, so the number of a request's is not known.
-        Raises ConfigError for another step.
+        With ``kill`` the process is killed by SIGKILL at change number ``kill_call`` of the store,
+        counted from 1: before the change ("begin"), when everything is written but not committed
+        ("before-commit"), or when it is committed but not answered ("after-commit"). An agent also
+        makes changes on its own, so the number of a request's change is not known there. Raises
+        ConfigError for another step.
         """
         if kill not in (None, *STEPS):
             raise ConfigError(
@@ -110,10 +112,10 @@ class TemporaryStore:
     def install(
         self, path: str | os.PathLike[str], program: str = "fastipam", *arguments: str
     ) -> Path:
-        """Write an executable file that runs a :meth:`command`, such as a plugin, and return it.
+        """Write an executable file that runs a :meth:`command`, such as a plugin; return its path.
 
-        Its directory is for ``CNI_PATH``: a main plugin or a runtime that delegates to it uses
-        this store's clock and boot.
+        Put its directory into ``CNI_PATH``: a main plugin or a runtime that calls the file then
+        uses this store's clock and boot.
         """
         installed = Path(path).absolute()
         line = shlex.join(self.command(program, *arguments))
@@ -122,7 +124,7 @@ class TemporaryStore:
         return installed
 
     def verify(self) -> None:
-        """Verify the store. Raises AssertionError with every finding."""
+        """Verify the store. Raises AssertionError with all findings."""
         if not (self.path / "data.mdb").exists():
             return
         with self.open() as ipam:
@@ -132,26 +134,26 @@ class TemporaryStore:
 
 
 def memory() -> str | None:
-    """Return the machine's tmpfs, or None for where ``tempfile`` makes files."""
+    """Return the path of the machine's tmpfs, or None for the default of ``tempfile``."""
     return _TMPFS if os.access(_TMPFS, os.W_OK) else None
 
 
 @contextmanager
 def temporary_store(clock: Clock | None = None) -> Iterator[TemporaryStore]:
-    """Make a :class:`TemporaryStore`; verify and remove it at the end of the block.
+    """Make a :class:`TemporaryStore`, and verify and remove it at the end of the block.
 
     The store is not verified when the block ends with an exception. The directory is in
-    ``/dev/shm`` if that can be written, else where ``tempfile`` makes directories.
+    ``/dev/shm`` if that is writable, otherwise in the default directory of ``tempfile``.
     """
     directory = Path(tempfile.mkdtemp(prefix="fastipam-test-", dir=memory()))
     store = TemporaryStore(directory / "store", clock)
     register(store._place)
     try:
-        store.open("relaxed").close()  # it is relaxed from now on, for everybody who opens it
+        store.open("relaxed").close()  # the store records that it is relaxed, for later openings
         yield store
         store.verify()
     finally:
-        open_stores.close_all()  # those that fastipam.cni.handle keeps open
+        open_stores.close_all()  # the stores that fastipam.cni.handle keeps open
         unregister(store._place)
         shutil.rmtree(directory)
 
@@ -179,8 +181,8 @@ def temporary_network(
 ) -> Iterator[Network]:
     """Make a network in a temporary store for the block.
 
-    The keywords are those of :meth:`Ipam.network`. The store is verified at the end, as
-    :func:`temporary_store` does.
+    The keywords are those of :meth:`Ipam.network`. The store is verified at the end, as with
+    :func:`temporary_store`.
     """
     with temporary_store(clock) as store, store.open() as ipam:
         yield ipam.network(name, ranges, **keywords)
@@ -189,9 +191,10 @@ def temporary_network(
 def exhaust(network: Network, *, leave: int = 0) -> int:
     """Assign all free addresses of a network except ``leave``, and return the number of owners.
 
-    The owners are ``("exhaust-0", "eth0")`` and so on. Of several range sets the one with the
-    fewest free addresses decides. Cooling addresses stay as they are, so a later assignment may
-    still take one. O(addresses). Raises ConfigError for more than a million free addresses.
+    The owners are ``("exhaust-0", "eth0")`` and so on. Each owner gets an address of every range
+    set, so the set with the fewest free addresses decides their number. Cooling addresses stay as
+    they are, so a later assignment may still take one. O(addresses). Raises ConfigError for more
+    than a million free addresses.
     """
     pool = network._current_pool()
     sets = [] if pool is None else pool.sets
