@@ -101,11 +101,11 @@ class KeyValueRegistry:
         """Return the addresses of this node."""
         return self.registration.addresses()
 
-    def pools(self, deadline: Deadline) -> list[AddressPool] | None:  # noqa: ARG002  # others ask
+    def pools(self, deadline: Deadline) -> list[AddressPool] | None:  # noqa: ARG002  # no request
         """Return None: the pools are in the settings."""
         return None
 
-    def namespace(self, name: str, deadline: Deadline) -> Namespace:  # noqa: ARG002  # no such
+    def namespace(self, name: str, deadline: Deadline) -> Namespace:  # noqa: ARG002  # no request
         """Return a namespace without labels and annotations: there are none in etcd."""
         return Namespace({}, {})
 
@@ -289,7 +289,7 @@ class KeyValueRegistry:
         found = self.engine.get(self.keys.block(*pair), deadline_s=deadline.call_s())
         return None if found is None else BlockEntry.read(found.key, found.value)
 
-    def assigned(self, deadline: Deadline) -> frozenset[BlockId]:  # noqa: ARG002  # others ask
+    def assigned(self, deadline: Deadline) -> frozenset[BlockId]:  # noqa: ARG002  # no request
         """Return nothing: nodes claim what they need."""
         return frozenset()
 

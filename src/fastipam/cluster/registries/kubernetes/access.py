@@ -93,7 +93,7 @@ class Access:
                     hint="write https://",
                 )
 
-    def authorization(self, until: float) -> str:  # noqa: ARG002  # a plugin needs it
+    def authorization(self, until: float) -> str:  # noqa: ARG002  # for a plugin
         """Return the value of the header Authorization, "" when there is no token.
 
         One stat of the token's file, which is read again when it has changed. Raises ConfigError if

@@ -98,7 +98,7 @@ class Overview:
         found = self._pools.in_force(deadline)
         return self._api.share.settings.with_pools(found).text if found else None
 
-    def found_cluster(self, deadline: Deadline) -> str | None:  # noqa: ARG002  # others write
+    def found_cluster(self, deadline: Deadline) -> str | None:  # noqa: ARG002  # no request
         """Raise ClusterRefused: the pools are objects that people make."""
         raise ClusterRefused(
             "the pools of this cluster are objects of the Kubernetes API",

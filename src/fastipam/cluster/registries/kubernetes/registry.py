@@ -148,7 +148,7 @@ class KubernetesRegistry(Overview):
         """A time of this boot, before the Lease was last renewed or the entry last read."""
         return self._entry.proven_ns
 
-    def let_go(self, deadline: Deadline) -> None:  # noqa: ARG002  # others end a session
+    def let_go(self, deadline: Deadline) -> None:  # noqa: ARG002  # no request
         """Stop renewing the Lease."""
         self._entry.let_go()
 
@@ -163,7 +163,7 @@ class KubernetesRegistry(Overview):
         """Compare this node's objects if the API's history was cut off."""
         self._blocks.look(deadline)
 
-    def hold_back(self, deadline: Deadline) -> None:  # noqa: ARG002  # others write
+    def hold_back(self, deadline: Deadline) -> None:  # noqa: ARG002  # no request
         """Accept a store that has lost changes; claim no new block for a while."""
         self._losses.hold_back()
 
@@ -181,7 +181,7 @@ class KubernetesRegistry(Overview):
         member: Member,
         ids: Sequence[BlockId],
         claimed_ns: int,
-        newest: Block | None,  # noqa: ARG002  # others compare it
+        newest: Block | None,  # noqa: ARG002  # only etcd compares it
         deadline: Deadline,
     ) -> Claimed:
         """Create the blocks' objects, then read this node's entry (I6). One write per block."""
