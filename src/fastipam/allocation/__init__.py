@@ -1,1 +1,1 @@
-"""Choose addresses and keep a network's records in step, inside one write transaction."""
+"""Choose addresses and keep a network's records consistent, inside one write transaction."""

@@ -1,8 +1,8 @@
 """Assign an address to the container that uses it, even if the store names another owner.
 
-A store that was restored from a backup may name an owner that no longer exists for an address that
-another container was assigned after the backup was made. The running container is right. Imported
-when a node of a cluster has lost its store.
+After a backup was made, an address may have been assigned to another container. A store that was
+restored from the backup then names an owner that no longer exists, and the running container is
+right. Imported when a node of a cluster has lost its store.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastipam.allocation.ledger import Ledger
     from fastipam.storage.records.lease import Record
 
-FOUND = "found-"  # begins the container id of who has an address and is not known by name
+FOUND = "found-"  # prefix of the id of a container whose real id is not known
 
 
 def adopt_running(
@@ -31,8 +31,8 @@ def adopt_running(
     """Assign an address to its running container; return the lease that it replaces, or None.
 
     The owner of that lease keeps its other addresses. A sticky reservation of the address ends; a
-    reservation by hand stays, beside the lease. Raises AddressInUse when the store contradicts
-    itself. The caller saves the ledger.
+    reservation by an operator stays, beside the lease. Raises AddressInUse when the store
+    contradicts itself. The caller saves the ledger.
     """
     record = ledger.record(family, value)
     if record is not None and record.state == ASSIGNED:
@@ -50,10 +50,10 @@ def adopt_running(
 def name_found(
     ledger: Ledger, container_id: str, ifname: str, family: int, value: int, allocated_ns: int
 ) -> bool:
-    """Give an address that was found in a namespace to the container that another plugin names.
+    """Assign an address that was found in a namespace to the container that another plugin names.
 
-    Returns False when the address was not found that way. The lease keeps its namespace. The caller
-    saves the ledger.
+    Return False when the address was not found in a namespace. The lease keeps its namespace. The
+    caller saves the ledger.
     """
     record = ledger.record(family, value)
     if record is None or record.state != ASSIGNED or not record.container_id.startswith(FOUND):
@@ -65,7 +65,7 @@ def name_found(
 
 
 def _take_away(ledger: Accounts, record: Record, family: int, value: int) -> None:
-    """Take one address away from an owner, who keeps its others."""
+    """Take one address away from its owner. The owner keeps its other addresses."""
     name = keys.owner_name(record.container_id, record.ifname)
     others = [one for one in ledger.held_by(name) if one != (family, value)]
     if others:

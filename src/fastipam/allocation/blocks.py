@@ -1,12 +1,12 @@
 """The blocks of a cluster's pool that this node owns, and which of them can serve.
 
-A block bounds a search and has a record that says whether it may be searched. Everything here
-works on a transaction; how addresses are chosen is in ledger.py, and who may own a block is
-settled in ``fastipam.cluster``. Imported when a set is cut into blocks.
+A block bounds a search for addresses. Its record says whether it may be searched. Everything here
+works on a transaction; ``ledger.py`` chooses addresses, and ``fastipam.cluster`` decides who may
+own a block. Imported when a set is cut into blocks.
 
-The *open list* orders the blocks that have free addresses by how few they have, so that the fullest
-block is filled first. The block in which the round robin stands serves now and is not listed. The
-list is a hint: what it says of a block is checked, and :func:`reindex` adds what it lacks.
+The *open list* has the blocks with free addresses, in the order of how few they have, so that the
+fullest block is filled first. The block that contains the cursor serves now and is not listed. The
+list is a hint: an entry is checked before it is used, and :func:`reindex` adds missing entries.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def length_of(range_set: RangeSet, value: int) -> int:
-    """Return the prefix length of the block that an address lies in. O(ranges) if they differ."""
+    """Return the prefix length of the block that contains an address. O(ranges) if they differ."""
     if range_set.block_lengths:
         bits = BITS[range_set.family]
         for one, length in zip(range_set.ranges, range_set.block_lengths, strict=True):
@@ -58,7 +58,7 @@ def host_bits(range_set: RangeSet, value: int) -> int:
 
 
 def base_of(range_set: RangeSet, value: int) -> int:
-    """Return the first address of the block that an address lies in."""
+    """Return the first address of the block that contains an address."""
     bits = host_bits(range_set, value)
     return value >> bits << bits
 
@@ -69,17 +69,17 @@ def last_of(range_set: RangeSet, base: int) -> int:
 
 
 def parts(range_set: RangeSet, base: int) -> list[Interval]:
-    """Return the intervals of a block that the set can serve: no gateways, no exclusions."""
+    """Return the intervals of a block that the set can assign: no gateways, no exclusions."""
     return _in_block(range_set, base, range_set.intervals)
 
 
 def on_request(range_set: RangeSet, base: int) -> list[Interval]:
-    """Return the intervals of a block that the set serves to those who request them."""
+    """Return the intervals of a block that the set assigns on request only."""
     return _in_block(range_set, base, range_set.static)
 
 
 def _in_block(range_set: RangeSet, base: int, intervals: Sequence[Interval]) -> list[Interval]:
-    """Return what intervals have of a block."""
+    """Return the parts of the intervals that lie in a block."""
     last = last_of(range_set, base)
     return [
         (max(low, base), min(high, last)) for low, high in intervals if low <= last and high >= base
@@ -87,7 +87,7 @@ def _in_block(range_set: RangeSet, base: int, intervals: Sequence[Interval]) -> 
 
 
 def capacity(range_set: RangeSet, base: int) -> int:
-    """Return how many addresses of a block the set can serve, those on request only, too."""
+    """Return how many addresses of a block the set can assign, including those on request only."""
     listed = (*parts(range_set, base), *on_request(range_set, base))
     return sum(high - low + 1 for low, high in listed)
 
@@ -95,7 +95,7 @@ def capacity(range_set: RangeSet, base: int) -> int:
 def used_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
     """Return how many addresses of a block are assigned, cooling or reserved.
 
-    Those that were excluded since they were assigned count, too: a pod has them.
+    An address that was excluded after its assignment counts, too, because a pod has it.
     """
     return pages.count(base, last_of(range_set, base))
 
@@ -109,7 +109,7 @@ def free_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
 
 
 def get(txn: Transaction | Snapshot, pool_id: int, family: int, base: int) -> Block | None:
-    """Return the record of a block, or None when this node has nothing to do with it. O(1)."""
+    """Return this node's record of a block, or None when it has none. O(1)."""
     raw = tables.BLOCKS.get(txn, block_key(pool_id, family, base))
     return None if raw is None else Block.read(family, base, raw)
 
@@ -130,7 +130,10 @@ def delete(txn: Transaction, pool_id: int, family: int, base: int) -> None:
 
 
 def delete_all(txn: Transaction, pool_id: int) -> int:
-    """Delete a network's blocks, its open list, and who this node is; return how many blocks."""
+    """Delete the records of a network's blocks, its open list, and this node's identity.
+
+    Return the number of blocks.
+    """
     count = len(read_all(txn, pool_id))
     for key in list(tables.BLOCKS.scan_keys(txn, id_prefix(pool_id))):
         tables.BLOCKS.delete(txn, key)
@@ -156,9 +159,9 @@ def walk(
 
 
 def set_of(sets: Iterable[RangeSet], family: int, base: int) -> RangeSet | None:
-    """Return the set that is cut into blocks and has this one in a subnet, or None.
+    """Return the set that is cut into blocks and has this block in one of its subnets, or None.
 
-    No address of the block need be assignable.
+    The block may have no address that can be assigned.
     """
     bits = BITS[family]
     for each in sets:
@@ -170,7 +173,7 @@ def set_of(sets: Iterable[RangeSet], family: int, base: int) -> RangeSet | None:
 
 
 def share(txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet) -> tuple[int, int, int]:
-    """Return (active blocks, their free addresses, those never assigned) of a set. O(blocks)."""
+    """Return (active blocks, their free addresses, their excluded ones) of a set. O(blocks)."""
     pages = txn.pages(pool_id, range_set.family)
     number = free = excluded = 0
     for block, its_set in walk(txn, pool_id, (range_set,)):
@@ -182,7 +185,7 @@ def share(txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet) -> tup
 
 
 def static_size(txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet) -> int:
-    """Return how many addresses this node's active blocks have for those who request them."""
+    """Return how many addresses of this node's active blocks are assigned on request only."""
     return sum(
         high - low + 1
         for block, its_set in walk(txn, pool_id, (range_set,))
@@ -209,7 +212,7 @@ def file_of(store: Environment) -> int:
 
 
 def incarnations(txn: Transaction) -> set[str]:
-    """Return the incarnations that nodes have with this file in this boot."""
+    """Return the incarnations of the members that were confirmed with this file in this boot."""
     members = [
         Member.read(raw) for key, raw in tables.BLOCKS.scan(txn) if block_record.is_member_key(key)
     ]
@@ -218,10 +221,10 @@ def incarnations(txn: Transaction) -> set[str]:
 
 
 def distrust(txn: Transaction, own: Collection[str] = ()) -> None:
-    """Require that every block is confirmed before it serves: the records come from a backup.
+    """Require that every block is confirmed before it serves, because a backup was restored.
 
-    ``own`` is the result of :func:`incarnations` before the records were written: a backup of this
-    same store does not belong to another node.
+    ``own`` is the result of :func:`incarnations` before the restore: if the backup has one of them,
+    it is a backup of this same store, and not one of another node.
     """
     for key, raw in list(tables.BLOCKS.scan(txn)):
         if block_record.is_member_key(key):
@@ -232,24 +235,24 @@ def distrust(txn: Transaction, own: Collection[str] = ()) -> None:
 
 
 def get_heard(txn: Transaction | Snapshot, pool_id: int) -> Heard:
-    """Return the last state of the cluster's store that this node has seen."""
+    """Return the last known state of the cluster's store."""
     raw = tables.BLOCKS.get(txn, block_record.heard_key(pool_id))
     return Heard() if raw is None else Heard.read(raw)
 
 
 def put_heard(txn: Transaction, pool_id: int, heard: Heard) -> None:
-    """Store the state of the cluster's store that this node has seen."""
+    """Write the last known state of the cluster's store."""
     tables.BLOCKS.put(txn, block_record.heard_key(pool_id), heard.pack())
 
 
 def get_founding(txn: Transaction | Snapshot, pool_id: int) -> Founding | None:
-    """Return the shared store of the blocks, None if the configuration names it."""
+    """Return the founding record, or None if the configuration names the shared store."""
     raw = tables.BLOCKS.get(txn, block_record.founding_key(pool_id))
     return None if raw is None else Founding.read(raw)
 
 
 def put_founding(txn: Transaction, pool_id: int, founding: Founding) -> None:
-    """Store which shared store the blocks come from."""
+    """Write the founding record: which shared store the blocks come from."""
     tables.BLOCKS.put(txn, block_record.founding_key(pool_id), founding.pack())
 
 
@@ -257,13 +260,13 @@ def put_founding(txn: Transaction, pool_id: int, founding: Founding) -> None:
 
 
 def prove(txn: Transaction, pool_id: int, until_ns: int) -> None:
-    """Note that ownership of the active blocks is certain until then (:func:`boottime_ns`)."""
+    """Record that ownership of the active blocks is proven until a time of :func:`boottime_ns`."""
     proof = block_record.pack_proof(txn.store.boot, until_ns)
     tables.BLOCKS.put(txn, block_record.proof_key(pool_id), proof)
 
 
 def proven_until(txn: Transaction | Snapshot, pool_id: int) -> int:
-    """Return until when ownership is proven, 0 when it was not proven in this boot."""
+    """Return until when ownership is proven, or 0 when it was not proven in this boot."""
     raw = tables.BLOCKS.get(txn, block_record.proof_key(pool_id))
     boot, until_ns = (raw and block_record.read_proof(raw)) or (0, 0)
     return until_ns if boot == txn.store.boot else 0
@@ -289,9 +292,9 @@ def doubt(txn: Transaction | Snapshot, pool_id: int, now_ns: int | None = None) 
 
 
 def _is_steady(raw: bytes) -> bool:
-    """Return whether a member's blocks serve in another boot than they were confirmed in.
+    """Return whether a member's blocks may serve in a later boot than they were confirmed in.
 
-    The machine has to be the same one: the other may run from a copy of its disk.
+    The machine has to be the same one, because another machine may run from a copy of its disk.
     """
     member = Member.read(raw)
     return member.steady and bool(member.machine) and member.machine == read_machine()
@@ -309,11 +312,12 @@ def is_fenced(txn: Transaction | Snapshot, pool_id: int) -> bool:
 def after(
     txn: Transaction, pool_id: int, range_set: RangeSet, cursor: int | None
 ) -> Iterator[Interval]:
-    """Yield the intervals to search for a free address: of the cursor's block, then the fullest.
+    """Yield the intervals to search: those of the cursor's block, then of the fullest blocks.
 
-    A block leaves the open list when its intervals are asked for: whoever takes an address there
-    moves the cursor into it. Amortized O(1) for each address, however many blocks there are; of a
-    set that is a part of the network's, one step more for each listed block of the other parts.
+    A block leaves the open list when its intervals are yielded, because the caller moves the cursor
+    into it when it takes an address there. Amortized O(1) for each address, however many blocks
+    there are. If ``range_set`` is only a part of the network's set, it takes one step more for each
+    listed block of the other parts.
     """
     family = range_set.family
     if cursor is not None:
@@ -351,9 +355,9 @@ def _has_block(range_set: RangeSet, base: int) -> bool:
 def leave_open(
     txn: Transaction, pool_id: int, whole: RangeSet, part: RangeSet, cursor: int
 ) -> None:
-    """List the block in which the round robin stands, if it is in no part that is searched now.
+    """List the cursor's block, if it is not in the part of the set that is searched now.
 
-    The search takes the round robin elsewhere. ``whole`` is the set of the network.
+    The search moves the cursor to another block. ``whole`` is the set of the network.
     """
     base = base_of(whole, cursor)
     if not _has_block(part, base) and is_active(txn, pool_id, whole.family, base):
@@ -361,7 +365,7 @@ def leave_open(
 
 
 def can_serve(txn: Snapshot, pool_id: int, range_set: RangeSet, cursor: int | None) -> bool:
-    """Return whether a search would find an address that is not cooling.
+    """Return whether a search would find a free address. Cooling addresses do not count.
 
     O(1), and one step more for each entry of the open list that is out of date.
     """
@@ -443,7 +447,7 @@ def unlisted(
 def _open_keys(
     txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet, cursor: int | None
 ) -> tuple[set[bytes], set[bytes]]:
-    """Return the keys that the open list of a set should have, and those that it has. O(blocks)."""
+    """Return (the keys that a set's open list should have, the keys that it has). O(blocks)."""
     family = range_set.family
     pages = txn.pages(pool_id, family)
     serving = None if cursor is None else base_of(range_set, cursor)

@@ -1,6 +1,6 @@
 """Assign addresses to many owners at once, with the result of single calls in that order.
 
-Imported by the first call that wants many. Nothing here commits.
+Imported by the first call for many owners. Nothing here commits.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def assign(ledger: Ledger, pool: Pool, owners: list[Requester]) -> list[Lease]:
 def _not_new(ledger: Ledger, owners: list[Requester], before: int) -> errors.FastipamError:
     """Return the error for an owner that is named twice, or had an address before this call.
 
-    It is StoreCorrupt when an existing entry has the address that was free until now. ``before``
-    is the generation before this call.
+    It is StoreCorrupt when an existing owner entry lists the address that was free until now.
+    ``before`` is the generation before this call.
     """
     seen = set()
     for owner in owners:

@@ -1,8 +1,8 @@
 """Update the records that depend on a network's ranges, after the ranges have changed.
 
 When two configurations have the same network name, each ADD may change the ranges. So nothing here
-looks at every lease: the bitmap counts what is inside the ranges, and only cooling addresses are
-regrouped.
+reads every lease: the addresses in use inside the ranges are counted in the bitmap, and only
+cooling addresses are regrouped.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def recount(accounts: Accounts, pool: Pool) -> None:
 def regroup(accounts: Accounts, pool: Pool) -> None:
     """Queue each cooling address under the number of its range set, or NO_SET. O(cooling).
 
-    Without this a set would not find its own cooling addresses, or would search those that it may
-    not take. A lease gets the number of its set when its address begins to cool.
+    Without this a set would not find its own cooling addresses, or would search addresses that it
+    may not take. The record of an assigned address is left as it is: it gets the number of its set
+    when the address begins to cool.
     """
     pool_id, txn = accounts.state.pool_id, accounts.txn
     if not accounts.state.cooling:

@@ -27,9 +27,10 @@ def require_blocks(
     """Raise ConfigError when ``pool`` is not cut into the blocks that this node may own.
 
     ``text`` is the pool that the store remembers. A node that has registered in a cluster owns
-    blocks; other ranges, or other blocks, hold addresses that other nodes assign. Where it owns
-    none, the blocks may have another length. A node that has never registered, or has left its
-    cluster, may have any ranges. Raises StoreCorrupt when the text cannot be read.
+    blocks; other ranges, or blocks of another length, contain addresses that other nodes assign.
+    Only in ranges in which this node owns no block may the length change. A node that has never
+    registered, or has left its cluster, may have any ranges. Raises StoreCorrupt when the text
+    cannot be read.
     """
     member = blocks.get_member(txn, pool_id)
     if member is None or not member.epoch:
@@ -49,7 +50,7 @@ def require_blocks(
 
 
 def require_own(accounts: Accounts, family: int, value: int) -> None:
-    """Raise AddressNotInRange when another node of the cluster assigns an address."""
+    """Raise AddressNotInRange when an address is in a block that this node does not own."""
     for each in accounts.stored.sets:
         if each.family != family or not (value in each or each.is_static(value)):
             continue
@@ -60,7 +61,7 @@ def require_own(accounts: Accounts, family: int, value: int) -> None:
 
 
 def _is_cut_alike(one: RangeSet, stored: Pool, owned: Sequence[BlockId]) -> bool:
-    """Return whether no range has other blocks than the store remembers for its addresses.
+    """Return whether each range has blocks of the length that the store remembers for it.
 
     Ranges of the store in which this node owns no block do not count.
     """

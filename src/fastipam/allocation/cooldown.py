@@ -30,8 +30,8 @@ def cooling_of(
     """Yield (queue key, address) of the cooling addresses of a range set, longest idle first.
 
     ``index`` is the set's number in the network, under which its addresses are queued. It is None
-    for a set of a container's own: its addresses may be queued under any number, so the whole
-    queue is read.
+    for a set of a container's own ranges: their addresses may be queued under any number, so the
+    whole queue is read.
     """
     if index is not None:
         yield from _queue(txn, keys.cooldown_prefix(pool_id, index), range_set)
@@ -79,7 +79,7 @@ def _cooling_of(
 def take_early(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) -> list[int]:
     """Take up to ``wanted`` cooling addresses of a range set, longest idle first.
 
-    With a strict policy only those whose cool-down has ended.
+    With a strict policy, take only addresses whose cool-down has ended.
     """
     state = accounts.state
     if not state.cooling:
@@ -103,7 +103,7 @@ def take_early(accounts: Accounts, index: int, range_set: RangeSet, wanted: int)
 
 
 def take_place(accounts: Accounts, key: bytes, raw: bytes, family: int, value: int) -> None:
-    """Replace the record of a cooling address by a lease.
+    """Replace the record of a cooling address, which has left the queue, by a lease.
 
     Raises StoreCorrupt when the address is assigned, or still queued: then its bit or the queue is
     wrong, and the address would get a second owner.
@@ -127,7 +127,7 @@ def take_place(accounts: Accounts, key: bytes, raw: bytes, family: int, value: i
 def next_due_s(accounts: Accounts, index: int, range_set: RangeSet) -> int | None:
     """Return the seconds until the first cooling address is free, rounded up.
 
-    None when no address is cooling.
+    Return None when no address is cooling.
     """
     state = accounts.state
     queue = _cooling_of(accounts, index, range_set)

@@ -1,9 +1,9 @@
 """Count the addresses of a network, and of each of its range sets, by state.
 
-The counts of a network are stored, those of its range sets are not. What is in use is counted by
-the bitmap's pages, what cools by the queue of its range set, what is reserved by the reservations.
-So assignments and releases do no work for them, and no stored count can be wrong. If a set is cut
-into the blocks of a cluster, the addresses of this node's blocks are counted.
+The counts of a network are stored, those of its range sets are not. A set's addresses in use are
+counted in the pages of the bitmap, its cooling addresses in its queue, its reserved addresses in
+the reservations. So assignments and releases do no work for these counts, and none can be wrong. If
+a set is cut into the blocks of a cluster, only the addresses of this node's blocks are counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     Interval = tuple[int, int]
 
-# A name of a set is a label of metrics and a line on the page: it has to stay short.
+# The ranges that a set's name lists. The name is a label of metrics and a line on the page, so it
+# has to stay short.
 _MOST_NAMED = 8
 
 
@@ -42,10 +43,10 @@ class SetCounts:
 
     ``number`` is that of the set in its network, from 0. The four states add up to ``size``.
     ``full`` says that the next ADD finds no address in the set. ``excluded`` is the number of
-    addresses in the set's subnets that are never assigned, and not part of ``size``. ``blocks`` is
-    the number of active blocks that this node has of a cluster's set, and None for another set.
-    ``static`` are the counts of the addresses that are assigned on request only, None without any;
-    they are not part of ``size``.
+    addresses in the set's subnets that are never assigned; they are not part of ``size``.
+    ``blocks`` is the number of active blocks that this node has in a cluster's set, and None for
+    any other set. ``static`` are the counts of the addresses that are assigned on request only, or
+    None when there are none; they are not part of ``size``.
     """
 
     __slots__ = ("blocks", "counts", "excluded", "full", "number", "range_set", "static")
@@ -76,12 +77,12 @@ class SetCounts:
 
     @property
     def used_percent(self) -> float | None:
-        """How much of the set is in use, or None when this node has no address of it."""
+        """The percentage of the set that is in use, or None when this node has no address of it."""
         return used_percent(self.counts)
 
     @property
     def ranges_text(self) -> str:
-        """The ranges as a person reads them, the first few of many."""
+        """The ranges in a form for people; of many ranges only the first eight."""
         ranges = self.range_set.ranges
         text = ",".join(text_of(_document(one)) for one in ranges[:_MOST_NAMED])
         more = len(ranges) - _MOST_NAMED
@@ -89,19 +90,20 @@ class SetCounts:
 
     @property
     def elsewhere(self) -> int:
-        """The addresses of a cluster's set that are in no block of this node, and not used here."""
+        """The addresses of a cluster's set that are neither in this node's blocks nor used here."""
         return 0 if self.blocks is None else self.range_set.size - self.counts["size"]
 
     @property
     def ranges(self) -> list[dict[str, str | None]]:
-        """The ranges as ``stats`` shows them, which are those of a configuration."""
+        """The ranges as ``stats`` shows them, with the keys of a configuration."""
         return [_document(one) for one in self.range_set.ranges]
 
 
 def used_percent(counts: dict[str, int]) -> float | None:
     """Return how much of ``size`` is not free, in percent, or None when the size is 0.
 
-    It has two decimal places. It is 100 only when nothing is free, and 0 only when nothing is used.
+    The result has two decimal places. It is 100 only when nothing is free, and 0 only when nothing
+    is used.
     """
     size, free = counts["size"], counts[FREE]
     if not size:
@@ -111,14 +113,14 @@ def used_percent(counts: dict[str, int]) -> float | None:
 
 
 def fullest_percent(percents: Iterable[float | None]) -> float | None:
-    """Return how full a network is: as full as its fullest range set, None when none has a size."""
+    """Return how full a network's fullest range set is, or None when no set has an address."""
     return max((one for one in percents if one is not None), default=None)
 
 
 def text_of(one: Mapping[str, str | None]) -> str:
-    """Return a range of :attr:`SetCounts.ranges` as a person reads it.
+    """Return a range of :attr:`SetCounts.ranges` in a form for people.
 
-    This is the subnet, or the first and the last address if the range is a part of it.
+    This is the subnet, or the first and the last address if the range is only a part of the subnet.
     """
     family, network, length = parse_cidr(one["subnet"] or "")
     first, last = prefix_bounds(family, network, length)
@@ -143,7 +145,7 @@ def _document(one: Range) -> dict[str, str | None]:
 def _excluded(pool: Pool, range_set: RangeSet) -> int:
     """Return how many addresses of a set's subnets are in no range set of its network.
 
-    That are gateways, network and broadcast addresses, exclusions, and what lies outside of
+    These are gateways, network and broadcast addresses, exclusions, and the addresses outside of
     ``rangeStart`` and ``rangeEnd``. O(ranges log ranges).
     """
     return _never_assigned(pool, range_set.family, range_set.ranges)
@@ -182,8 +184,8 @@ def _never_assigned(pool: Pool, family: int, ranges: Iterable[Range]) -> int:
 def of_network(txn: Snapshot, state: PoolState, pool: Pool) -> dict[str, int]:
     """Return ``size`` and how many addresses are in each state; the four add up to ``size``.
 
-    O(1). Of a cluster's pool it is this node's share, O(blocks): the addresses of its blocks, and
-    those in use outside of them.
+    O(1). For a cluster's pool these are the addresses of this node's blocks, and the addresses in
+    use outside of its blocks: O(blocks).
     """
     if any(each.block_length for each in pool.sets):
         free = sum(free_of(txn, state.pool_id, each) for each in pool.sets)
@@ -199,10 +201,10 @@ def of_network(txn: Snapshot, state: PoolState, pool: Pool) -> dict[str, int]:
 
 
 def of_sets(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> list[SetCounts]:
-    """Return the counts of each range set, in their order.
+    """Return the counts of each range set, in the order of the sets.
 
-    O(1) for a network of one set whose addresses are all inside it; else O(pages + cooling +
-    reservations), and O(blocks) for a node of a cluster.
+    O(1) for a network with one set, if no address outside of the set is in use; otherwise O(pages +
+    cooling + reservations), and O(blocks) for a node of a cluster.
     """
     sets = pool.sets
     if len(sets) == 1 and not state.outside and not sets[0].block_length:
@@ -230,7 +232,7 @@ def of_all(
 ) -> tuple[dict[str, int], list[SetCounts], list[SetCounts]]:
     """Return the counts of a network, its range sets, and the range sets of other configurations.
 
-    ``pool`` are the network's own ranges, and ``text`` those of its pool, which may have others.
+    ``pool`` are the network's own ranges, and ``text`` the ranges of its pool, which may be more.
     """
     if pool.text == text:
         others = of_others(txn, network_id, state, pool)
@@ -245,9 +247,10 @@ def of_all(
 
 
 def of_others(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> list[SetCounts]:
-    """Return the counts of the sets of other configurations with which a network is used in turn.
+    """Return the counts of the range sets of other configurations that use the network in turn.
 
-    Usually none. A set that the network has too is left out. O(pages + cooling + reservations).
+    Usually there are none. A set that the network also has now is left out. O(pages + cooling +
+    reservations).
     """
     from fastipam.allocation import turns
 
@@ -260,7 +263,7 @@ def of_others(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> l
         try:
             other = Pool.read(text)
         except ValueError:
-            continue  # a damaged note changes nothing
+            continue  # a damaged text is ignored
         sets = [one for one in other.sets if Pool([one]).text not in own and not one.block_length]
         for each, reserved in zip(sets, _reserved(txn, state, sets), strict=True):
             found.append(_count_other(txn, network_id, state, other, each, reserved))
@@ -298,7 +301,7 @@ def _count_other(
 
 
 def unused(pool: Pool) -> list[SetCounts]:
-    """Return the counts of range sets that are not in the store yet: all addresses are free."""
+    """Return the counts of range sets that the store does not have yet: all addresses are free."""
     found = []
     for index, each in enumerate(pool.sets):
         size, blocks = each.size, None
@@ -348,13 +351,13 @@ def _count(
 
 
 def _none_used(range_set: RangeSet) -> dict[str, int] | None:
-    """Return the counts of a set's static addresses when none is used; None without any."""
+    """Return the counts of a set's static addresses as if none was used, or None if it has none."""
     size = sum(high - low + 1 for low, high in range_set.static)
     return {"size": size} | dict.fromkeys(STATES, 0) | {FREE: size} if size else None
 
 
 def _static(txn: Snapshot, state: PoolState, range_set: RangeSet) -> dict[str, int] | None:
-    """Return the counts of the addresses that a set assigns on request only; None without any.
+    """Return the counts of the addresses that a set assigns on request only, or None without any.
 
     O(1) if none is used, else O(pages + cooling + reservations).
     """
@@ -386,7 +389,7 @@ def _static(txn: Snapshot, state: PoolState, range_set: RangeSet) -> dict[str, i
 
 
 def free_of(txn: Snapshot, pool_id: int, range_set: RangeSet) -> int:
-    """Return the free addresses of a set, or of this node's blocks if it is cut into blocks."""
+    """Return the number of free addresses of a set, or of this node's blocks of the set."""
     if range_set.block_length:
         from fastipam.allocation import blocks
 
@@ -417,9 +420,10 @@ def used_within(
 
 
 def _cooling(txn: Snapshot, state: PoolState, sets: int) -> list[int]:
-    """Return how many addresses of each of ``sets`` sets are cooling. O(cooling)."""
+    """Return how many addresses are cooling in each set. ``sets`` is their number. O(cooling)."""
     found: list[int] = []
-    # What is in no set has a queue of its own. Without such addresses the last queue has the rest.
+    # Addresses in no set have a queue of their own. If there are none, the last set has all that
+    # the other sets do not have, so it need not be counted.
     counted = sets if state.outside else sets - 1
     for index in range(sets):
         left = state.cooling - sum(found)
@@ -435,7 +439,7 @@ def _reserved(txn: Snapshot, state: PoolState, sets: Sequence[RangeSet]) -> list
     found = [0] * len(sets)
     if not state.reserved:
         return found
-    # While its owner has the address, the reservation stays beside the lease.
+    # While its owner has the address, the reservation stays beside the lease and does not count.
     beside = state.kept != state.reserved
     for key in tables.RESERVATIONS.scan_keys(txn, state.prefix):
         _, family, value = keys.read_address_key(key)
@@ -456,7 +460,7 @@ def _is_full(
     range_set: RangeSet,
     counts: dict[str, int],
 ) -> bool:
-    """Return whether an ADD finds no address: none is free, and none that cools may be taken."""
+    """Return whether an ADD finds no address: none is free, and no cooling one may be taken."""
     if counts[FREE]:
         return False
     clock = state.at(txn.store.clock())
@@ -479,7 +483,7 @@ def _finds_cooled(
     range_set: RangeSet,
     clock: int,
 ) -> bool:
-    """Return whether an ADD may take an address of the set that cools, as its policy says."""
+    """Return whether an ADD may take a cooling address of the set, by the network's policy."""
     pool_id = state.pool_id
     policy = policy_record.read(tables.META.get(txn, keys.policy_key(network_id)))
     queue = cooling_of(txn, pool_id, index, range_set)

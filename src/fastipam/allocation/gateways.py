@@ -1,4 +1,4 @@
-"""Refuse ranges whose gateway is assigned: two interfaces would have one address.
+"""Refuse ranges whose gateway is assigned, because two interfaces would have one address.
 
 Imported when the ranges of a network change, and by STATUS.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def require_free(txn: Transaction | Snapshot, pool_id: int, pool: Pool) -> None:
-    """Raise ConfigError, its field ``ranges[i][j].gateway``, when a gateway has a lease.
+    """Raise ConfigError (field ``ranges[i][j].gateway``) when a gateway has a lease.
 
     A lease of an earlier boot does not count. O(ranges).
     """

@@ -1,9 +1,9 @@
 """The history of a network: one event for every assignment and release, in the same commit.
 
-Numbers of events ascend and are never reused. The last few wait in the network's record of the main
-database, the others are in the table ``events``: here they are read together, and in order. The
-oldest are deleted a few at a time, when there are more than the policy keeps, or when they are
-older: O(1) amortized.
+The numbers of events ascend and are never reused. The last few events wait in the network's record
+in the main database, the others are in the table ``events``; here both are read together, in order.
+The oldest events are deleted a few at a time, when there are more than the policy keeps or when
+they are older than it says: O(1) amortized.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fastipam.storage.transaction import Snapshot, Transaction
 
-# The kinds of events from which on an address has an owner.
+# The kinds of events that give an address an owner.
 BEGINNINGS = frozenset(
     event_record.KINDS[kind] for kind in (event_record.ASSIGNED, event_record.IMPORTED)
 )
@@ -54,10 +54,10 @@ def scan_back(txn: Snapshot | Transaction, network_id: int) -> Iterator[tuple[by
 def page(
     txn: Snapshot, network_id: int, start: bytes
 ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-    """Return the first few thousand of what :func:`scan` yields, from the key ``start`` on.
+    """Return up to some thousand of the pairs that :func:`scan` yields, from the key ``start`` on.
 
-    Return also where the next page starts, or None. Events that have moved to their table between
-    two pages are in the second one all the same.
+    Return also the key at which the next page starts, or None. An event that moves to the table
+    ``events`` between two pages is still in the second page.
     """
     items, following = tables.EVENTS.page(txn, keys.id_prefix(network_id), start)
     if following is None:
@@ -82,9 +82,9 @@ def select(
     pod: str,
     between: tuple[int, int],
 ) -> Iterator[Event]:
-    """Yield those of a network's packed events that fit, in their order.
+    """Yield the events that match an address, a pod and a span of time, in their order.
 
-    Only those that fit are unpacked. The times are wall clock, so events may be out of order after
+    Only matching events are unpacked. The times are wall clock, so they may be out of order after
     the clock was set back.
     """
     since_ns, until_ns = between
@@ -111,7 +111,7 @@ def last(txn: Snapshot, network_id: int, most: int) -> Iterator[Event]:
 
 
 def holder_at(events: Iterator[Event], wall_ns: int) -> Event | None:
-    """Return the event that says who had the address at this time, or None, from its events."""
+    """Return, from the events of an address, the one that says who had it at a time, or None."""
     holder: Event | None = None
     known = False
     for event in events:

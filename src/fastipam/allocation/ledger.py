@@ -1,8 +1,9 @@
 """The rarely used operations on a network's records: reservations, blocks, refusals, imports.
 
-``fastipam._ledger`` has what every call needs: it finds the owner, chooses, assigns, releases, and
-keeps bits, leases, owners, cool-down queue and counters in step. ``fastipam.network`` decides what
-a call does and owns the transaction. Nothing here commits. What is needed rarely is imported late.
+``fastipam._ledger`` has the operations that every call needs: it finds the owner, chooses, assigns,
+releases, and keeps bits, leases, owners, cool-down queue and counters consistent.
+``fastipam.network`` decides what a call does and owns the transaction. Nothing here commits.
+Modules that are rarely needed are imported late.
 """
 
 from __future__ import annotations
@@ -31,30 +32,34 @@ if TYPE_CHECKING:
     Address = tuple[int, int]  # family, integer
 
     class Configured(Protocol):
-        """What a caller gives for a network; ``pool`` is None when the caller gives no ranges."""
+        """A network as a caller names it; ``pool`` is None when the caller gives no ranges."""
 
         name: str
         pool: Pool | None
-        pool_key: bytes | None  # the encoded name of its pool; None: as the store has it
-        names_pool: bool  # whether its configuration says so
+        pool_key: bytes | None  # the encoded name of its pool, or None for the one in the store
+        names_pool: bool  # whether its configuration names the pool
         policy: Policy
         lease_type: type[Lease]
 
         def _ranges_of(self, text: str) -> Pool:
-            """Return the pool of a text in the store. Raises StoreCorrupt."""
+            """Return the ranges that a text in the store describes. Raises StoreCorrupt."""
 
 
-MOST_EXPIRED = 1024  # in one transaction, when no address is free otherwise; other writers wait
+# Sticky reservations to expire in one transaction when no address is free. Other writers wait.
+MOST_EXPIRED = 1024
 
 
 class Ledger(Accounts):
-    """The records of one network and its pool in a write transaction; ``save`` before its end."""
+    """The records of one network and its pool in a write transaction.
+
+    Call ``save`` before the transaction ends.
+    """
 
     __slots__ = ()
 
     @classmethod
     def create(cls, txn: Transaction, network: Configured, key: bytes, pool: Pool) -> Ledger:
-        """Enter a network that the store does not know under its encoded name, and its pool.
+        """Enter a new network, whose encoded name is ``key``, and its pool into the store.
 
         The pool may exist already, for another network. Raises ConfigError when they cannot share
         it.
@@ -66,7 +71,7 @@ class Ledger(Accounts):
     def enter_pool(
         cls, txn: Transaction, network: Configured, key: bytes, network_id: int, pool: Pool
     ) -> Ledger:
-        """Enter a network with its id in the pool that it names; a new one has its name."""
+        """Enter a network with this id, in the pool that it names or in a pool of its own name."""
         name, pool_id, text = network.pool_key or key, 0, ""
         if tables.POOLS.get(txn, name) is not None:
             from fastipam.allocation import pools
@@ -90,7 +95,7 @@ class Ledger(Accounts):
         return ledger
 
     def adopt_pool(self, key: bytes, pool: Pool) -> None:
-        """Store these ranges for the network. O(pages + cooling addresses) when they differ."""
+        """Store ranges for the network. O(pages + cooling addresses) when they have changed."""
         if pool.text == self.text:
             return
         from fastipam.allocation import pools, turns
@@ -105,7 +110,7 @@ class Ledger(Accounts):
         self.replace_ranges(found[3], whole)
 
     def replace_ranges(self, pool_key: bytes, pool: Pool) -> None:
-        """Replace the ranges of the pool. O(pages + cooling addresses) when they differ."""
+        """Replace the ranges of the pool. O(pages + cooling addresses) when they have changed."""
         if pool.text == self.text:
             return
         from fastipam.allocation import change
@@ -118,7 +123,7 @@ class Ledger(Accounts):
         self.save()  # some callers do not save when they find nothing else to do
 
     def adopt_policy(self) -> None:
-        """Store the policy, for releases without a configuration."""
+        """Store the policy, for releases that come without a configuration."""
         key = keys.policy_key(self.network_id)
         packed = policy_record.pack(self.policy)
         if tables.META.get(self.txn, key) != packed:
@@ -130,7 +135,7 @@ class Ledger(Accounts):
         self.txn.forget_found()
 
     def settle_boot(self) -> None:
-        """Decide whether this is another boot, if that was unclear."""
+        """Decide whether this is a new boot, if that is in doubt."""
         from fastipam.storage import boot_change
 
         boot_change.settle(self.txn)
@@ -138,7 +143,7 @@ class Ledger(Accounts):
     # Which address --------------------------------------------------------------------------
 
     def search_order(self, index: int, range_set: RangeSet) -> Iterable[Interval]:
-        """Yield the intervals of a range set in the order in which they are searched."""
+        """Return the intervals of a range set in the order in which they are searched."""
         cursor = self.state.cursor(index, range_set.family)
         if not range_set.block_length:
             return range_set.after(cursor)
@@ -159,9 +164,9 @@ class Ledger(Accounts):
     def choose_more(
         self, index: int, range_set: RangeSet, values: list[int], wanted: int
     ) -> list[int]:
-        """Return ``wanted`` addresses; ``values`` are those that were free.
+        """Add addresses to ``values``, which were free, until there are ``wanted``; return them.
 
-        Then come those whose sticky reservation is over, then those that have cooled longest.
+        First come addresses whose sticky reservation is over, then those that have cooled longest.
         Raises PoolExhausted.
         """
         from fastipam.allocation import cooldown
@@ -187,7 +192,7 @@ class Ledger(Accounts):
     def acquire(self, index: int, range_set: RangeSet, value: int, owner: Requester) -> None:
         """Take a requested address: a free or cooling one, or one reserved for this owner.
 
-        A cooling address is assigned only on request: a restarted container asks for its address.
+        A cooling address may be requested, because a restarted container asks for its old address.
         Raises AddressInUse, AddressNotInRange (another node's block), PoolExhausted when it is not
         certain that this node owns its blocks.
         """
@@ -203,7 +208,7 @@ class Ledger(Accounts):
                 if doubt:
                     raise refusals.doubtful(self, range_set, 1, doubt)
                 raise refusals.of_another_node(range_set, value)
-            # The round robin moves only within the block that serves, which is filled first.
+            # The cursor moves only within the block that serves now, which is filled first.
             cursor, base = self.state.cursor(index, family), blocks.base_of(range_set, value)
             go_on = cursor is not None and blocks.base_of(range_set, cursor) == base
         is_static = range_set.is_static(value)
@@ -213,9 +218,9 @@ class Ledger(Accounts):
             self.state.move_cursor(index, family, value)
 
     def _take(self, family: int, value: int, owner: Requester) -> bool:
-        """Take an address; return whether it was free, and so is not counted as used yet.
+        """Take an address; return whether it was free. Raises AddressInUse.
 
-        Raises AddressInUse.
+        An address that was free is not yet in the counter of addresses outside the ranges.
         """
         if self.txn.pages(self.pool_id, family).acquire(value):
             return True
@@ -292,7 +297,7 @@ class Ledger(Accounts):
         return True
 
     def damaged_owner(self, name: bytes, address: Address) -> errors.StoreCorrupt:
-        """Return the error for a lease whose owner differs from the owner entry that lists it."""
+        """Return the error for a lease that names another owner than the entry that lists it."""
         owner = name.decode(keys.ENCODING, keys.ERRORS).replace("\0", " ")
         return errors.StoreCorrupt(
             f"{format_ip(*address)} is recorded for {owner}, but its lease names another owner",
@@ -305,9 +310,9 @@ class Ledger(Accounts):
     def keep_or_hold(
         self, key: bytes, raw: bytes, address: Address, together: list[Address]
     ) -> bool:
-        """Return whether a released address stays reserved: by its reservation, or for its pod.
+        """Keep a released address reserved if it has a reservation or its lease is sticky.
 
-        ``together`` are the addresses that the owner releases now.
+        Return whether it is kept. ``together`` are the addresses that the owner releases now.
         """
         from fastipam.allocation import reservations
 
@@ -322,7 +327,7 @@ class Ledger(Accounts):
         return True
 
     def _follows(self, family: int, value: int) -> bool:
-        """Return whether an address is a block of its own: no node keeps it for a pod."""
+        """Return whether an address is a block of its own, which no node keeps for a pod."""
         if CUT not in self.text:
             return False
         from fastipam.allocation import blocks
@@ -331,7 +336,7 @@ class Ledger(Accounts):
         return its_set is not None and not blocks.host_bits(its_set, value)
 
     def note_cleared(self, family: int, value: int) -> None:
-        """Note that an address is free, in the counters and lists of ranges and blocks."""
+        """Update the counter of addresses outside the ranges and the open list: one became free."""
         if self.state.outside:
             self.state.outside -= not self.stored.holds(family, value)
         if CUT in self.text:
@@ -344,7 +349,7 @@ class Ledger(Accounts):
 
 
 def _count(txn: Transaction, key: bytes) -> int:
-    """Return the next id of a counter in ``meta``."""
+    """Increment a counter in ``meta``, and return the new id."""
     number = keys.id_of(tables.META.get(txn, key)) + 1
     tables.META.put(txn, key, keys.id_prefix(number))
     return number

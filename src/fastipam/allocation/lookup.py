@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, int, str, bytes] | None:
     """Return (network id, pool id, the pool's ranges as text, its encoded name), or None.
 
-    ``key`` is a network's encoded name.
+    ``key`` is a network's encoded name. O(1). Raises StoreCorrupt.
 
-    The entry names the schema, so a process that has the store open stops here when another version
-    has made or changed the store meanwhile. O(1). Raises StoreVersion, StoreCorrupt.
+    The entry has the number of the schema. So a process that has the store open gets StoreVersion
+    here when another version has made or changed the store meanwhile.
     """
     found = txn.find(key) if isinstance(txn, Transaction) else _ledger.find(txn, key)
     if isinstance(found, bytes):
@@ -33,7 +33,7 @@ def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, int, str, bytes]
 
 
 def look_up(txn: Transaction | Snapshot, name: str) -> tuple[int, int, Pool] | None:
-    """Return (network id, pool id, the network's own ranges), or None when it is not known.
+    """Return (network id, pool id, the network's own ranges), or None for an unknown network.
 
     Raises StoreVersion, StoreCorrupt.
     """
@@ -45,7 +45,7 @@ def look_up(txn: Transaction | Snapshot, name: str) -> tuple[int, int, Pool] | N
 
 
 def read_pool(text: str, store: Environment, name: str) -> Pool:
-    """Return the pool of a network's text in the store. Raises StoreCorrupt."""
+    """Return the ranges that a network's text in the store describes. Raises StoreCorrupt."""
     try:
         return Pool.read(text)
     except ValueError as error:
@@ -65,9 +65,9 @@ def _unreadable(store: Environment, name: str, ranges: bytes | str) -> errors.St
 
 
 def _odd(txn: Transaction | Snapshot, key: bytes, raw: bytes) -> errors.StoreError:
-    """Return the error for the entry of a network that cannot be used.
+    """Return the error for a network's entry that cannot be used.
 
-    An entry of another schema is damage if the store is of this one.
+    An entry of another schema is damaged if the store itself has the schema of this version.
     """
     entry = keys.unpack_network(raw)
     if entry is None or entry[0] != tables.SCHEMA:
@@ -101,7 +101,7 @@ def read_record(
 
 
 def owns(accounts: Accounts, range_set: RangeSet, value: int) -> bool:
-    """Return whether this node may assign an address: no other node of its cluster has it."""
+    """Return whether this node may assign an address: it owns the block that contains it."""
     if not range_set.block_length:
         return True
     from fastipam.allocation import blocks

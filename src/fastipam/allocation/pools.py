@@ -1,8 +1,8 @@
 """Networks that share a pool: join it, use their own ranges in it, change to another pool.
 
-A pool is a set of ranges in which an address is unique. It has the addresses of all its networks;
-each network assigns those of its own ranges. Imported when a network names a pool, when its ranges
-change, and by commands.
+A pool is a set of ranges in which an address is unique. It has the ranges of all its networks; each
+network assigns the addresses of its own ranges. Imported when a network names a pool, when its
+ranges change, and by commands.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     Member = tuple[bytes, int]  # a network's encoded name, its id
 
     class Naming(Protocol):
-        """What a caller gives for a network's pool; see :class:`fastipam.network.books.Books`."""
+        """The pool of a network as a caller names it: see :class:`fastipam.network.books.Books`."""
 
         pool: Pool | None
         pool_key: bytes | None
         names_pool: bool
 
 
-# Who is in a pool -----------------------------------------------------------------------------
+# The networks of a pool -----------------------------------------------------------------------
 
 
 def text_of(key: bytes) -> str:
@@ -44,7 +44,7 @@ def text_of(key: bytes) -> str:
 
 
 def members(txn: Transaction | Snapshot, pool_id: int) -> list[Member]:
-    """Return the networks of a pool, by name. O(networks of the store)."""
+    """Return the networks of a pool, sorted by name. O(networks of the store)."""
     found: list[Member] = []
     for key, raw in tables.NETWORKS.scan(txn):
         entry = keys.unpack_network(raw)
@@ -54,7 +54,7 @@ def members(txn: Transaction | Snapshot, pool_id: int) -> list[Member]:
 
 
 def named_members(txn: Transaction | Snapshot, pool_id: int) -> list[tuple[str, int]]:
-    """Return the names and ids of the networks of a pool, by name. O(networks of the store)."""
+    """Return (name, id) of the networks of a pool, sorted by name. O(networks of the store)."""
     return [(text_of(key), network_id) for key, network_id in members(txn, pool_id)]
 
 
@@ -68,7 +68,7 @@ def name_of(txn: Transaction | Snapshot, network_id: int) -> str:
 
 
 def own_text(txn: Transaction | Snapshot, network_id: int) -> str | None:
-    """Return the network's own ranges, None when they are the ranges of its pool. O(1)."""
+    """Return the network's own ranges, or None when they are the ranges of its pool. O(1)."""
     found = own_ranges.read(tables.META.get(txn, own_ranges.key(network_id)))
     return None if found is None else found[1]
 
@@ -103,8 +103,8 @@ def used(txn: Snapshot) -> dict[str, int]:
 def describe(txn: Snapshot, name: str) -> dict[str, Any] | None:
     """Return a pool with its networks and its counts, for JSON, or None when there is none.
 
-    The four states add up to ``size``: in the pool, in ``static`` (the addresses that are assigned
-    on request only), and in ``outside`` (addresses in use that no range has any longer).
+    Each of the pool, ``static`` (the addresses that are assigned on request only) and ``outside``
+    (addresses in use that are in no range any more) has four states that add up to its ``size``.
     """
     raw = tables.POOLS.get(txn, keys.encode("pool", name))
     if raw is None:
@@ -115,7 +115,8 @@ def describe(txn: Snapshot, name: str) -> dict[str, Any] | None:
         txn.pool_state(pool_id),
         members(txn, pool_id),
     )
-    network_id = shared[0][1] if shared else 0  # whose policy says which cooling addresses count
+    # The policy of this network decides which cooling addresses may be taken.
+    network_id = shared[0][1] if shared else 0
     from fastipam.allocation import counts
 
     sets = counts.of_sets(txn, network_id, state, pool)
@@ -165,11 +166,11 @@ def _sum(each: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def whole(accounts: Accounts, pool: Pool) -> Pool | None:
-    """Return the new ranges of a pool, after one of its networks has got these ranges.
+    """Return the new ranges of a pool, when one of its networks gets the ranges ``pool``.
 
-    They are the network's ranges when no other network is in the pool. Return None when the pool's
-    ranges do not change: then O(1), else O(networks of the store). Raises ConfigError when the pool
-    is a cluster's and its networks would name different ranges.
+    They are the network's ranges if no other network is in the pool, else the union of all. Return
+    None when the pool's ranges do not change. O(1) then, else O(networks of the store). Raises
+    ConfigError when the pool is a cluster's and its networks would name different ranges.
     """
     txn, pool_id, network_id = accounts.txn, accounts.pool_id, accounts.network_id
     before = own_ranges.read(tables.META.get(txn, own_ranges.key(network_id)))
@@ -206,7 +207,7 @@ def is_told(network: Naming) -> bool:
 
 
 def join(txn: Transaction, network: Naming, key: bytes, pool_key: bytes) -> tuple[int, str]:
-    """Return (id, text of the ranges) of the pool that a network names, which may be new.
+    """Return (id, text of the ranges) of the pool that a network names; (0, "") for a new pool.
 
     Raises ConfigError when the pool is a cluster's and the network's ranges are not, or vice versa.
     """
@@ -236,10 +237,10 @@ def join(txn: Transaction, network: Naming, key: bytes, pool_key: bytes) -> tupl
 
 
 def overlaps(txn: Transaction | Snapshot, name: str) -> Iterator[tuple[str, int, int]]:
-    """Yield (pool, family, address) for each other pool that can assign an address of this one.
+    """Yield (pool, family, address) for each other pool that can assign an address of this pool.
 
-    ``name`` is a pool's. Pools that a configuration names are separate on purpose, and left out.
-    O(pools · intervals). Raises StoreError.
+    ``name`` is this pool's name. Pools that a configuration names are separate on purpose, and are
+    left out. O(pools · intervals). Raises StoreError.
     """
     key = keys.encode("pool", name)
     raw = tables.POOLS.get(txn, key)
@@ -279,9 +280,10 @@ def line(pool: str, other: str, family: int, value: int) -> str:
 
 
 def as_assigned(txn: Transaction | Snapshot, name: str, own: Pool) -> Pool:
-    """Return a network's own ranges as its ADDs use them, beside the other networks of its pool.
+    """Return a network's own ranges as its ADDs use them, when its pool has other networks too.
 
-    What is static in one network of a pool is static in all, and no gateway of one is assigned.
+    An address that is static in one network of a pool is static in all of them, and the gateway of
+    one network is assigned by none.
     """
     whole = _whole(txn, name)
     return own if whole is None or whole.text == own.text else spare(own, whole)
@@ -296,12 +298,12 @@ def is_gateway(txn: Transaction | Snapshot, name: str, family: int, value: int) 
 
 
 def _whole(txn: Transaction | Snapshot, name: str) -> Pool | None:
-    """Return the ranges of a network's pool, None when the network is not known."""
+    """Return the ranges of a network's pool, or None for an unknown network."""
     found = find(txn, keys.encode("network", name))
     return None if found is None else read_pool(found[2], txn.store, name)
 
 
 def pool_of(txn: Transaction | Snapshot, name: str) -> str:
-    """Return the name of a network's pool, or an empty text. O(1). Raises StoreError."""
+    """Return the name of a network's pool, or "" without such a network. O(1). Raises StoreError."""
     found = find(txn, keys.encode("network", name))
     return "" if found is None else text_of(found[3])

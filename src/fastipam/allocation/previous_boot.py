@@ -1,7 +1,7 @@
 """Release the leases of an earlier boot, because no container outlives a boot.
 
 Opening a store after a reboot only counts the boot. Every write to a network then reads a few of
-its leases, in address order, until all have been read; the network's state records how far it has
+its leases, in address order, until all have been read; the pool's numbers record how far this has
 come. Reservations stay, and sticky addresses become reserved for their pods.
 """
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from fastipam.allocation.ledger import Ledger
     from fastipam.storage.transaction import Transaction
 
-BESIDE_A_CALL = 32  # leases read by a call that has other work: they cost about as much as the call
-BATCH = 1024  # leases read in one transaction, for which other writers wait
+BESIDE_A_CALL = 32  # leases that a call reads besides its own work: this doubles its cost
+BATCH = 1024  # leases read in a transaction of their own; other writers wait for it
 
 
 def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
@@ -49,7 +49,7 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
 
 
 class _Ledgers(dict[int, "Accounts"]):
-    """The records of the networks of a pool, by id: those of others when they are needed."""
+    """The ledgers of a pool's networks, by id. Those of other networks are made when needed."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class _Ledgers(dict[int, "Accounts"]):
 
 
 def _stale_owner(ledgers: _Ledgers, raw: bytes) -> bytes:
-    """Return the owner of a packed lease of an earlier boot, else an empty name."""
+    """Return the owner of a packed lease if it is of an earlier boot, else an empty name."""
     # A damaged lease keeps its address until `fastipam check --repair`, and does not stop any call.
     try:
         if not lease_record.is_assigned(raw) or lease_record.boot_of(raw) == ledgers.boot:
@@ -79,7 +79,7 @@ def _stale_owner(ledgers: _Ledgers, raw: bytes) -> bytes:
 
 
 def note_end(txn: Transaction) -> None:
-    """Note in the store when no pool has leases of an earlier boot left. O(pools)."""
+    """Record in the store that no lease of an earlier boot is left, if that is so. O(pools)."""
     txn.store.require_schema(txn)
     txn.flush()
     for _, raw in tables.POOLS.scan(txn):

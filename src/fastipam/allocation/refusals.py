@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def exhausted(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) -> PoolExhausted:
-    """Return the error for a range set with fewer addresses than are wanted."""
+    """Return the error for a range set that has fewer free addresses than are wanted."""
     many = f" ({wanted} were wanted)" if wanted > 1 else ""
     wait_s = cooldown.next_due_s(accounts, index, range_set) if accounts.policy.strict else None
     due = "" if wait_s is None else f"; one that is cooling down is free in {wait_s} s"
@@ -48,7 +48,7 @@ def _why_full(accounts: Accounts, index: int, range_set: RangeSet) -> str:
     from fastipam.allocation.states import ASSIGNED, COOLING, RESERVED
 
     accounts.txn.flush()
-    # The counts read a write transaction as well as a snapshot.
+    # The counts are typed for a snapshot, but can read a write transaction as well.
     txn: Any = accounts.txn
     at = txn, accounts.network_id, accounts.state
     if accounts.is_foreign:  # the ranges are a container's own, or other networks share the pool
@@ -74,7 +74,7 @@ def _why_full(accounts: Accounts, index: int, range_set: RangeSet) -> str:
 
 
 def _kept(accounts: Accounts, range_set: RangeSet) -> tuple[int, str]:
-    """Return how many addresses of a set are kept for pods that had them, and for which."""
+    """Return how many addresses of a set are kept for pods that had them, and names of the pods."""
     from fastipam.allocation import reservations
 
     count = 0
@@ -94,7 +94,7 @@ _MOST_NAMED = 3  # pods in a message
 
 
 def doubtful(accounts: Accounts, range_set: RangeSet, wanted: int, doubt: str) -> PoolExhausted:
-    """Return the error for a node that may not own its blocks any more."""
+    """Return the error for a node that cannot be certain that it still owns its blocks."""
     return PoolExhausted(
         f"no address of network {accounts.name} can be assigned now: {doubt}",
         network=accounts.name,
@@ -120,7 +120,7 @@ def of_another_node(range_set: RangeSet, value: int) -> AddressNotInRange:
 
 
 def in_use(accounts: Accounts, family: int, value: int, record: Record) -> AddressInUse:
-    """Return the error for a requested address that has an owner, maybe in another network."""
+    """Return the error for a requested address that is assigned, maybe in another network."""
     text = format_ip(family, value)
     owner = record.container_id, record.ifname
     where = ""

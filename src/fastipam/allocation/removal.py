@@ -1,4 +1,4 @@
-"""Remove a network or a pool from a store, or a network from its pool, when nobody has an address.
+"""Remove a network or a pool from a store, or a network from its pool, when no address is assigned.
 
 Nothing here commits. Imported by commands, by the agent's housekeeping, and when a configuration
 names another pool than before.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Found = tuple[int, int, str, bytes]  # network id, pool id, text of the ranges, pool's key
 
-# What a pool and a network have in tables of their own.
+# The tables with records of a pool, and those with records of a network.
 _OF_POOL = (
     tables.PAGES,
     tables.LEASES,
@@ -40,10 +40,11 @@ _OF_NETWORK = (tables.OWNERS, tables.EVENTS)
 
 
 def leave(txn: Transaction, network: Configured, found: Found, to: bytes) -> None:
-    """Take a network that has no address out of its pool: its configuration names another one.
+    """Take a network without addresses out of its pool, because its configuration names another.
 
-    The caller writes the entry of the network. An address that cools stays in a pool that has other
-    networks; else the pool is removed. Raises the errors of :func:`require_move`.
+    The caller writes the entry of the network. If other networks use the pool, the network's
+    cooling addresses stay in it; otherwise the pool is removed. Raises the errors of
+    :func:`require_move`.
     """
     network_id, pool_id, _, pool_key = found
     require_move(txn, network.name, found, to)
@@ -57,7 +58,7 @@ def leave(txn: Transaction, network: Configured, found: Found, to: bytes) -> Non
 def require_move(txn: Transaction | Snapshot, name: str, found: Found, to: bytes) -> None:
     """Raise ConfigError unless a network may change to another pool.
 
-    It may not when it has an address, or is alone in a pool with reservations or blocks.
+    It may not if it has an address, or if it is alone in a pool with reservations or blocks.
     """
     network_id, pool_id, _, pool_key = found
     old, new = pools.text_of(pool_key), pools.text_of(to)
@@ -82,7 +83,7 @@ def require_move(txn: Transaction | Snapshot, name: str, found: Found, to: bytes
 
 
 def remove_pool(txn: Transaction, name: str) -> list[str]:
-    """Remove a pool in which nobody has an address, and its networks; return their names.
+    """Remove a pool in which no address is assigned, and its networks; return their names.
 
     Raises ConfigError when there is no such pool, when one of its networks has an address, and when
     it has reservations or blocks.
@@ -103,11 +104,12 @@ def remove_pool(txn: Transaction, name: str) -> list[str]:
 
 
 def remove_network(txn: Transaction, name: str, *, is_hot: bool = False) -> str:
-    """Remove a network that has no address, and its pool if that has no other; return the pool.
+    """Remove a network that has no address, with its history; return the name of its pool.
 
-    Its history goes, too. Raises UnknownNetwork, and ConfigError when it has an address, or when
-    its pool would go and has reservations or blocks, or, unless ``is_hot``, while one of its
-    addresses cools down: another network could assign the address at once. O(leases of the pool).
+    Its pool is removed, too, if no other network uses it. Raises UnknownNetwork. Raises ConfigError
+    when the network has an address, or when its pool would be removed and has reservations or
+    blocks. Unless ``is_hot``, raises ConfigError also while one of its addresses cools down,
+    because another network could assign that address at once. O(leases of the pool).
     """
     key = keys.encode("network", name)
     found = find(txn, key)
@@ -151,7 +153,7 @@ def remove_network(txn: Transaction, name: str, *, is_hot: bool = False) -> str:
 
 
 def _cools_for_s(txn: Transaction | Snapshot, network_id: int, pool_id: int) -> int:
-    """Return the seconds until no address of a network cools down by its policy, rounded up."""
+    """Return the seconds until the last cool-down of a network's addresses ends, rounded up."""
     state = txn.pool_state(pool_id)
     if not state.cooling:
         return 0
@@ -169,15 +171,15 @@ def _cools_for_s(txn: Transaction | Snapshot, network_id: int, pool_id: int) -> 
 def remove_if_idle(store: Store, name: str, wall_ns: int) -> bool:
     """Remove a network in which nothing has happened since a time; return whether it was removed.
 
-    One that has an address, no history, or reservations or blocks in a pool of its own is kept.
-    Writes nothing then.
+    A network is kept if it has an address or no history, or if it is alone in a pool with
+    reservations or blocks. Nothing is written then.
     """
     with store.read() as snapshot:
         if not _is_idle_since(snapshot, name, wall_ns):
             return False
     with store.write() as txn:
         txn.flush()
-        view: Any = txn  # what reads a snapshot reads a write transaction as well
+        view: Any = txn  # functions that are typed for a snapshot can read a write transaction
         if not _is_idle_since(view, name, wall_ns):
             return False
         remove_network(txn, name)
@@ -185,7 +187,7 @@ def remove_if_idle(store: Store, name: str, wall_ns: int) -> bool:
 
 
 def _is_idle_since(txn: Snapshot, name: str, wall_ns: int) -> bool:
-    """Return whether nothing has happened in a network since a time, and nothing keeps it."""
+    """Return whether nothing has happened in a network since a time, and it may be removed."""
     found = find(txn, keys.encode("network", name))
     if found is None or tables.OWNERS.first(txn, keys.id_prefix(found[0])) is not None:
         return False
@@ -201,9 +203,9 @@ def _is_idle_since(txn: Snapshot, name: str, wall_ns: int) -> bool:
 
 
 def _hand_over(txn: Transaction, network_id: int, pool_id: int) -> bool:
-    """Let another network of the pool have what cools there; return False if there is none.
+    """Give a network's cooling addresses to another network of its pool.
 
-    O(leases of the pool).
+    Return False if the pool has no other network. O(leases of the pool).
     """
     other = next((one for _, one in pools.members(txn, pool_id) if one != network_id), None)
     if other is None:
@@ -218,7 +220,7 @@ def _hand_over(txn: Transaction, network_id: int, pool_id: int) -> bool:
 
 
 def _uses(txn: Transaction | Snapshot, pool_id: int) -> str:
-    """Return what keeps a pool, or an empty text."""
+    """Return the reason why a pool cannot be removed, or an empty text."""
     prefix = keys.id_prefix(pool_id)
     if tables.RESERVATIONS.first(txn, prefix) is not None:
         return "reservations"
@@ -254,14 +256,14 @@ def _forget_pool(txn: Transaction, pool_key: bytes, pool_id: int) -> None:
 
 
 def _shrink(txn: Transaction, pool_key: bytes, pool_id: int, without: int = 0) -> None:
-    """Let a pool have the ranges of the networks that are left in it."""
+    """Reduce a pool's ranges to those of the networks that are left in it."""
     from fastipam.allocation.ledger import Ledger
     from fastipam.allocation.siblings import Sibling
 
     left = [one for one in pools.members(txn, pool_id) if one[1] != without]
     texts = [pools.own_text(txn, network_id) for _, network_id in left]
     if any(text is None for text in texts):
-        return  # all have the pool's
+        return  # one of them has all ranges of the pool
     key, network_id = left[0]
     found = find(txn, key)
     assert found is not None

@@ -1,4 +1,4 @@
-"""Renew the leases of an owner that asks again: same addresses, maybe another namespace.
+"""Renew the leases of an owner whose ADD is repeated: same addresses, maybe another namespace.
 
 Imported when an ADD returns addresses that its owner has already (``repeatAdd``).
 """
@@ -50,7 +50,7 @@ def renew(ledger: Ledger, owner: Requester, held: list[tuple[int, int]]) -> None
 
 
 def _complete(owner: Requester, before: Record) -> Requester:
-    """Return the owner with what only its lease says of it."""
+    """Return the owner, with the namespace and the pod of its lease where the call names none."""
     has_netns = owner.netns is not None and (owner.netns.path or owner.netns.inode)
     has_pod = owner.pod_texts != ("", "", "")
     if has_netns and has_pod:

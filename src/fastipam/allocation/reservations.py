@@ -2,8 +2,8 @@
 
 An operator makes a reservation, or a release makes a sticky one for the pod that had the address.
 While its owner has the address, the reservation stays beside the lease, and the address counts as
-assigned. The table ``reservations`` has reservations by address; ``sticky`` finds them by owner
-("k"), and those that expire by time ("t").
+assigned. The table ``reservations`` has reservations by address. The table ``sticky`` lists them by
+owner (keys with "k"), and those that expire also by time (keys with "t").
 
 Everything here works on the records of one network (``accounts``) and commits nothing.
 """
@@ -41,7 +41,10 @@ _MOST_AT_ONCE = 1 << 16  # addresses reserved in one transaction, which takes a 
 
 
 def _names(owner: Requester) -> list[tuple[str, str]]:
-    """Return (owner, interface) of reservations that are for this owner, most specific first."""
+    """Return each (owner, interface) that a reservation for this owner may name.
+
+    The most specific one comes first.
+    """
     named = [(owner.pod, owner.ifname), (owner.pod, "")] if owner.pod else []
     return [*named, (owner.container_id, "")]
 
@@ -59,7 +62,7 @@ def is_for(reservation: Reservation, owner: Requester) -> bool:
 
 
 def find(accounts: Accounts, family: int, value: int) -> Reservation | None:
-    """Return the reservation of an address, or None, inside a write transaction."""
+    """Return the reservation of an address of this ledger's pool, or None."""
     return get(accounts.txn, accounts.state.pool_id, family, value)
 
 
@@ -67,7 +70,7 @@ def find(accounts: Accounts, family: int, value: int) -> Reservation | None:
 
 
 def kept_for(accounts: Accounts, owner: Requester) -> list[Address]:
-    """Return the addresses reserved for this owner, in use or not. O(their number)."""
+    """Return the addresses that are reserved for this owner, leased or not. O(their number)."""
     found: list[Address] = []
     for name, ifname in _names(owner):
         key = owner_index_key(accounts.state.prefix, name, ifname)
@@ -78,7 +81,7 @@ def kept_for(accounts: Accounts, owner: Requester) -> list[Address]:
 
 
 def first_inside(accounts: Accounts, range_set: RangeSet, kept: Sequence[Address]) -> int | None:
-    """Return the first of these addresses that a range set may assign and that is not in use."""
+    """Return the first address of ``kept`` that a range set may assign and that has no lease."""
     for family, value in kept:
         if (
             family == range_set.family
@@ -96,9 +99,10 @@ def _is_leased(accounts: Accounts, family: int, value: int) -> bool:
 
 
 class _Lists:
-    """The addresses reserved for owners. Each list is read and written once, after all changes.
+    """The lists of the addresses that are reserved for owners.
 
-    An owner may have thousands of addresses, and its list is one value.
+    An owner may have thousands of addresses, and its list is one value. So each list is read once,
+    and written once after all changes.
     """
 
     def __init__(self, accounts: Accounts) -> None:
@@ -106,7 +110,7 @@ class _Lists:
         self._lists: dict[bytes, dict[Address, None]] = {}
 
     def of(self, reservation: Reservation) -> dict[Address, None]:
-        """Return the addresses reserved for a reservation's owner, in their order."""
+        """Return the list of a reservation's owner: the addresses that are reserved for it."""
         accounts = self._accounts
         key = owner_index_key(accounts.state.prefix, reservation.owner, reservation.ifname)
         found = self._lists.get(key)
@@ -126,7 +130,7 @@ class _Lists:
 
 
 def take(accounts: Accounts, family: int, value: int) -> None:
-    """Consume the reservation of an address assigned to its owner; delete it if it is sticky."""
+    """Consume the reservation of an address that is now assigned; delete it if it is sticky."""
     accounts.state.reserved -= 1
     reservation = find(accounts, family, value)
     if reservation is not None and reservation.sticky:
@@ -139,7 +143,7 @@ def take(accounts: Accounts, family: int, value: int) -> None:
 
 
 def keep(accounts: Accounts, key: bytes) -> bool:
-    """Make a released address reserved if it has a reservation, and return whether it has."""
+    """Mark a released address as reserved if it has a reservation; return whether it has one."""
     if tables.RESERVATIONS.get(accounts.txn, key) is None:
         return False
     tables.LEASES.delete(accounts.txn, key)
@@ -150,10 +154,10 @@ def keep(accounts: Accounts, key: bytes) -> bool:
 def hold(
     accounts: Accounts, key: bytes, lease: Record, address: Address, together: list[Address]
 ) -> None:
-    """Reserve a released address for its pod, at least for the time of the cool-down.
+    """Reserve a released address for its pod, for ``sticky_s`` but at least for the cool-down.
 
-    An address of the same range set that was reserved for the pod before is released, unless it is
-    one of those released ``together`` with this one.
+    If another address of the same range set was reserved for the pod before, that reservation ends,
+    unless the address is released ``together`` with this one.
     """
     until = accounts.state.clock + max(lease.sticky_s * 10**9, accounts.policy.cooldown_ns)
     pod = f"{lease.pod_namespace}/{lease.pod_name}"
@@ -184,7 +188,7 @@ def expire(accounts: Accounts, limit: int) -> int:
 
 
 def due_by(txn: Snapshot | Transaction, state: PoolState, clock: int) -> Iterator[Address]:
-    """Yield the addresses whose reservation expires until this time of the pool's clock."""
+    """Yield the addresses whose reservation has expired at this time of the pool's clock."""
     start = due_key(state.prefix, 0, 4, 0)[:5]
     for key in tables.STICKY.scan_keys(txn, start):
         until, family, value = read_due_key(key)
@@ -196,8 +200,9 @@ def due_by(txn: Snapshot | Transaction, state: PoolState, clock: int) -> Iterato
 def _end(accounts: Accounts, family: int, value: int, lists: _Lists) -> None:
     """End a reservation. An address in use stays with its owner; any other becomes free or cools.
 
-    It cools when the reservation has not expired: the pod had the address, and nothing records how
-    long ago. An expired reservation has lasted longer than the cool-down.
+    It cools if the reservation has not expired: the pod had the address, and no record says when it
+    released it. After an expired reservation it need not cool, because the reservation has lasted
+    at least as long as the cool-down.
     """
     reservation = find(accounts, family, value)
     if reservation is None:
@@ -217,7 +222,7 @@ def _end(accounts: Accounts, family: int, value: int, lists: _Lists) -> None:
 
 
 def _cool(accounts: Accounts, reservation: Reservation) -> None:
-    """Release an address that was reserved for a pod as if the pod had a lease."""
+    """Let an address that was reserved for a pod cool down, as if the pod had released a lease."""
     state = accounts.state
     family, value = reservation.family, reservation.value
     its_range = accounts.stored.range_of(family, value)
@@ -245,13 +250,14 @@ def _cool(accounts: Accounts, reservation: Reservation) -> None:
     accounts.cool(key, record.pack(), family, value)
 
 
-# By hand --------------------------------------------------------------------------------------
+# By an operator -------------------------------------------------------------------------------
 
 
 def assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
-    """Return the addresses in an address, CIDR or "a-b" that the ranges can assign.
+    """Return the addresses of ``target`` that the ranges can assign.
 
-    Raises ConfigError when there is none, or too many.
+    ``target`` is an address, a CIDR or "a-b". Raises ConfigError when it has no such address, or
+    too many.
     """
     family, low, high = parse_exclusion(target, field="target")
     inside = [
@@ -310,7 +316,7 @@ def reserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:
 
 
 def _set_aside(accounts: Accounts, reservation: Reservation) -> None:
-    """Take an address without a reservation, if it is free or cooling."""
+    """Make an address that has no reservation reserved, if it is free or cooling."""
     family, value = reservation.family, reservation.value
     if accounts.txn.pages(accounts.state.pool_id, family).acquire(value):
         accounts.state.reserved += 1
@@ -340,7 +346,7 @@ def unreserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:
 
 
 def _texts(reservation: Reservation) -> bytes:
-    """Return the texts of an event, with the owner in the place of the pod or the container."""
+    """Return the texts of an event: the reservation's owner is its pod or its container."""
     namespace, is_pod, name = reservation.owner.partition("/")
     container, pod = ("", f"{namespace}\0{name}") if is_pod else (reservation.owner, "\0")
     return keys.encode("owner", f"{container}\0{reservation.ifname}\0\0{pod}\0")
@@ -360,7 +366,7 @@ def _add(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None:
 
 
 def _remove(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None:
-    """Delete a reservation's records. The caller decides what the address is from then on."""
+    """Delete a reservation's records. The caller changes the state of the address."""
     family, value = reservation.family, reservation.value
     state, txn = accounts.state, accounts.txn
     state.kept -= 1
@@ -372,12 +378,12 @@ def _remove(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None
 
 
 def read_all(txn: Snapshot | Transaction, pool_id: int) -> Iterator[Reservation]:
-    """Yield a network's reservations in address order. O(1) memory."""
+    """Yield a pool's reservations in address order. O(1) memory."""
     return read_items(tables.RESERVATIONS.scan(txn, keys.id_prefix(pool_id)))
 
 
 def read_items(items: Iterable[tuple[bytes, bytes]]) -> Iterator[Reservation]:
-    """Yield the reservations of the table's entries."""
+    """Yield the reservations of entries of the table ``reservations``."""
     for key, raw in items:
         yield Reservation.read(*keys.read_address_key(key)[1:], raw)
 
@@ -385,7 +391,7 @@ def read_items(items: Iterable[tuple[bytes, bytes]]) -> Iterator[Reservation]:
 def read_within(
     txn: Snapshot | Transaction, pool_id: int, bounds: tuple[int, int, int]
 ) -> list[Reservation]:
-    """Return the reservations in (family, first, last). O(reservations of the network)."""
+    """Return the reservations within ``bounds``: (family, first, last). O(reservations)."""
     family, low, high = bounds
     return [
         one for one in read_all(txn, pool_id) if one.family == family and low <= one.value <= high

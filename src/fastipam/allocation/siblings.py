@@ -1,7 +1,7 @@
-"""The records of another network of the same pool, when a call finds a lease of that network.
+"""Make the ledger of another network of the same pool, when a call finds a lease of that network.
 
-Earlier boots, dead leases and the cool-down concern all networks of a pool. Imported when a lease
-of another network has to be released.
+A call for one network also finds leases of an earlier boot, leases without a namespace and cooling
+addresses of the pool's other networks. Imported when a lease of another network has to be released.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Sibling:
-    """Another network of a pool, as the store has it."""
+    """Another network of a pool, with what the store records of it."""
 
     lease_type = Lease
     pool = None
@@ -39,7 +39,7 @@ class Sibling:
 
 
 def ledger_of(ledger: Accounts, network_id: int) -> Accounts:
-    """Return the records of a network of the same pool, in the same transaction.
+    """Return the ledger of a network of the same pool, in the same transaction.
 
     Raises StoreCorrupt when the pool has no such network.
     """

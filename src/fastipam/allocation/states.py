@@ -23,7 +23,7 @@ def of_address(
 ) -> str:
     """Return the state of an address, or "" when it is unused and the ranges cannot assign it.
 
-    A static one can be assigned: to those who request it.
+    An unused static address is free, because it can be assigned on request.
     """
     if record is not None:
         return of_record(record)

@@ -1,4 +1,4 @@
-"""Notice that a network's ranges change back and forth: two configurations have its name."""
+"""Notice that a network's ranges change back and forth, because two configurations name it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from fastipam._ledger import Accounts
     from fastipam.storage.transaction import Snapshot
 
-# For so long after ranges have come back, a network counts as used in turn with the others. A
-# node that starts no pod of one of the configurations for an hour shows the ranges of the other.
+# How long after earlier ranges have come back the other ranges are shown, too. A node that starts
+# no pod of one of the configurations for an hour shows only the ranges of the other one.
 IN_TURN_NS = 3600 * 10**9
 
 
 def note(accounts: Accounts, before: str, now: str) -> None:
-    """Note which ranges are replaced, and whether the new ranges were in use before."""
-    if not before:  # a network that was imported had none
+    """Record the ranges that are replaced, and the time if the new ranges were in use before."""
+    if not before:  # a network that was imported had no ranges
         return
     key = earlier_ranges.key(accounts.state.pool_id)
     returned_ns, texts = earlier_ranges.read(tables.META.get(accounts.txn, key))
@@ -28,7 +28,7 @@ def note(accounts: Accounts, before: str, now: str) -> None:
 
 
 def others(txn: Snapshot, pool_id: int) -> list[str]:
-    """Return the other ranges between which a network changes, as text; usually none."""
+    """Return the other ranges with which a network's ranges alternate, as texts; usually none."""
     raw = tables.META.get(txn, earlier_ranges.key(pool_id))
     returned_ns, texts = earlier_ranges.read(raw)
     in_turn = returned_ns and txn.store.clock() - returned_ns < IN_TURN_NS
