@@ -1,1 +1,1 @@
-"""Addresses and ranges: as numbers, and as the text that people write."""
+"""Addresses and ranges: as numbers, and as text."""

@@ -18,12 +18,12 @@ V4 = 4
 V6 = 6
 BITS = {V4: 32, V6: 128}
 _MAPPED_PREFIX = 0xFFFF << 32  # ::ffff:0:0/96, RFC 4291 section 2.5.5.2
-_CLASSES: dict[int, type[IPv4Address | IPv6Address]] = {}  # by family, once one was asked for
+_CLASSES: dict[int, type[IPv4Address | IPv6Address]] = {}  # by family; filled by the first to_ip
 _HEX = frozenset("0123456789abcdefABCDEF")
 _DECIMAL = frozenset("0123456789")
 LOOPBACK, MULTICAST = "loopback", "multicast"
-# The addresses that no interface can have: ascending (first, last) pairs, and below their kinds.
-# 240.0.0.0/4 is not among them: Linux assigns it, and some clouds give it to pods.
+# The addresses that no interface can have: ascending (first, last) pairs; _KINDS has their kinds.
+# 240.0.0.0/4 is not among them, because Linux can use it, and some clouds give it to pods.
 UNUSABLE = {
     V4: (
         (0, 0),
@@ -179,7 +179,7 @@ def prefix_bounds(family: int, value: int, length: int) -> tuple[int, int]:
 
 
 def unusable(family: int, value: int) -> str:
-    """Return the kind of an address that no interface can have, and an empty text for another one.
+    """Return the kind of an address that no interface can have, or an empty text for any other.
 
     >>> unusable(4, 0xE0000001), unusable(4, 0x0A000001)
     ('multicast', '')

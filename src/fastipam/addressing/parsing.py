@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    OneRange = Collection[str]  # a text or a mapping, and what mypy makes of a list of both
+    OneRange = Collection[str]  # a text or a mapping; mypy infers this type for a list of both
     Ranges = str | Sequence[OneRange | Sequence[OneRange] | RangeSet]
 
 DEFAULT_RANGE = "10.32.0.0/12"  # Weave Net's, 10.32.0.0 to 10.47.255.255
@@ -31,11 +31,10 @@ def build_pool(
 ) -> Pool:
     """Return the pool of these range sets, after checking them against each other.
 
-    ``exclude`` and ``static`` hold (family, low, high) triples.
-    ``fields`` is the path of each set, for errors;
-    without it they are ``field[0]`` and so on. Raises ConfigError for an empty set, mixed families,
-    overlapping ranges or sets, and, unless ``may_be_empty``, a set of which no address is left to
-    serve.
+    ``exclude`` and ``static`` hold (family, low, high) triples. ``fields`` has the path of each
+    set, for errors; without it the paths are ``field[0]`` and so on. Raises ConfigError for an
+    empty set, mixed families, overlapping ranges or sets, and, unless ``may_be_empty``, for a set
+    that has no address left to assign.
     """
     places = fields or [f"{field}[{which}]" for which in range(len(sets))]
     for which, ranges in enumerate(sets):
@@ -95,7 +94,7 @@ def build_pool(
 
 
 def _in_list(place: str, at: int) -> str:
-    """Return the path of a range of a set; the set's, where that is not written as a list."""
+    """Return the path of a range in a set, or the set's path if that is not written as a list."""
     return f"{place}[{at}]" if place.endswith("]") else place
 
 
@@ -103,7 +102,7 @@ def _overlap(
     left: Sequence[Range], right: Sequence[Range], *, same: bool
 ) -> tuple[Range, Range] | None:
     """Return the first pair of ranges that share an address, or None."""
-    # ``same`` says that both lists are one: a range is not compared with itself.
+    # ``same`` says that both are the same list: then a range is not compared with itself.
     for at, one in enumerate(left):
         for other in right[at + 1 :] if same else right:
             if one.family == other.family and one.start <= other.end and other.start <= one.end:
@@ -147,10 +146,10 @@ def parse_ranges(
 ) -> Pool:
     """Return the pool that a library caller describes.
 
-    ``ranges`` is one CIDR, or a sequence of range sets; a set is a CIDR, a mapping with
-    host-local's keys (``subnet``, ``rangeStart``, ``rangeEnd``, ``gateway``), a sequence of those,
-    which then form one set, or a set of :attr:`Network.ranges`, with its exclusions. Raises
-    ConfigError with the field and the value.
+    ``ranges`` is one CIDR, or a sequence of range sets. A set is a CIDR, a mapping with
+    host-local's keys (``subnet``, ``rangeStart``, ``rangeEnd``, ``gateway``), a sequence of these,
+    or a set of :attr:`Network.ranges`, whose exclusions are taken too. Raises ConfigError with the
+    field and the value.
     """
     given: object = ranges
     if not isinstance(given, (str, list, tuple)):
@@ -179,7 +178,7 @@ def parse_ranges(
 
 
 def exclude_from(pool: Pool, exclude: Iterable[str]) -> Pool:
-    """Return the pool with these exclusions in place of its own. Raises ConfigError."""
+    """Return a pool's ranges with these exclusions instead of its own. Raises ConfigError."""
     static = [(each.family, *area) for each in pool.sets for area in each.static]
     sets = [each.ranges for each in pool.sets]
     return build_pool(sets, _parse_exclusions(exclude), static=static)

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     Interval = tuple[int, int]
 
-# The marks in a pool's text that precede the block length of a set that is cut into blocks (of each
-# range, with commas between them, when they differ), and the addresses that are assigned on request
-# only.
+# Marks in a pool's text. CUT precedes the block length of a set that is cut into blocks; if the
+# ranges have different ones, their lengths with commas between them. ON_REQUEST precedes the
+# addresses that are assigned on request only.
 CUT = "@"
 ON_REQUEST = "~"
 
@@ -41,7 +41,7 @@ class Range:
     """The addresses ``start``..``end`` of a subnet, both included, without the gateway.
 
     ``network``, ``start`` and ``end`` are addresses of ``family`` (4 or 6) as integers, ``length``
-    is the prefix length in bits. ``gateway`` is ``(family, value)`` or None. As with host-local it
+    is the prefix length in bits. ``gateway`` is ``(family, value)`` or None; as with host-local, it
     may lie outside the subnet.
     """
 
@@ -76,12 +76,12 @@ class Range:
     ) -> Range:
         """Check one range, fill in the defaults, and return it.
 
-        ``start`` defaults to network + 1, ``end`` to the last address (IPv4: to the one before the
-        broadcast address), ``gateway`` to network + 1, also when it is empty; with
-        ``default_gateway=False`` it defaults to None. A /31, /32, /127 or /128 has no network and
-        no broadcast address (RFC 3021, RFC 6164): all of it is served, and it has no default
-        gateway. ``field`` is the path of the range, for errors. Raises ConfigError with the field
-        and the value.
+        ``start`` defaults to network + 1, ``end`` to the last address (IPv4: to the address before
+        the broadcast address). ``gateway`` defaults to network + 1, also when it is empty, or to
+        None with ``default_gateway=False``. A /31, /32, /127 or /128 has no network and no
+        broadcast address (RFC 3021, RFC 6164): all of its addresses are assigned, and it has no
+        default gateway. ``field`` is the path of the range, for errors. Raises ConfigError with the
+        field and the value.
         """
         dot = f"{field}." if field else ""
         try:
@@ -138,7 +138,7 @@ class Range:
 
     @classmethod
     def read(cls, text: str) -> Range:
-        """Return the range of a text of :meth:`describe`. Raises ValueError for another text."""
+        """Return the range that a text of :meth:`describe` describes. Raises ValueError."""
         subnet, start, end, gateway = text.split(" ")
         family, network, length = parse_cidr(subnet)
         router = None if gateway == "-" else parse_ip(gateway)
@@ -181,10 +181,10 @@ class RangeSet:
     """An ordered list of ranges of one family that serves one address of a result.
 
     ``intervals`` are the addresses that may be assigned, as inclusive (low, high) pairs in the
-    order of the ranges, without gateways and exclusions. ``static`` are those that are assigned on
-    request only, and in none of the intervals. ``block_length`` is the prefix length of the blocks
-    of a cluster that the set is cut into, or 0. ``block_lengths`` has the length for each range
-    when these differ, and is empty when they do not.
+    order of the ranges, without gateways and exclusions. ``static`` are the addresses that are
+    assigned on request only; they are in none of the intervals. ``block_length`` is the prefix
+    length of the blocks of a cluster that the set is cut into, or 0. ``block_lengths`` has the
+    length for each range if these differ, and is empty otherwise.
     """
 
     __slots__ = (
@@ -208,7 +208,7 @@ class RangeSet:
         self.excluded = tuple(merge(excluded))
         intervals: list[Interval] = []
         kept: list[Interval] = []
-        starts: list[int] = []  # for each range the number of its first interval
+        starts: list[int] = []  # for each range the index of its first interval
         for each in self.ranges:
             starts.append(len(intervals))
             holes = list(touching(self.excluded, each.start, each.end))
@@ -228,7 +228,7 @@ class RangeSet:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The prefix length of the blocks of each range; zeros when the set is not cut."""
+        """The prefix length of each range's blocks; zeros if the set is not cut into blocks."""
         return self.block_lengths or (self.block_length,) * len(self.ranges)
 
     def __repr__(self) -> str:
@@ -248,7 +248,7 @@ class RangeSet:
     def range_of(self, value: int) -> Range | None:
         """Return the range whose start..end holds ``value``, or None.
 
-        The range of a gateway or of an excluded address is returned as well.
+        Return it for a gateway or an excluded address as well.
         """
         for each in self.ranges:
             if each.start <= value <= each.end:
@@ -256,7 +256,7 @@ class RangeSet:
         return None
 
     def after(self, cursor: int | None) -> Iterator[Interval]:
-        """Yield the intervals in the order of a search, which begins after the address ``cursor``.
+        """Yield the intervals in the order of a search that begins after the address ``cursor``.
 
         Without a cursor, or with one outside the set, the search begins at the first range.
         """
@@ -276,9 +276,9 @@ class RangeSet:
             yield from intervals[:at]
 
     def _locate(self, cursor: int | None) -> tuple[int | None, int, int]:
-        """Return (number, low, high) of the interval that holds the cursor."""
-        # When the cursor is now excluded, the next interval is returned. The number is None when
-        # the search begins at the first range.
+        """Return (index, low, high) of the interval that contains the cursor."""
+        # If the cursor has been excluded, it is the next interval. The index is None if the search
+        # begins at the first range.
         if cursor is None:
             return None, 0, 0
         for at, (low, high) in enumerate(self.intervals):
@@ -318,10 +318,10 @@ def subtract(whole: Interval, holes: Iterable[Interval]) -> list[Interval]:
 
 
 class Pool:
-    """The ordered range sets of a network, checked against each other.
+    """The ordered range sets of a network or a pool, checked against each other.
 
-    ``text`` describes them. The store keeps it with the network: a DEL without a usable
-    configuration, and the command line, take the ranges from there.
+    ``text`` describes them. The store keeps it: a DEL without a usable configuration, and the
+    command line, take the ranges from there.
     """
 
     __slots__ = ("sets", "size", "text")
@@ -347,7 +347,7 @@ class Pool:
 
     @classmethod
     def read(cls, text: str) -> Pool:
-        """Return the pool of a :attr:`text`. Raises ValueError for another text."""
+        """Return the pool that a :attr:`text` describes. Raises ValueError for any other text."""
         sets = []
         for line in text.split("\n") if text else ():
             line, _, block_text = line.partition(CUT)  # noqa: PLW2901  # the same line, shorter
@@ -376,10 +376,10 @@ class Pool:
         return None
 
     def match(self, wanted: Iterable[tuple[int, int]]) -> list[int | None]:
-        """Return for each set the wanted address that it serves, or None.
+        """Return for each set the wanted address that it is to assign, or None.
 
-        Raises AddressNotInRange when an address is excluded, a gateway, in no set, or in a set that
-        serves another wanted address already.
+        Raises AddressNotInRange when an address is excluded, is a gateway, is in no set, or is in a
+        set that already has another wanted address.
         """
         requests: list[int | None] = [None] * len(self.sets)
         left = list(dict.fromkeys(wanted))
@@ -423,7 +423,7 @@ def _join(family: int, intervals: Iterable[Interval]) -> str:
 
 
 def _split(family: int, text: str) -> list[Interval]:
-    """Return the intervals of a text of :func:`_join`. Raises ValueError for another text."""
+    """Return the intervals that a text of :func:`_join` describes. Raises ValueError."""
     found: list[Interval] = []
     for pair in text.split("|") if text else ():
         low, high = pair.split(" ")

@@ -1,4 +1,4 @@
-"""The errors for the bounds of a range. Imported when one of them is raised, or may be."""
+"""The errors for ranges and requested addresses. Imported when one of them may be raised."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def check_bounds(
 ) -> None:
     """Raise ConfigError for a range without an address that an interface can have.
 
-    ``written`` are rangeStart and rangeEnd as they were written, empty for a default; the error
-    names a bound that was written. ``bounds`` are family, network, first and last address.
-    ``is_left`` says that an interface can have an address between the bounds.
+    ``written`` are rangeStart and rangeEnd as the configuration has them, or empty for a default;
+    the error names a bound that the configuration has. ``bounds`` are family, network, first and
+    last address. ``is_left`` says that an interface can have an address between the bounds.
     """
     family, network, low, high = bounds
     if low > high:
@@ -72,8 +72,8 @@ def unserved(
 ) -> AddressNotInRange:
     """Return the error for requested addresses that no range set serves.
 
-    ``requests`` has what each RangeSet serves, ``left`` the addresses that are in no range, or in
-    one whose set serves another request already.
+    ``requests`` has the address that each range set serves, or None. ``left`` has the addresses
+    that are in no range, or in a range whose set already serves another request.
     """
     reasons = []
     for family, value in left:

@@ -1,10 +1,10 @@
-"""Write a number of addresses as a person reads it."""
+"""Format a number of addresses for people."""
 
 from __future__ import annotations
 
 from math import log2
 
-_LONGEST = 1 << 32  # no IPv4 pool has more addresses; digits say little beyond it
+_LONGEST = 1 << 32  # no IPv4 pool has more addresses; a longer row of digits is hard to read
 
 
 def power(number: int) -> str:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def union(pools: Iterable[Pool]) -> Pool:
     """Return a pool with every address that one of these can assign, each in one set. O(n²).
 
-    A set is taken as it is if no set before it has any of its addresses, and no range of another
-    has its gateway in it. Otherwise those addresses are excluded from it. A set without an address
-    left is left out, unless only this set names its gateways.
+    From each set two kinds of addresses are excluded: those that a set before it has, and those
+    that are the gateway of a range of any set. If it has no address left, it is left out, unless
+    only this set names one of its gateways.
 
     >>> wide, narrow = (Pool([RangeSet([one])]) for one in _example())
     >>> [str(each) for each in union([narrow, wide]).sets], union([narrow, wide]).size
@@ -44,7 +44,7 @@ def union(pools: Iterable[Pool]) -> Pool:
 
 
 def _static_of(pools: Iterable[Pool]) -> dict[int, list[Interval]]:
-    """Return the addresses that one of these assigns on request only, by family."""
+    """Return, by family, the addresses that any of these pools assigns on request only."""
     found: dict[int, list[Interval]] = {4: [], 6: []}
     for pool in pools:
         for each in pool.sets:
@@ -53,7 +53,7 @@ def _static_of(pools: Iterable[Pool]) -> dict[int, list[Interval]]:
 
 
 def _with_static(one: RangeSet, static: list[Interval]) -> RangeSet:
-    """Return a set that assigns these addresses on request only, too."""
+    """Return the set, with these addresses assigned on request only."""
     inside = _common(one, static)
     if not inside or tuple(inside) == one.static:
         return one
@@ -67,7 +67,7 @@ def _with_static(one: RangeSet, static: list[Interval]) -> RangeSet:
 
 
 def _common(one: RangeSet, intervals: list[Interval]) -> list[Interval]:
-    """Return what the ranges of a set have of disjoint intervals in order."""
+    """Return the parts of disjoint ascending intervals that lie in the ranges of a set."""
     return [
         (max(low, each.start), min(high, each.end))
         for each in one.ranges
@@ -76,7 +76,7 @@ def _common(one: RangeSet, intervals: list[Interval]) -> list[Interval]:
 
 
 def _without(one: RangeSet, holes: list[Interval]) -> RangeSet:
-    """Return a set that excludes these addresses, too."""
+    """Return the set, with these addresses excluded as well."""
     if not holes:
         return one
     excluded = (*one.excluded, *holes)
@@ -90,15 +90,16 @@ def _without(one: RangeSet, holes: list[Interval]) -> RangeSet:
 
 
 def is_within(part: Pool, pool: Pool) -> bool:
-    """Return whether a pool has every address that another one can assign, and its gateways."""
+    """Return whether ``pool`` has every address that ``part`` can assign, and all its gateways."""
     new = _gateways_of(part.sets) - _gateways_of(pool.sets)
     return not new and union([pool, part]).size == pool.size
 
 
 def spare(pool: Pool, whole: Pool) -> Pool:
-    """Return the ranges of a network without the gateways of all ranges of its pool.
+    """Return a network's ranges without the gateways of all ranges of its pool.
 
-    What is static in its pool is static in them.
+    ``pool`` are the network's ranges, ``whole`` those of its pool. An address that is static in
+    ``whole`` is static in the result.
     """
     static = _static_of([whole])
     gateways = _gateways_of(whole.sets)

@@ -304,6 +304,6 @@ def _whole(txn: Transaction | Snapshot, name: str) -> Pool | None:
 
 
 def pool_of(txn: Transaction | Snapshot, name: str) -> str:
-    """Return the name of a network's pool, or "" without such a network. O(1). Raises StoreError."""
+    """Return the name of a network's pool, or "" for a new network. O(1). Raises StoreError."""
     found = find(txn, keys.encode("network", name))
     return "" if found is None else text_of(found[3])

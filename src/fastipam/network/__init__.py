@@ -1,9 +1,9 @@
-"""A network of a store: assign an address to an owner, release it, say who has it.
+"""A network of a store: assign addresses to owners, release them, and return who has them.
 
-Every public method is one LMDB transaction, or a part of the caller's. It validates first, then
-changes, and changes nothing when it fails. ``books`` has the way into the network's
-records and frees what is due, ``reading`` has the read-only methods. ``fastipam.allocation`` keeps
-the records in step.
+Every public method is one LMDB transaction, or a part of the caller's transaction. It validates
+first, then changes, and changes nothing when it fails. ``books`` finds the network's records and
+frees expired addresses, ``reading`` has the read-only methods. ``fastipam.allocation`` keeps the
+records consistent.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
     Stale = tuple[tuple[str, str], int]  # (container id, interface), generation
 
-_RELEASED_AT_ONCE = 256  # owners in one transaction, for which other writers wait
+_RELEASED_AT_ONCE = 256  # owners in one transaction; other writers wait for it
 
 
 class Network(Reading):
     """A named scope in which an address has at most one owner.
 
-    :meth:`Ipam.network` returns one. Several threads may use it; it holds only its configuration.
+    :meth:`Ipam.network` returns one. Several threads may use it at once, because the object holds
+    only its configuration.
     """
 
     # Assigning ------------------------------------------------------------------------------
@@ -65,13 +66,14 @@ class Network(Reading):
     ) -> Lease:
         """Assign one address of every range set to this owner, all or nothing.
 
-        ``addresses`` are requested ones, at most one per range set; in the other sets an address is
-        chosen, round robin. ``existing`` says what to do when the owner already has addresses:
-        "error", or "return" them; their leases then get the time of this call, and what it says of
-        namespace and pod, and their ``created`` is False. It is an error if other addresses are
-        requested. ``netns`` is the container's network namespace (``Netns.of(path)``): a sweep
-        releases the lease when it has ended. ``pod`` is a ``Pod``, or its namespace and name; an
-        address that is reserved for this container or pod comes before any other.
+        ``addresses`` are the requested addresses, at most one per range set; in each other set an
+        address is chosen, round robin. ``existing`` says what to do when the owner already has
+        addresses: raise an error ("error"), or return them ("return"). Their leases then get the
+        time, namespace and pod of this call, and their ``created`` is False. If other addresses are
+        requested, it is an error all the same. ``netns`` is the container's network namespace
+        (``Netns.of(path)``): a sweep releases the lease when that namespace has ended. ``pod`` is a
+        ``Pod``, or its namespace and name. An address that is reserved for this container or pod is
+        assigned before any other.
 
         O(range sets and their intervals), whatever the occupancy. Returns after the commit is on
         disk (durable mode). Raises PoolExhausted, AddressInUse, AddressNotInRange,
@@ -100,10 +102,11 @@ class Network(Reading):
         existing: str = "error",
         promises: list[Promise] | None = None,
     ) -> Lease:
-        """Do what :meth:`allocate` does; ``wanted`` has (family, integer) pairs.
+        """Implement :meth:`allocate`; ``wanted`` has (family, integer) pairs.
 
-        With ``promises`` the caller settles what is added to it, as the last step before its
-        answer. Without, the end of the outermost transaction does, and raises TryLater.
+        If ``promises`` is a list, a promise may be added to it, which the caller settles as the
+        last step before its answer. If it is None, the end of the outermost transaction settles the
+        promise, and raises TryLater.
         """
         if existing not in ("error", "return"):
             raise errors.ConfigError(
@@ -128,19 +131,19 @@ class Network(Reading):
         existing: str,
         promises: list[Promise] | None,
     ) -> Lease | None:
-        """Make one try, when it is not plain.
+        """Try once to assign, when native code cannot serve the call.
 
-        Returns None when leases of an earlier boot have to be released first.
+        Return None when leases of an earlier boot have to be released before the next try.
         """
         if promises:
-            promises.clear()  # of a try that was not committed
+            promises.clear()  # they are from a try that was not committed
         ledger = self._enter(txn)
         if not ledger.state.generation and self._before_first is not None:
             self._before_first()
         pool, boot = self._to_assign(ledger), self._store.boot
         sticky = self.policy.sticky_s and owner.pod
         if (sticky or ledger.state.kept) and ledger.state.swept != boot:
-            # One of them may be reserved for this owner from now on.
+            # Their release may make a reservation for this owner.
             self._end_boots(txn, ledger)
             return None
         held = ledger.held_by(owner.name)
@@ -171,13 +174,13 @@ class Network(Reading):
     def _give(
         self, ledger: Ledger, owner: Requester, pool: Pool, wanted: Sequence[tuple[int, int]]
     ) -> list[Lease]:
-        """Assign an address of every range set to an owner that has none; return the leases."""
+        """Assign an address of every range set to an owner without addresses; return the leases."""
         return ledger.give(owner, pool, pool.match(wanted) if wanted else None)
 
     def _still_held(
         self, ledger: Ledger, owner: Requester, held: list[tuple[int, int]]
     ) -> list[tuple[int, int]]:
-        """Release the addresses of an owner if they are of an earlier boot; return the others."""
+        """Return the addresses of an owner, or release them if they are of an earlier boot."""
         record = ledger.record(*held[0])
         if record is None or record.boot == self._store.boot:
             return held
@@ -200,10 +203,11 @@ class Network(Reading):
         """Assign an address of every range set to each owner, in one transaction, all or nothing.
 
         ``owners`` are ``Owner`` objects, or (container id, interface) pairs, all different.
-        ``pods`` has one entry for each of them, in their order; ``netns`` is the same for all. The
-        leases come in the order of the owners; each is that of the first range set and has the
-        others as ``siblings``. Addresses reserved for an owner are not considered. O(owners).
-        Returns after the commit is on disk (durable mode). Raises the errors of :meth:`allocate`.
+        ``pods`` has one entry for each owner, in their order; ``netns`` is the same for all. The
+        leases come in the order of the owners. Each is the lease in the first range set; it has the
+        leases in the other sets as ``siblings``. No owner gets an address because it is reserved
+        for it. O(owners). Returns after the commit is on disk (durable mode). Raises the errors of
+        :meth:`allocate`.
         """
         from fastipam.network import arguments
 
@@ -231,10 +235,10 @@ class Network(Reading):
         return leases
 
     def _adopt(self, owner: Requester, family: int, value: int, allocated_ns: int) -> bool:
-        """Take over a lease that another plugin has made; return False if it is here already.
+        """Take over a lease that another plugin has made; return False if the store has it already.
 
-        The network and its ranges need not be known, the address may be outside them, and the owner
-        may have other addresses. Raises AddressInUse (another owner has the address),
+        The store need not know the network or its ranges, the address may be outside the ranges,
+        and the owner may have other addresses. Raises AddressInUse (another owner has the address),
         AddressNotInRange (another node of the cluster assigns it), StoreError.
         """
         with self._store.write() as txn:
@@ -258,7 +262,7 @@ class Network(Reading):
             return True
 
     def _start_from(self, index: int, family: int, value: int) -> bool:
-        """Start the round robin of a range set after an address; return False if it had started."""
+        """Set the cursor of a range set to an address; return False if it was set before."""
         with self._store.write() as txn:
             ledger = self._books(txn) or self._create(txn)
             if ledger.state.cursor(index, family) is not None:
@@ -268,7 +272,7 @@ class Network(Reading):
             return True
 
     def _create(self, txn: Transaction) -> Ledger:
-        """Enter a network whose ranges may be unknown until the first ADD."""
+        """Enter a network into the store. Its ranges may be unknown until the first ADD."""
         return Ledger.create(txn, self, self._key, self.pool or Pool([]))
 
     # Releasing ------------------------------------------------------------------------------
@@ -276,9 +280,10 @@ class Network(Reading):
     def release(self, container_id: str, ifname: str = "eth0") -> list[AnyIP]:
         """Release every address of this owner in this network, and return the addresses.
 
-        Idempotent: an owner without addresses gets an empty list. The ranges do not matter. A
-        released address cools down before it is assigned again. O(addresses of the owner). Returns
-        after the commit is on disk (durable mode). Raises StoreError, ConfigError.
+        Idempotent: for an owner without addresses the list is empty. Addresses outside the ranges
+        are released, too. A released address cools down before it is assigned again. O(addresses of
+        the owner). Returns after the commit is on disk (durable mode). Raises StoreError,
+        ConfigError.
         """
         if ifname and (
             type(ifname) is not str or not ifname.isalnum() or len(ifname) > LONGEST_IFNAME
@@ -291,7 +296,7 @@ class Network(Reading):
     def release_many(self, owners: Iterable[Owner | tuple[str, str]]) -> int:
         """Release every address of each of these owners, and return how many were released.
 
-        ``owners`` are those of :meth:`allocate_many`. One transaction, all or nothing. Idempotent.
+        ``owners`` is as for :meth:`allocate_many`. One transaction, all or nothing. Idempotent.
         O(addresses of the owners). Returns after the commit is on disk (durable mode). Raises
         StoreError, and ConfigError before anything is released.
         """
@@ -320,7 +325,7 @@ class Network(Reading):
             return released
 
     def _release_raw(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
-        """Do what :meth:`release` does, but return (family, integer) pairs, for the plugin."""
+        """Implement :meth:`release`, and return (family, integer) pairs, for the plugin."""
         try:
             return self._store.perform(Release(self, container_id, ifname))
         except errors.StoreFull:
@@ -329,7 +334,7 @@ class Network(Reading):
             )
 
     def _make_room(self, release: Callable[[Network], Result]) -> Result:
-        """Make a release that found the store full, without its event, in the room kept for it."""
+        """Make a release in a full store: without an event, in the space kept for releases."""
         from fastipam.storage.reserve import Reserve
 
         policy = self.policy.without_history()
@@ -345,7 +350,7 @@ class Network(Reading):
         kind: int = RELEASED,
         newest: int | None = None,
     ) -> list[tuple[int, int]]:
-        """Release what exactly this owner has, unless it is newer than ``newest``."""
+        """Release the addresses of exactly this owner, unless a lease is newer than ``newest``."""
         ledger = self._books(txn)
         if ledger is None:
             return []
@@ -361,11 +366,11 @@ class Network(Reading):
             ledger.save()
 
     def release_address(self, address: Address, *, generation: int | None = None) -> Lease | None:
-        """Release everything of the owner of this address; return the address's lease, or None.
+        """Release all addresses of the owner of this address; return the address's lease, or None.
 
-        The ``siblings`` of the lease are all that was released. The result is None when nobody has
-        the address, or when its lease has another ``generation``. O(addresses of the owner).
-        Returns after the commit is on disk (durable mode). Raises ConfigError, StoreError.
+        The ``siblings`` of the lease are all leases that were released. The result is None when the
+        address is not assigned, or when its lease has another ``generation``. O(addresses of the
+        owner). Returns after the commit is on disk (durable mode). Raises ConfigError, StoreError.
         """
         if generation is not None:
             from fastipam.network import arguments
@@ -383,7 +388,7 @@ class Network(Reading):
         generation: int | None = None,
         kind: int = OPERATOR,
     ) -> Lease | None:
-        """Do what :meth:`release_address` does. ``kind`` is the kind of the event."""
+        """Implement :meth:`release_address`. ``kind`` is the kind of the event."""
         with self._store.write() as txn:
             ledger = self._books(txn)
             record = None if ledger is None else ledger.record(*wanted)
@@ -401,11 +406,11 @@ class Network(Reading):
             return join(leases)
 
     def _release_leases(self, leases: Sequence[Lease]) -> bool:
-        """Release leases of one owner if they are still all that it has; return whether they were.
+        """Release leases of one owner if it still has exactly these; return whether it had.
 
-        ``leases`` were read before. When the owner has other addresses by now, or has them by
-        another assignment, nothing is released. O(addresses of the owner). Returns after the commit
-        is on disk (durable mode). Raises StoreError.
+        ``leases`` were read before. If the owner has other addresses by now, or the same addresses
+        by another assignment, nothing is released. O(addresses of the owner). Returns after the
+        commit is on disk (durable mode). Raises StoreError.
         """
         try:
             return self._release_unchanged(leases)
@@ -431,11 +436,12 @@ class Network(Reading):
         ``valid`` lists ``Owner`` objects, or (container id, interface) pairs; it is read and
         checked before the first release. Leases assigned at ``before_ns`` (wall clock nanoseconds,
         as of ``time.time_ns()``) or later are kept, because they are newer than the list. So take
-        that time before the list is made, not after it. A lease whose time is in the future is from
-        before a step of the clock, and counts as old. The leases are read first, and each is
-        checked again before its release, so an owner that comes back meanwhile keeps its new
-        addresses. O(leases); a transaction releases up to 256 owners. A damaged lease does not stop
-        the release of others; StoreCorrupt is raised at the end. Raises ConfigError, StoreError.
+        that time before the list is made, not after it. A lease whose time is in the future was
+        assigned before the clock was set back, and counts as old. The leases are read first, and
+        each is checked again before its release, so an owner that comes back meanwhile keeps its
+        new addresses. O(leases); a transaction releases the leases of up to 256 owners. A damaged
+        lease does not stop the release of others; StoreCorrupt is raised at the end. Raises
+        ConfigError, StoreError.
         """
         from fastipam.network import arguments
 
@@ -446,7 +452,7 @@ class Network(Reading):
     def _retain(
         self, valid: Collection[tuple[str, str]], before_ns: Before
     ) -> list[tuple[int, int]]:
-        """Do what :meth:`retain` does; ``before_ns`` may be a pair (``network.gc.Age``)."""
+        """Implement :meth:`retain`; ``before_ns`` may be a pair (``network.gc.Age``)."""
         newest: dict[tuple[str, str], int] = {}
         damage = None
         try:
@@ -475,16 +481,18 @@ class Network(Reading):
     ) -> Iterator[tuple[bytes, Record]]:
         """Yield key and record of every lease that :meth:`retain` would release.
 
-        In address order, read as :meth:`leases` does. Raises StoreCorrupt at the end if one is
-        damaged.
+        They come in address order, and are read in pages as :meth:`leases` does. Raises
+        StoreCorrupt at the end if a lease is damaged.
         """
         from fastipam.network import gc
 
         return gc.unlisted(self._raw_leases(), valid, gc.Age(before_ns, self._store.clock))
 
     def _release_stale(self, stale: Sequence[Stale]) -> list[tuple[int, int]]:
-        """Release the leases that these owners had at these generations, in one transaction."""
-        # An owner with a newer lease keeps all of its leases. Raises StoreError.
+        """Release the leases of these owners, up to their generations, in one transaction.
+
+        An owner with a newer lease keeps all of its leases. Raises StoreError.
+        """
         freed = []
         with self._store.write() as txn:
             for owner, generation in stale:
@@ -492,7 +500,7 @@ class Network(Reading):
         return freed
 
     def _release_one(self, stale: Stale) -> list[tuple[int, int]]:
-        """Release the leases of one owner, in a full store without history: it makes room."""
+        """Release the leases of one owner; in a full store without an event, to make room."""
         try:
             return self._release_stale([stale])
         except errors.StoreFull:
@@ -501,7 +509,7 @@ class Network(Reading):
     # Checking ------------------------------------------------------------------------------
 
     def check(self, container_id: str, ifname: str, addresses: ListOf[Address] = ()) -> None:
-        """Check that this owner has a lease, and each of ``addresses`` that is in the ranges.
+        """Check that this owner has a lease, and has each of ``addresses`` that is in the ranges.
 
         O(addresses). Raises LeaseMissing, ConfigError, StoreError.
         """
@@ -518,9 +526,10 @@ class Network(Reading):
         """Reserve addresses, for an owner or for nobody, and return them.
 
         ``target`` is an address or a network of ``ipaddress``, or the text of an address, a CIDR
-        without host bits, or "a-b"; the addresses that the ranges can assign are reserved.
+        without host bits, or "a-b"; its addresses that the ranges can assign are reserved.
         ``owner`` is a pod's "namespace/name" or a container id, or empty for nobody. An address in
-        use stays with its owner until it is released. Idempotent: the last owner and reason count.
+        use stays with its owner until it is released. Idempotent: a later call replaces owner and
+        reason.
         O(addresses), in one transaction. Returns after the commit is on disk (durable mode).
         Raises ConfigError (no such address, too many), StoreError.
         """
@@ -540,9 +549,10 @@ class Network(Reading):
         return [to_ip(*one) for one in wanted]
 
     def unreserve(self, target: Target) -> list[AnyIP]:
-        """End the reservations in a target, as :meth:`reserve` takes it; return their addresses.
+        """End the reservations in a target (as of :meth:`reserve`); return their addresses.
 
-        Sticky ones end too, and their addresses cool down. An address in use stays with its owner.
+        Sticky reservations end too, and their addresses cool down. An address in use stays with its
+        owner.
         O(reservations of the network). Returns after the commit is on disk (durable mode). Raises
         ConfigError, StoreError.
         """

@@ -1,7 +1,7 @@
 """Read the arguments of a caller of the library, and refuse ambiguous ones.
 
 Imported with the library (``fastipam.ipam``), and not by the plugin. Every refusal is a ConfigError
-with the argument, its place in it, and the value; a method reads its arguments before it changes
+with the argument, the place in it, and the value. A method reads its arguments before it changes
 anything.
 """
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from fastipam.network.reading import Address, Target
 
-# How the names of interfaces begin: a pair that has one in front is turned round.
+# Names of interfaces, without their digits. A pair with such a name as its first item has the wrong
+# order, and is refused.
 _INTERFACES = frozenset(("bond", "br", "enp", "eno", "ens", "eth", "lo", "net", "veth", "wlan"))
 _DIGITS = "0123456789"
 _OWNER_HINT = "an owner is fastipam.Owner(container_id, ifname), or that pair as a tuple"
@@ -32,7 +33,7 @@ _POD_HINT = 'write fastipam.Pod("namespace", "name", "uid")'
 def read_owners(owners: Iterable[Owner | tuple[str, str]], argument: str) -> list[Owner]:
     """Return the owners that a caller lists. O(owners).
 
-    Each is an :class:`Owner`, or a plain pair that can only be (container id, interface).
+    Each is an :class:`Owner`, or a plain tuple that is clearly (container id, interface).
     """
     given: object = owners
     if isinstance(given, (str, bytes, dict, type, Owner)) or not hasattr(given, "__iter__"):
@@ -72,7 +73,7 @@ def _refuse(one: object, argument: str, at: int, fault: str) -> NoReturn:
 def read_pod(
     pod: Pod | tuple[str, str] | None, argument: str = "pod"
 ) -> Pod | tuple[str, str, str]:
-    """Return namespace, name and UID of a pod; None is no pod."""
+    """Return namespace, name and UID of a pod, or empty texts for None."""
     if pod is None:
         return NO_POD
     if type(pod) is Pod:
@@ -85,7 +86,7 @@ def read_pod(
 
 
 def read_netns(netns: Netns | None) -> Netns | None:
-    """Return a network namespace; None is one that is not known."""
+    """Return a network namespace, or None when the caller names none."""
     if netns is None or type(netns) is Netns:
         return netns
     raise ConfigError(
@@ -101,7 +102,10 @@ def read_requesters(
     pods: Sequence[Pod | tuple[str, str] | None] | None,
     netns: Netns | None,
 ) -> list[Requester]:
-    """Return who requests addresses, each with its pod, all in one namespace. O(owners)."""
+    """Return the owners that request addresses, each with its pod. O(owners).
+
+    All have the same network namespace.
+    """
     listed, place = read_owners(owners, "owners"), read_netns(netns)
     if pods is None:
         return [Requester(*owner, place) for owner in listed]
@@ -144,11 +148,11 @@ def read_target(target: Target) -> str:
 
 
 def _require_prefix(target: str) -> None:
-    """Raise ConfigError for an address with a length: it may mean the address, or the prefix."""
+    """Raise ConfigError for a CIDR with host bits: it may mean the address, or the prefix."""
     try:
         family, value, length = parse_cidr(target)
     except ValueError:
-        return  # no CIDR: who parses it says what is wrong with it
+        return  # not a CIDR: the caller parses it, and its error says what is wrong
     first, _ = prefix_bounds(family, value, length)
     if value != first:
         one, prefix = format_ip(family, value), format_cidr(family, first, length)
@@ -163,7 +167,7 @@ def _require_prefix(target: str) -> None:
 def read_name(name: object, field: str = "name") -> str:
     """Return the name of a network, or of a pool."""
     if isinstance(name, str) and name and "\0" not in name:
-        return str.__str__(name)  # exactly a str, whatever class of text it is
+        return str.__str__(name)  # exactly a str, also for an object of a derived class
     raise ConfigError(
         f"{field} must be a string that is not empty and has no NUL, not {shown(name)}",
         field=field,
@@ -172,7 +176,7 @@ def read_name(name: object, field: str = "name") -> str:
     )
 
 
-# The options of a network that are numbers, and whether they are whole ones.
+# The options of a network that are numbers, and whether they must be whole numbers.
 _NUMBERS = {"cooldown_s": False, "sticky_s": True, "history": True, "history_age_s": False}
 
 
@@ -218,7 +222,7 @@ def read_seconds(given: float, field: str) -> float:
 
 
 def check_generation(generation: object) -> None:
-    """Raise ConfigError unless this is the number of an assignment."""
+    """Raise ConfigError unless this is a whole number, as a generation is."""
     if type(generation) is not int:
         raise ConfigError(
             f"generation must be a whole number, not {shown(generation)}",
@@ -229,7 +233,7 @@ def check_generation(generation: object) -> None:
 
 
 def read_text(text: object, field: str) -> str:
-    """Return a text that a record can hold."""
+    """Return a text that can be stored in a record: a string without NUL."""
     if not isinstance(text, str):
         raise ConfigError(f"{field} must be a string, not {shown(text)}", field=field, value=text)
     if "\0" in text:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot, Transaction
 
-_BATCH = 256  # addresses freed in one transaction, for which other writers wait
+_BATCH = 256  # addresses freed in one transaction; other writers wait for it
 
 
 def _encoded(field: str, what: str, name: str) -> bytes:
@@ -39,9 +39,9 @@ class Books:
     """A network's name and configuration, with access to its records in the store.
 
     ``before_first`` is called before the network's first address is assigned, and may raise.
-    ``pool_name`` names the network's pool, and ``names_pool`` says that somebody has chosen it.
-    Without a name, a network keeps its pool in the store, and a new network gets a pool of its own
-    name.
+    ``pool_name`` is the name of the network's pool, and ``names_pool`` says that the caller has
+    chosen it. Without ``pool_name``, a network keeps the pool that it has in the store, and a new
+    network gets a pool of its own name.
     """
 
     lease_type = Lease
@@ -72,7 +72,8 @@ class Books:
         self._remember = remember
         self._before_first = before_first
         self._read: Pool | None = None  # the ranges read last: reading them is slow
-        self._spared: tuple[str, str, Pool] | None = None  # ranges, the pool's, what is assigned
+        # The last result of _assignable, behind the texts of the network's and the pool's ranges.
+        self._spared: tuple[str, str, Pool] | None = None
 
     @property
     def store(self) -> Store:
@@ -99,7 +100,7 @@ class Books:
         return other
 
     def detach(self) -> None:
-        """Let every later call raise StoreClosed: the :class:`Ipam` of the network was closed."""
+        """Make every later call raise StoreClosed: the network's :class:`Ipam` was closed."""
         from fastipam.storage.within import Closed
 
         self._store = Closed(self._store)
@@ -108,7 +109,7 @@ class Books:
         return f"<Network {self.name!r} in {self._store.path}>"
 
     def _ranges_of(self, text: str) -> Pool:
-        """Return the pool of a text in the store. Raises StoreCorrupt."""
+        """Return the ranges that a text in the store describes. Raises StoreCorrupt."""
         for known in (self.pool, self._read):
             if known is not None and known.text == text:
                 return known
@@ -119,7 +120,7 @@ class Books:
         return find(txn, self._key)
 
     def _find_pool(self, txn: Transaction | Snapshot) -> tuple[int, int, str, bytes] | None:
-        """Return the same; of a new network in a pool that the store knows, with the id 0."""
+        """Return what :meth:`_find` does; for a new network in an existing pool, with the id 0."""
         found = self._find(txn)
         if found is None and self.pool is not None and self.pool_key is not None:
             raw = tables.POOLS.get(txn, self.pool_key)
@@ -127,7 +128,7 @@ class Books:
         return found
 
     def _own_ranges(self, txn: Transaction | Snapshot, found: tuple[int, int, str, bytes]) -> Pool:
-        """Return the ranges of the network itself: its pool may have those of others, too. O(1)."""
+        """Return the network's own ranges; its pool may also have those of other networks. O(1)."""
         if not found[0] and self.pool is not None:
             return self.pool
         raw = tables.META.get(txn, own_ranges.key(found[0]))
@@ -135,7 +136,7 @@ class Books:
         return self._ranges_of(found[2] if own is None else own[1])
 
     def _ranges_in(self, ledger: Ledger) -> Pool:
-        """Return the ranges of the network itself, in a write transaction. O(1)."""
+        """Return the network's own ranges, in a write transaction. O(1)."""
         raw = tables.META.get(ledger.txn, own_ranges.key(ledger.network_id))
         own = None if raw is None else own_ranges.read(raw)
         return ledger.stored if own is None else self._ranges_of(own[1])
@@ -148,10 +149,10 @@ class Books:
     def _assignable(
         self, txn: Transaction | Snapshot, network_id: int, pool_id: int, own: Pool, text: str
     ) -> Pool:
-        """Return ranges without the gateways of others in the pool, whose ranges are ``text``.
+        """Return a network's own ranges without the gateways of other networks of its pool.
 
-        O(1) when the ranges are the pool's, or the network is known to share it; else O(networks of
-        the store).
+        ``text`` are the ranges of the pool. O(1) when both are the same, or the network is known to
+        share its pool; else O(networks of the store).
         """
         if own.text == text or CUT in text or self._is_alone(txn, network_id, pool_id):
             return own
@@ -164,7 +165,7 @@ class Books:
 
     @staticmethod
     def _is_alone(txn: Transaction | Snapshot, network_id: int, pool_id: int) -> bool:
-        """Return whether a network has a pool for itself; one with the id 0 comes to a pool."""
+        """Return whether a network is alone in its pool; False for the id 0, of a new network."""
         if not network_id or tables.META.get(txn, own_ranges.key(network_id)) is not None:
             return False
         from fastipam.allocation import pools
@@ -172,7 +173,7 @@ class Books:
         return len(pools.members(txn, pool_id)) == 1
 
     def _pool_in(self, txn: Transaction | Snapshot) -> int | None:
-        """Return the number of the network's pool, or None when the network was never used."""
+        """Return the id of the network's pool, or None when the network was never used."""
         found = self._find(txn)
         return None if found is None else found[1]
 
@@ -182,12 +183,12 @@ class Books:
         return None if found is None else Ledger(txn, self, *found[:3])
 
     def _enter(self, txn: Transaction) -> Ledger:
-        """Return the records of a network from which addresses are to be assigned.
+        """Return the network's records for an assignment; make them if the network is new.
 
-        They are made if the network is new. The ranges and the policy are remembered, and some
-        leases of an earlier boot are released. Raises ConfigError when nobody knows the ranges,
-        when they are plain ones for a network that the store knows as a cluster's, and when ranges
-        that are new have a gateway that is assigned.
+        The ranges and the policy are stored, and some leases of an earlier boot are released.
+        Raises ConfigError when neither the caller nor the store knows ranges, when the ranges are
+        plain and the store knows the network as a cluster's, and when new ranges have a gateway
+        that is assigned.
         """
         ledger, pool = self._books(txn), self.pool
         if ledger is None:
@@ -221,21 +222,21 @@ class Books:
         return ledger
 
     def _in_named_pool(self, txn: Transaction, ledger: Ledger, pool: Pool) -> Ledger:
-        """Have the network in the pool that is named; return its records there.
+        """Move the network into the pool that it names; return its records there.
 
-        Raises ConfigError when it has addresses in another one.
+        Raises ConfigError when it has addresses in another pool.
         """
         found = self._find(txn)
         if found is None or self.pool_key is None or self.pool_key == found[3]:
             return ledger
         if not self.names_pool and tables.OWNERS.first(txn, keys.id_prefix(found[0])) is not None:
-            return ledger  # nobody has chosen another one: it changes when nobody has an address
+            return ledger  # a pool that nobody has chosen changes when no address is assigned
         from fastipam.allocation import removal
 
         newest = ledger.state.generation
         removal.leave(txn, self, found, self.pool_key)
         ledger = Ledger.enter_pool(txn, self, self._key, found[0], pool)
-        # The network's history names no assignment as an earlier one.
+        # In the network's history no generation may occur twice.
         ledger.state.generation = max(ledger.state.generation, newest)
         return ledger
 
@@ -246,16 +247,16 @@ class Books:
             value=None,
         )
 
-    # What is due -----------------------------------------------------------------------------
+    # Freeing what has expired ----------------------------------------------------------------
 
     def tidy(self, limit: int = _BATCH, *, cooled: bool = True) -> bool:
-        """Free expired addresses, and return whether there were any; then call again.
+        """Free expired addresses. Return whether there were any: then call it again.
 
         Leases of an earlier boot come first (see :meth:`_sweep_reboot`). When none is left, up to
-        ``limit`` sticky reservations that have expired are freed, and unless ``cooled`` is False as
-        many addresses whose cool-down is over. Assignments do the same for a few at a time; this is
-        for a process that makes none. One transaction, which writes nothing when nothing is due and
-        the clock has not stepped. Raises StoreError.
+        ``limit`` expired sticky reservations end, and up to ``limit`` addresses whose cool-down is
+        over become free, unless ``cooled`` is False. Assignments do the same for a few at a time;
+        this is for a process that makes none. One transaction, which writes nothing when nothing
+        has expired and the clock was not set. Raises StoreError.
         """
         with self._store.write() as txn:
             ledger = self._books(txn)
@@ -264,7 +265,7 @@ class Books:
             if ledger is None:
                 return False
             # A call that fails changes nothing. If all calls fail until an address has cooled, a
-            # step of the wall clock has to be noted here, or no address would ever cool.
+            # step of the wall clock has to be recorded here, or no cool-down would ever end.
             stepped = ledger.state.has_stepped(self._store.clock())
             ledger.tick()
             due = ledger.expire(limit) if cooled else ledger.expire_kept(limit)
@@ -273,12 +274,12 @@ class Books:
             return due > 0
 
     def _finds_room(self) -> bool:
-        """Free what is due after a refusal; return whether a retry may succeed."""
-        # An assignment takes every cooled address before it fails, so only the rest is freed here.
+        """Free expired addresses after a refusal; return whether a retry may succeed."""
+        # An assignment takes every cooled address before it fails, so none of these is left.
         return self.tidy(MOST_EXPIRED, cooled=False)
 
     def _note_clock(self) -> None:
-        """Note in the pool's clock that the wall clock has stepped, if it has."""
+        """Record in the pool's clock that the wall clock has stepped, if it has."""
         with self._store.write() as txn:
             ledger = self._books(txn)
             if ledger is not None and ledger.state.has_stepped(self._store.clock()):
@@ -286,7 +287,7 @@ class Books:
                 ledger.save()
 
     def _sweep_reboot(self) -> bool:
-        """Read some leases and release those of an earlier boot; False when none is left.
+        """Read some leases and release those of an earlier boot; return False when none is left.
 
         One transaction. Raises StoreError.
         """
@@ -308,8 +309,8 @@ class Books:
 
     def _end_earlier_boots(self) -> None:
         """Release some leases of an earlier boot before a read."""
-        # In doubt nothing is released, and a process that only reads counts no boot. Who reads does
-        # not wait for a writer.
+        # While the boot is in doubt nothing is released, and a process that only reads counts no
+        # boot. A read does not wait for a writer.
         if self._store.unswept and not self._store.boot_doubt and self._store.may_write_at_once:
             try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
                 self._sweep_reboot()

@@ -1,8 +1,8 @@
-"""An ADD that gets addresses from only some of a cluster's pools. Imported for such an ADD.
+"""Serve an ADD that gets addresses from only some of a cluster's pools. Imported for such an ADD.
 
-The pools of a family are ranges of one set. Such an ADD has for each family parts of its set, each
-a set of its own, the preferred one first; the blocks, the round robin and the cool-down are those
-of the whole.
+All AddressPools of a family are ranges of one range set. For each family such an ADD has smaller
+sets, which are parts of that whole set, the preferred one first. Blocks, cursor and cool-down are
+those of the whole set.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 
 class Part:
-    """What one family may get: ``sets`` in their order, and ``all`` of them for a request by name.
+    """The ranges that an ADD may use for one family.
 
-    ``index`` is the number of the whole set in the network's ranges.
+    ``sets`` are the parts in the order in which they are tried. ``all`` is one set with all their
+    ranges, for a requested address. ``whole`` is the network's set, and ``index`` its number.
     """
 
     __slots__ = ("all", "index", "sets", "whole")
@@ -40,10 +41,10 @@ class Part:
 
 
 class Chosen(Network):
-    """A network, for ADDs that get addresses of ``parts`` only."""
+    """A network for an ADD that gets addresses of ``parts`` only."""
 
     parts: Sequence[Part]
-    _sole: Pool | None  # the only set of each part
+    _sole: Pool | None  # the sets, if each part has only one
 
     @classmethod
     def of(cls, network: Network, parts: Sequence[Part]) -> Self:
@@ -59,10 +60,10 @@ class Chosen(Network):
         self,
         ledger: Ledger,
         owner: Requester,
-        pool: Pool,  # noqa: ARG002  # its parts count
+        pool: Pool,  # noqa: ARG002  # the parts are used instead
         wanted: Sequence[tuple[int, int]],
     ) -> list[Lease]:
-        """Assign an address of every part; what was asked for by name comes first."""
+        """Assign an address of every part: a requested one first, then a reserved one, then any."""
         if self._sole is not None and not (wanted or ledger.state.reserved):
             for part in self.parts:
                 _leave_open(ledger, part, part.sets[0])
@@ -88,7 +89,7 @@ class Chosen(Network):
 
 
 def _choose(ledger: Ledger, part: Part) -> tuple[RangeSet, int]:
-    """Take an address of the first set that has one. Raises PoolExhausted: that of the last one."""
+    """Take an address of the first set that has one. Raises PoolExhausted, of the last set."""
     for at, each in enumerate(part.sets):
         _leave_open(ledger, part, each)
         try:
@@ -100,7 +101,7 @@ def _choose(ledger: Ledger, part: Part) -> tuple[RangeSet, int]:
 
 
 def _leave_open(ledger: Ledger, part: Part, each: RangeSet) -> None:
-    """List the block in which the round robin stands, if ``each`` takes it elsewhere."""
+    """Enter the cursor's block into the open list if a search in ``each`` would leave it."""
     cursor = ledger.state.cursor(part.index, part.whole.family)
     if cursor is not None:
         blocks.leave_open(ledger.txn, ledger.pool_id, part.whole, each, cursor)

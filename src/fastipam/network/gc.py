@@ -16,17 +16,19 @@ YOUNG = "young"  # not listed, but younger than the list
 STALE = "stale"
 
 
-# The wall clock is set a little back now and then. So a lease that is this far in the future may be
-# younger than the list; one that is farther was made before a larger step, and is old.
+# The wall clock is set back a little now and then. So a lease whose time is up to this far in the
+# future may be younger than the list. A lease farther in the future was made before a larger step,
+# and is old.
 _LITTLE_NS = 60 * 10**9
 
 
 class Age:
-    """What is younger than a list: leases assigned since, by a wall clock that may have been set.
+    """A check for leases that are younger than a list, by a wall clock that may have been set.
 
-    ``before_ns`` is when the list was made. It is a pair when that is also known by a clock that
-    nobody sets: what the wall clock said then, and what it would say now of then. The two differ if
-    it was set meanwhile, and a lease may have been made before the step, or after it.
+    ``before_ns`` is the wall clock time when the list was made. It is a pair if that moment is also
+    known by a clock that cannot be set: the time that the wall clock had then, and the time of that
+    moment by the wall clock as it is set now. The two differ if the clock was set meanwhile; a
+    lease may have been made before that step or after it.
     """
 
     __slots__ = ("_clock", "_said_ns", "_says_ns")
@@ -39,14 +41,14 @@ class Age:
     def is_young(self, allocated_ns: int) -> bool:
         """Return whether a lease that has just been read is younger than the list.
 
-        A time in the future is from before a step of the clock, and counts as old.
+        A time far in the future was read before the clock was set back, and counts as old.
         """
         if allocated_ns < min(self._said_ns, self._says_ns):
             return False
         now_ns = self._clock()
-        since_ns = max(0, now_ns - self._says_ns)  # what has passed since the list was made
+        since_ns = max(0, now_ns - self._says_ns)  # the time since the list was made
         if now_ns < self._says_ns:
-            return True  # it was set back just now
+            return True  # the clock was set back just now
         return (
             self._says_ns <= allocated_ns <= now_ns + _LITTLE_NS
             or self._said_ns <= allocated_ns <= self._said_ns + since_ns + _LITTLE_NS
@@ -58,9 +60,10 @@ def judge(
 ) -> Iterator[tuple[bytes, Record, str]]:
     """Yield key, record and verdict (LISTED, YOUNG or STALE) of every assigned lease.
 
-    ``leases`` are packed. A lease is LISTED when its owner is in ``valid``, and YOUNG when it is
-    younger than the list. A lease without an interface belongs to its whole container. Raises
-    StoreCorrupt at the end if a lease cannot be read.
+    ``leases`` are packed. A lease is LISTED when its owner is in ``valid``, YOUNG when it is not
+    and is younger than the list, else STALE. A lease without an interface is LISTED when any
+    interface of its container is in ``valid``. Raises StoreCorrupt at the end if a lease cannot be
+    read.
     """
     containers = {container_id for container_id, _ in valid}
     damage = None

@@ -1,9 +1,9 @@
-"""The check, after the commit, that the addresses of an answer still are this node's (fencing).
+"""Check after the commit that this node still owns the addresses of an answer (fencing).
 
 With fencing a node may assign from its blocks only while it has proven that it owns them. A commit
-may take longer than the proof lasts (a slow disk, a stopped process), and then another node may own
-the block when the answer is given. So the code that gives the answer settles its promises as the
-last step. Imported when a fenced network assigns or returns an address.
+may take longer than the proof is valid (a slow disk, a stopped process), and then another node may
+own the block when the answer is given. So the code that gives the answer settles its promises as
+the last step. Imported when a cluster's network assigns or returns an address.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 
 class Promise:
-    """The leases of one call, all in blocks of a cluster with fencing.
+    """The promise that the leases of one call are in blocks of this node when it is answered.
 
-    ``is_new``: the call has assigned them; they are given back if the promise cannot be kept.
+    ``is_new`` says that the call has assigned the leases: they are released if the promise cannot
+    be kept.
     """
 
     __slots__ = ("_is_new", "_leases", "_network")
@@ -38,9 +39,9 @@ class Promise:
         self._is_new = is_new
 
     def settle(self) -> FastipamError | None:
-        """Return None if the addresses are this node's now, else the error to answer with.
+        """Return None if this node owns the addresses now, else the error to answer with.
 
-        New leases are given back then. O(leases). Call it outside of transactions.
+        With the error, new leases are released. O(leases). Call it outside of transactions.
         """
         try:
             with self._network.store.read() as txn:
@@ -79,9 +80,9 @@ class Promise:
 def give(
     ledger: Ledger, network: Books, leases: Sequence[Lease], promises: list[Promise] | None
 ) -> None:
-    """Note new leases for the check at the answer; without fencing nothing is noted.
+    """Promise leases that this call has assigned. Without fencing, do nothing.
 
-    The promise is added to ``promises``, or to those of the transaction for None.
+    The promise is added to ``promises``, or to those of the transaction if ``promises`` is None.
     """
     _add(ledger, Promise(network, leases, is_new=True), promises)
 
@@ -91,7 +92,7 @@ def give_again(
 ) -> None:
     """Promise leases that were assigned earlier and are returned to their owner.
 
-    Raises PoolExhausted unless all are in blocks that are this node's.
+    Raises PoolExhausted unless this node owns the blocks of all of them.
     """
     fault = _fault(ledger.txn, network, ledger.state.pool_id, leases)
     if fault:
@@ -113,8 +114,8 @@ def _add(ledger: Ledger, promise: Promise, promises: list[Promise] | None) -> No
 def _fault(
     txn: Transaction | Snapshot, network: Books, pool_id: int, leases: Sequence[Lease]
 ) -> str:
-    """Return why an address may be another node's by now, or an empty text."""
-    # The clock is read after the snapshot was taken: what it proves holds now.
+    """Return why another node may own an address by now, or an empty text."""
+    # The clock is read after the snapshot was taken, so the proof in the snapshot is valid now.
     doubt = blocks.doubt(txn, pool_id)
     if doubt or network.pool is None:
         return doubt

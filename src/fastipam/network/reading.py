@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     Item_co = TypeVar("Item_co", covariant=True)
 
     class ListOf(Protocol[Item_co]):
-        """A list, a tuple, a set: what has items and is no text, whose items would be characters.
+        """A list, a tuple or a set, but not a string, whose items would be its characters.
 
-        A text is told apart by what it may be asked for: whether it has another text.
+        A type checker refuses a string, because its ``__contains__`` takes only a string.
         """
 
         def __contains__(self, item: object, /) -> bool: ...
@@ -60,16 +60,16 @@ _EVER_NS = 1 << 64  # wall clock nanoseconds: after every event
 class Reading(Books):
     """The read-only methods of a network.
 
-    A lease of an earlier boot has no owner any more: it is not shown as a lease, and counts as
-    assigned until it is released.
+    A lease of an earlier boot has no owner any more: it is not returned as a lease, but its address
+    counts as assigned until it is released.
     """
 
     def _view(self, pool: Pool, family: int, value: int, record: Record) -> Lease:
         """Return a lease with the gateway that the network's ranges have now.
 
-        Its prefix length is the one that it was given, with which its container lives, also when
-        the ranges have another one now. One that was assigned while the ranges were not known was
-        given none.
+        Its prefix length is the one of its assignment, which its container uses, even if the ranges
+        have another one now. If the ranges were not known at the assignment, the record has the
+        length of a single address; then the length of the ranges is taken.
         """
         its_range = pool.range_of(family, value)
         if its_range is None:
@@ -83,7 +83,7 @@ class Reading(Books):
 
     @property
     def ranges(self) -> tuple[RangeSet, ...]:
-        """The range sets, in their order: the given ones, else those in the store, else none.
+        """The range sets in their order: those given to this object, else those in the store.
 
         They can be printed, and passed to :meth:`Ipam.network` with their exclusions. O(1).
         """
@@ -93,12 +93,12 @@ class Reading(Books):
     def lookup(self, address: Address) -> Lease | None:
         """Return the lease of this address, or None when the address is free, cooling or reserved.
 
-        O(1); does not wait for a writer. Raises StoreError, and ConfigError for what is no address.
+        O(1); does not wait for a writer. Raises StoreError, and ConfigError for an invalid address.
         """
         return self._lookup(parse_wanted(address))
 
     def _lookup(self, address: tuple[int, int], *, of_pool: bool = False) -> Lease | None:
-        """Do what :meth:`lookup` does; ``of_pool``: whichever network of the pool has it."""
+        """Implement :meth:`lookup`; with ``of_pool`` for a lease of any network of the pool."""
         family, value = address
         self._end_earlier_boots()
         with self._store.read() as txn:
@@ -116,8 +116,8 @@ class Reading(Books):
         """Yield every lease in address order, IPv4 first.
 
         O(1) memory. Up to 4096 leases are as of one moment. More are read in pages, and each page
-        is as of one moment: what changes behind the page is seen, what changes before it is not.
-        Between two leases no read transaction is open, however long the caller takes.
+        is as of one moment: a later change is seen if it is behind the page, and not if it is in
+        the page or before it. While the caller has a lease, no read transaction is open.
         """
         self._end_earlier_boots()
         for family, value, record, pool in self._records():
@@ -125,9 +125,9 @@ class Reading(Books):
                 yield self._view(pool, family, value, record)
 
     def _records(self) -> Iterator[tuple[int, int, Record, Pool]]:
-        """Yield every used address in order, with its record (cooling ones too) and the pool.
+        """Yield (family, address, record, ranges) of every assigned or cooling address, in order.
 
-        It reads in pages as :meth:`leases` does.
+        They are read in pages as :meth:`leases` does.
         """
         from fastipam.storage.records.lease import Record
 
@@ -143,8 +143,8 @@ class Reading(Books):
     def _pages(self, page: Page) -> Iterator[tuple[Pool, list[Item]]]:
         """Yield the network's ranges and its entries in a table, a page at a time.
 
-        The read transaction of a page has ended when it is yielded: while one is open, the file
-        cannot reuse space, and the caller may write the page to a pipe that nobody reads.
+        The read transaction of a page has ended when the page is yielded: while one is open, the
+        file cannot reuse space, and the caller may write to a pipe that nobody reads.
         """
         start: bytes | None = b""
         while start is not None:
@@ -152,7 +152,7 @@ class Reading(Books):
                 found = self._find(txn)
                 if found is None:
                     return
-                # The name is looked up again: a restore may have given it another number.
+                # The name is looked up for each page: a restore may have given it another id.
                 items, following = page(txn, found, start)
                 pool = self._own_ranges(txn, found)
             yield pool, items
@@ -161,17 +161,17 @@ class Reading(Books):
     def get(self, container_id: str, ifname: str = "eth0") -> Lease | None:
         """Return the lease of this owner with its ``siblings``, or None when it has none.
 
-        It is the lease of the first range set; they are in the order of the sets. O(addresses of
-        the owner); does not wait for a writer. Raises ConfigError, StoreError.
+        It is the lease in the first range set; the siblings are in the order of the sets.
+        O(addresses of the owner); does not wait for a writer. Raises ConfigError, StoreError.
         """
         from fastipam.owners import check_ifname
 
-        if ifname:  # an imported lease may have none
+        if ifname:  # an imported lease may have an empty one
             check_ifname(ifname)
         return self._get(container_id, ifname)
 
     def _get(self, container_id: str, ifname: str) -> Lease | None:
-        """Do what :meth:`get` does; an imported lease may have any interface."""
+        """Implement :meth:`get`; an imported lease may have any text as its interface."""
         keys.check_owner(container_id, ifname)
         self._end_earlier_boots()
         with self._store.read() as txn:
@@ -190,8 +190,8 @@ class Reading(Books):
     def owned_by(self, container_id: str) -> list[Lease]:
         """Return every lease of a container, of all of its interfaces.
 
-        Those of one interface are ``siblings``, in the order of the range sets. O(leases of the
-        network), read as :meth:`leases` does. Raises ConfigError, StoreError.
+        The leases of one interface are ``siblings``, in the order of the range sets. O(leases of
+        the network), read in pages as :meth:`leases` does. Raises ConfigError, StoreError.
         """
         keys.check_owner(container_id, "")
         names = [one.ifname for one in self.leases() if one.container_id == container_id]
@@ -199,7 +199,7 @@ class Reading(Books):
         return [lease for each in found if each is not None for lease in each.siblings]
 
     def __contains__(self, address: Address) -> bool:
-        """Return whether somebody has the address now: whether it has a lease. O(1)."""
+        """Return whether the address is assigned now. O(1)."""
         return self.lookup(address) is not None
 
     def _owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
@@ -234,7 +234,7 @@ class Reading(Books):
         )
 
     def _check(self, container_id: str, ifname: str, wanted: Iterable[tuple[int, int]]) -> None:
-        """Do what :meth:`check` does, with (family, integer) pairs."""
+        """Implement :meth:`check`, with (family, integer) pairs."""
         owner = (container_id, ifname)
         held = self._owned(*owner)
         if not held:
@@ -268,7 +268,7 @@ class Reading(Books):
             return self._pool_in(txn) is not None
 
     def _require_pool(self) -> None:
-        """Raise ConfigError when the network cannot be in the pool that is named. Read-only."""
+        """Raise ConfigError when the network cannot change to the pool that it names. Read-only."""
         if self.pool_key is None or not self.names_pool:
             return
         with self._store.read() as txn:
@@ -279,7 +279,7 @@ class Reading(Books):
                 removal.require_move(txn, self.name, found, self.pool_key)
 
     def _require_free_gateways(self) -> None:
-        """Raise ConfigError when a gateway of the ranges is assigned to somebody. O(ranges)."""
+        """Raise ConfigError when a gateway of the ranges is assigned. O(ranges)."""
         with self._store.read() as txn:
             pool_id = self._pool_in(txn)
             if pool_id is not None and self.pool is not None:
@@ -311,7 +311,7 @@ class Reading(Books):
         return policy_record.read(raw)
 
     def _cursors(self) -> list[tuple[int, int] | None]:
-        """Return for each range set the (family, address) of its round robin, or None."""
+        """Return for each range set the (family, address) of its cursor, or None."""
         with self._store.read() as txn:
             found = self._find(txn)
             if found is None:
@@ -372,7 +372,7 @@ class Reading(Books):
         since_ns: int | None = None,
         until_ns: int | None = None,
     ) -> Iterator[Event]:
-        """Do what :meth:`history` does; ``wanted`` is (family, integer)."""
+        """Implement :meth:`history`; ``wanted`` is (family, integer)."""
         from fastipam.allocation import history
 
         between = (since_ns or 0, _EVER_NS if until_ns is None else until_ns)
@@ -382,9 +382,9 @@ class Reading(Books):
     def holder_at(self, address: Address, wall_ns: int) -> Event | None:
         """Return the event that says who had this address at a time, or None.
 
-        It is the assignment, or the release if the assignment is older than the history. None means
-        that nobody had it, or that the history does not reach back so far. O(events that are kept).
-        Raises ConfigError, StoreError.
+        It is the assignment, or the release if the history no longer has the assignment. None means
+        that nobody had the address, or that the history does not reach back so far. O(events that
+        are kept). Raises ConfigError, StoreError.
         """
         from fastipam.allocation import history
 
@@ -392,19 +392,19 @@ class Reading(Books):
         return history.holder_at(self._history(parse_wanted(address)), wall_ns)
 
     def _pool_name(self) -> str:
-        """Return the name of the pool of a network that the store does not know."""
+        """Return the name of the pool that a new network will have."""
         key = self._key if self.pool_key is None else self.pool_key
         return key.decode(keys.ENCODING, keys.ERRORS)
 
     def stats(self) -> NetworkStats:
-        """Return how many addresses are in each state, of the network and of each range set.
+        """Return how many addresses are in each state, in the network and in each range set.
 
-        An address of its ranges that another network of the same pool has counts as well.
+        If another network of the same pool has an address in this network's ranges, it counts too.
 
         An assignment takes an address of every range set: ``can_serve`` says whether the next one
-        succeeds, ``used_percent`` is that of the fullest set. O(1) for one range set that is all of
-        the pool; else O(pages of the bitmap + cooling + reserved addresses). Does not wait for a
-        writer. Raises StoreError.
+        finds them, ``used_percent`` is the percentage of the fullest set. O(1) if the network has
+        one range set that is all of its pool; else O(pages of the bitmap + cooling + reserved
+        addresses). Does not wait for a writer. Raises StoreError.
         """
         from fastipam.allocation import counts, states
         from fastipam.network import stats
@@ -433,7 +433,7 @@ def _leases_page(txn: Snapshot, found: Found, start: bytes) -> Paged:
 
 
 def is_of_network(raw: bytes, network_id: int) -> bool:
-    """Return whether a packed lease is of this network; one that is damaged is of each."""
+    """Return whether a packed lease is of this network; a damaged one counts for every network."""
     try:
         return network_of(raw) == network_id
     except errors.StoreCorrupt:
@@ -455,7 +455,7 @@ def parse_wanted(address: Address, field: str = "address") -> tuple[int, int]:
     """Return an address as (family, integer).
 
     It may be a text, whose /length is ignored, or an address or interface of ``ipaddress``. Raises
-    ConfigError with the field, for a network too: a text with a length and without host bits.
+    ConfigError with the field, also for a network (a text with a /length and no host bits).
     """
     text = address if isinstance(address, str) else text_of(address, field)
     try:

@@ -1,4 +1,4 @@
-"""Whether a network has room: which range set could serve no ADD now. Imported for STATUS."""
+"""Find the range set of a network that could serve no ADD now. Imported for STATUS."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _may_reuse(
 ) -> bool:
     """Return whether a cooling address of a full set can be assigned now.
 
-    O(1), for a set in blocks O(cooling addresses of blocks that this node lost).
+    O(1), but for a set in blocks O(cooling addresses in blocks that this node has lost).
     """
     from fastipam.allocation.cooldown import cooling_of
 
@@ -88,7 +88,7 @@ def _may_reuse(
 
 
 def _is_any_due(network: Books, txn: Snapshot, pool_id: int, range_set: RangeSet) -> bool:
-    """Return whether a sticky reservation of this set has expired. O(those)."""
+    """Return whether a sticky reservation of this set has expired. O(expired reservations)."""
     state = txn.pool_state(pool_id)
     if not state.kept:
         return False

@@ -1,4 +1,4 @@
-"""How full a network is, as a value: its counts by state, and those of each of its range sets."""
+"""The counts of a network and of its range sets by state, as values for a library caller."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class _Value:
-    """An object whose fields are set once; equal to one of its class with the same fields."""
+    """An object whose fields are set once. Objects of a class with equal fields are equal."""
 
     __slots__: tuple[str, ...] = ()
 
@@ -36,7 +36,7 @@ class _Value:
             return NotImplemented
         return self._fields() == other._fields()
 
-    __hash__ = None  # type: ignore[assignment]  # no key of anything
+    __hash__ = None  # type: ignore[assignment]  # it is not meant as a key of a dict
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self._fields().items())
@@ -48,16 +48,16 @@ def _make(of: type[_Value], fields: dict[str, object]) -> _Value:
 
 
 class SetStats(_Value):
-    """The counts of one range set: one address of an assignment is from it; a value.
+    """The counts of one range set. An assignment takes one address of each set.
 
     ``family`` is 4 or 6. ``ranges`` are its ranges, each a mapping with ``subnet``, ``rangeStart``,
     ``rangeEnd`` and ``gateway`` as texts (None without a gateway), as :meth:`Ipam.network` takes
     them. ``size`` is the number of addresses that the set can assign; ``assigned``, ``cooling``,
     ``reserved`` and ``free`` add up to it. ``full`` says that the next assignment finds no address.
     ``excluded`` is the number of addresses in the subnets that are never assigned. ``blocks`` is
-    the number of blocks that this node has of a cluster's set, None for any other set. ``static``
-    has the same counts of the addresses that are assigned on request only: they are not in
-    ``size``. It is None without any.
+    the number of blocks that this node has in a cluster's set, and None for any other set.
+    ``static`` has the same counts for the addresses that are assigned on request only, which are
+    not in ``size``. It is None when there are none.
     """
 
     __slots__ = (
@@ -79,7 +79,7 @@ class SetStats(_Value):
 
     @property
     def used_percent(self) -> float | None:
-        """How much of the set is not free, or None when its size is 0."""
+        """The percentage of the set that is not free, or None when its size is 0."""
         return counts.used_percent({"size": self.size, "free": self.free})
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,16 +101,16 @@ class SetStats(_Value):
 
 
 class NetworkStats(_Value):
-    """The counts of a network as of one moment; a value.
+    """The counts of a network as of one moment.
 
-    ``size`` is the number of addresses that the ranges can assign, and those in use that are
-    outside since the ranges changed; ``assigned``, ``cooling``, ``reserved`` and ``free`` add up to
-    it. For a cluster's pool it is this node's share. An address whose cool-down is over counts as
-    cooling until it is freed. ``pool`` names the network's pool; an address that another network of
-    it has counts, too, if it is in this one's ranges. ``sets`` are the range sets in their order;
-    the addresses outside the ranges are in none. ``other_sets`` are those of the ranges with which
-    the network was used before, when it is used with several in turn: two configurations have its
-    name. Usually there are none.
+    ``size`` is the number of addresses that the ranges can assign, plus the addresses in use that
+    are outside the ranges since these changed; ``assigned``, ``cooling``, ``reserved`` and ``free``
+    add up to it. For a cluster's pool it is this node's share. An address whose cool-down is over
+    counts as cooling until it is freed. ``pool`` is the name of the network's pool. If another
+    network of the pool has an address in this network's ranges, it counts too. ``sets`` are the
+    range sets in their order; addresses outside the ranges are in none of them. ``other_sets`` are
+    the range sets of other ranges that the network had within the last hour, when its ranges change
+    back and forth because two configurations have its name. Usually there are none.
     """
 
     __slots__ = (
@@ -131,23 +131,23 @@ class NetworkStats(_Value):
     def can_serve(self) -> bool:
         """Whether the next assignment finds an address in every range set.
 
-        False for a network of which no range is known.
+        It is False for a network without known ranges.
         """
         return bool(self.sets) and not any(one.full for one in self.sets)
 
     @property
     def used_percent(self) -> float | None:
-        """How full the network is: as full as its fullest range set. None when none has a size."""
+        """The percentage of the fullest range set, or None when no set has an address."""
         return counts.fullest_percent(one.used_percent for one in (*self.sets, *self.other_sets))
 
     @property
     def static(self) -> Mapping[str, int] | None:
-        """The counts of the addresses that are assigned on request only, in all sets, or None."""
+        """The counts of the addresses of all sets that are assigned on request only, or None."""
         found = [one.static for one in (*self.sets, *self.other_sets) if one.static is not None]
         return {key: sum(one[key] for one in found) for key in found[0]} if found else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``fastipam stats --json`` prints, for JSON."""
+        """Return the counts as ``fastipam stats --json`` prints them."""
         return {
             "network": self.network,
             "pool": self.pool,
@@ -170,7 +170,7 @@ def make(
     sets: Iterable[counts.SetCounts],
     others: Iterable[counts.SetCounts],
 ) -> NetworkStats:
-    """Return the value of what was counted."""
+    """Return the counts of a network as a :class:`NetworkStats`."""
     own, other = _sets(sets), _sets(others)
     return NetworkStats(network=network, pool=pool, sets=own, other_sets=other, **total)
 
