@@ -60,7 +60,8 @@ def backup(
     to disk. It replaces an older backup of this name, or a symbolic link, which is not followed;
     with ``force`` any file. A file in the directory of a store, a device or a directory is never
     replaced. O(used pages). Meanwhile the store cannot reuse freed space. ``progress`` is called
-    with (bytes, bytes) at the end. Raises ConfigError (``path`` must not be replaced), StoreError.
+    once, at the end, with the size twice. Raises ConfigError (``path`` must not be replaced),
+    StoreError.
     """
     check_given(store, progress)
     target = os.path.abspath(path_of(path, "the file of the backup"))
@@ -183,7 +184,7 @@ def _remove_abandoned(directory: str) -> None:
 
 
 def _open_copy(path: str, directory: str, store: Store) -> Store:
-    """Open a copy of the backup as a store. A copy, because opening writes lock files beside it."""
+    """Open a copy of the backup as a store, because opening writes lock files beside the file."""
     try:
         shutil.copyfile(path, os.path.join(directory, "data.mdb"))
     except OSError as error:

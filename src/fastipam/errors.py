@@ -29,8 +29,8 @@ The word before the colon says who has to act. Each error has a one-line text, p
 that says what to do next, and fields, so that no program has to parse the text. All errors can be
 pickled.
 
-``cni_code`` of each is the one table of the codes in the error objects of the CNI specification:
-codes below 100 are the specification's (CNI 1.1.0, section "Error"), 100 to 119 are fastipam's.
+Each class has its code for the error objects of CNI in ``cni_code``; there is no other table of
+codes. Codes below 100 are the specification's (CNI 1.1.0, section "Error"), 100 to 119 fastipam's.
 """
 
 from __future__ import annotations

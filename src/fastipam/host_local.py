@@ -41,7 +41,7 @@ def booted_ns() -> int:
 def leases(
     directory: str | os.PathLike[str], since_ns: int
 ) -> Iterator[tuple[tuple[int, int], str]]:
-    """Yield (address, container id) of every lease of a network since ``since_ns``.
+    """Yield (address, container id) of every lease of a network made at ``since_ns`` or later.
 
     An address is (family, integer). The container id is empty when this user may not read the file.
     An empty file is no lease, because no DEL could match it. Raises OSError.
@@ -167,7 +167,7 @@ def _is_name(name: str) -> bool:
 
 
 def set_of_cursor(name: str) -> int | None:
-    """Return the number of the range set whose cursor a file is, or None for another file.
+    """Return the number of the range set that a cursor file belongs to, or None for another file.
 
     Raises ValueError when the name begins like that of a cursor and has no such number.
     """

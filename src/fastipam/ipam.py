@@ -82,7 +82,7 @@ class Ipam(Networks):
 
     @property
     def named(self) -> dict[str, tuple[Pool, Policy]]:
-        """By name: the ranges and policy of each network that :meth:`network` got ranges for."""
+        """The ranges and policy, by name, of the networks that :meth:`network` got ranges for."""
         return self._named
 
     @property
@@ -127,7 +127,7 @@ class Ipam(Networks):
 
         The event loop goes on meanwhile. When the function raises, nothing has changed. When the
         task is cancelled, the transaction is rolled back if it is not committed yet. The call
-        returns when it has ended, which takes at most as long as a wait for the lock.
+        returns when the transaction has ended, at the latest after one wait for the lock.
 
         Raises what :meth:`transaction` and the function raise, and ConfigError for a coroutine
         function.

@@ -107,11 +107,11 @@ def _no_number(field: str, given: object, bits: int) -> errors.ConfigError:
 def look(path: str) -> tuple[int, int, int]:
     """Return (device, inode, born_ns) of a network namespace's file. Raises OSError, ValueError.
 
-    The kernel soon reuses the inode of a namespace that has ended. ``born_ns`` tells the two apart:
-    it is the time at which the namespace's file was made. A file that is mounted at a path, as
-    runtimes do it, keeps that time while it is mounted, and has the same time in every mount
-    namespace. The file behind a link in /proc may be made anew at each access, so its time says
-    nothing, and ``born_ns`` is 0.
+    The kernel soon reuses the inode of a namespace that has ended. ``born_ns`` tells the old and
+    the new namespace apart: it is when the namespace's file was made. A file that is mounted at a
+    path, as runtimes do it, keeps that time while it is mounted, and has the same time in every
+    mount namespace. The file behind a link in /proc may be made anew at each access, so its time
+    says nothing, and ``born_ns`` is 0.
     """
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
@@ -156,8 +156,8 @@ def find(directories: Sequence[str] = NETNS_DIRECTORIES) -> tuple[dict[int, str]
 
     Return (paths, blind, leftover). ``paths`` has a path of each namespace by inode, without this
     process's own namespace. ``blind`` says what could not be read, or is empty. ``leftover`` is a
-    file of ``directories`` that is not a namespace, or is empty: nothing is mounted there any more,
-    or only in another mount namespace.
+    file of ``directories`` that is not a namespace, because none is mounted there any more, or only
+    in another mount namespace; it is empty when there is no such file.
 
     A namespace in one of ``directories`` counts whoever made it, because only root mounts there. A
     namespace that was found only by its processes counts if it belongs to the user namespace of

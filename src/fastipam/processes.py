@@ -112,9 +112,10 @@ class Found:
 def search(node_pid_ns: Collection[int] = (), proc: str = "/proc") -> Found:
     """Return the network namespaces of all processes, their threads, and all mounts.
 
-    Everything is visible from the kernel's first pid namespace. A process in another one sees only
-    what runs there, which is the whole node if the node is itself a container: ``node_pid_ns`` are
-    the inodes of the pid namespaces in which runtimes of this node are known to run.
+    From the kernel's first pid namespace, all processes are visible. From another pid namespace,
+    only its own processes are. These are the whole node if the node is itself a container:
+    ``node_pid_ns`` are the inodes of the pid namespaces in which runtimes of this node are known to
+    run.
 
     O(threads + lines of the mount tables); some ten milliseconds on a busy node.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def directories(network: str, data_dir: str) -> list[str]:
-    """Return the directories that host-local has for a network: in ``dataDir``, and by default."""
+    """Return host-local's directories of a network: in ``dataDir``, and in its default tree."""
     places = dict.fromkeys((data_dir, host_local.DEFAULT_TREE))
     return [one for each in places if os.path.isdir(one := os.path.join(each, network))]
 
@@ -62,7 +62,7 @@ def enter_new(network: Network, data_dir: str, log: Callable[[str], None]) -> in
 def enter_file(network: Network, path: str, since_ns: int) -> bool:
     """Enter the lease of a file of host-local, and return whether it was entered.
 
-    It is not when the store has it already, or when the file is older than ``since_ns``. Raises
+    It is not if the store has it already, or if the file is older than ``since_ns``. Raises
     AddressInUse, AddressNotInRange, StoreError, OSError; ValueError when the file has no lease.
     """
     family, value = host_local.address_of(os.path.basename(path))

@@ -34,11 +34,11 @@ class Networks:
 
     @property
     def named(self) -> dict[str, tuple[Pool, Policy]]:
-        """By name: the ranges and policy of each network that :meth:`network` got ranges for."""
+        """The ranges and policy, by name, of the networks that :meth:`network` got ranges for."""
         raise NotImplementedError
 
     def _place(self) -> Store:
-        """Return the store for a call, or in a transaction the store inside it."""
+        """Return the store that calls use; in a transaction it is the store inside it."""
         raise NotImplementedError
 
     def _returns(self, network: Network) -> Network:
@@ -167,7 +167,7 @@ class Transaction(storage.Transaction, Networks):
 
     @property
     def named(self) -> dict[str, tuple[Pool, Policy]]:
-        """By name: the ranges and policy of each network that :meth:`network` got ranges for."""
+        """The ranges and policy, by name, of the networks that :meth:`network` got ranges for."""
         return self._ipam.named
 
     def _place(self) -> Store:

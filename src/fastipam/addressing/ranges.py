@@ -79,7 +79,7 @@ class Range:
         ``start`` defaults to network + 1, ``end`` to the last address (IPv4: to the address before
         the broadcast address). ``gateway`` defaults to network + 1, also when it is empty, or to
         None with ``default_gateway=False``. A /31, /32, /127 or /128 has no network and no
-        broadcast address (RFC 3021, RFC 6164): all of its addresses are assigned, and it has no
+        broadcast address (RFC 3021, RFC 6164): all of its addresses may be assigned, and it has no
         default gateway. ``field`` is the path of the range, for errors. Raises ConfigError with the
         field and the value.
         """

@@ -4,9 +4,9 @@ A block bounds a search for addresses. Its record says whether it may be searche
 works on a transaction; ``ledger.py`` chooses addresses, and ``fastipam.cluster`` decides who may
 own a block. Imported when a set is cut into blocks.
 
-The *open list* has the blocks with free addresses, in the order of how few they have, so that the
-fullest block is filled first. The block that contains the cursor serves now and is not listed. The
-list is a hint: an entry is checked before it is used, and :func:`reindex` adds missing entries.
+The *open list* has the blocks with free addresses, those with the fewest first, so that the fullest
+block is filled first. The block that contains the cursor serves now and is not listed. The list is
+a hint: an entry is checked before it is used, and :func:`reindex` adds missing entries.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The counts of a network are stored, those of its range sets are not. A set's addresses in use are
 counted in the pages of the bitmap, its cooling addresses in its queue, its reserved addresses in
-the reservations. So assignments and releases do no work for these counts, and none can be wrong. If
-a set is cut into the blocks of a cluster, only the addresses of this node's blocks are counted.
+the reservations. So assignments and releases do no work for a set's counts, and these are always
+right. If a set is cut into the blocks of a cluster, only this node's blocks are counted.
 """
 
 from __future__ import annotations
@@ -247,10 +247,10 @@ def of_all(
 
 
 def of_others(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> list[SetCounts]:
-    """Return the counts of the range sets of other configurations that use the network in turn.
+    """Return the counts of the range sets of earlier ranges, if the network's ranges alternate.
 
-    Usually there are none. A set that the network also has now is left out. O(pages + cooling +
-    reservations).
+    Usually they do not, and there are none. A set that the network also has now is left out.
+    O(pages + cooling + reservations).
     """
     from fastipam.allocation import turns
 

@@ -103,8 +103,9 @@ def used(txn: Snapshot) -> dict[str, int]:
 def describe(txn: Snapshot, name: str) -> dict[str, Any] | None:
     """Return a pool with its networks and its counts, for JSON, or None when there is none.
 
-    Each of the pool, ``static`` (the addresses that are assigned on request only) and ``outside``
-    (addresses in use that are in no range any more) has four states that add up to its ``size``.
+    Addresses that are assigned on request only are counted apart, in ``static``, and addresses in
+    use that are in no range any more in ``outside``. In the pool and in each of the two, the four
+    states add up to ``size``.
     """
     raw = tables.POOLS.get(txn, keys.encode("pool", name))
     if raw is None:

@@ -1,4 +1,4 @@
-"""Notice that a network's ranges change back and forth, because two configurations name it."""
+"""Notice that a network's ranges alternate, because two configurations have the same name."""
 
 from __future__ import annotations
 

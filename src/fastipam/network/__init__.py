@@ -205,9 +205,9 @@ class Network(Reading):
         ``owners`` are ``Owner`` objects, or (container id, interface) pairs, all different.
         ``pods`` has one entry for each owner, in their order; ``netns`` is the same for all. The
         leases come in the order of the owners. Each is the lease in the first range set; it has the
-        leases in the other sets as ``siblings``. No owner gets an address because it is reserved
-        for it. O(owners). Returns after the commit is on disk (durable mode). Raises the errors of
-        :meth:`allocate`.
+        leases in the other sets as ``siblings``. Reservations are not considered: no owner gets an
+        address that is reserved for it. O(owners). Returns after the commit is on disk (durable
+        mode). Raises the errors of :meth:`allocate`.
         """
         from fastipam.network import arguments
 
@@ -529,9 +529,8 @@ class Network(Reading):
         without host bits, or "a-b"; its addresses that the ranges can assign are reserved.
         ``owner`` is a pod's "namespace/name" or a container id, or empty for nobody. An address in
         use stays with its owner until it is released. Idempotent: a later call replaces owner and
-        reason.
-        O(addresses), in one transaction. Returns after the commit is on disk (durable mode).
-        Raises ConfigError (no such address, too many), StoreError.
+        reason. O(addresses), in one transaction. Returns after the commit is on disk (durable
+        mode). Raises ConfigError (no such address, too many), StoreError.
         """
         from fastipam.allocation import reservations
         from fastipam.network import arguments
@@ -552,9 +551,8 @@ class Network(Reading):
         """End the reservations in a target (as of :meth:`reserve`); return their addresses.
 
         Sticky reservations end too, and their addresses cool down. An address in use stays with its
-        owner.
-        O(reservations of the network). Returns after the commit is on disk (durable mode). Raises
-        ConfigError, StoreError.
+        owner. O(reservations of the network). Returns after the commit is on disk (durable mode).
+        Raises ConfigError, StoreError.
         """
         from fastipam.addressing.parsing import parse_exclusion
         from fastipam.allocation import reservations

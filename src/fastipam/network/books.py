@@ -72,7 +72,7 @@ class Books:
         self._remember = remember
         self._before_first = before_first
         self._read: Pool | None = None  # the ranges read last: reading them is slow
-        # The last result of _assignable, behind the texts of the network's and the pool's ranges.
+        # (the network's ranges as text, the pool's as text, the result of _assignable for these)
         self._spared: tuple[str, str, Pool] | None = None
 
     @property

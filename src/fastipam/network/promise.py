@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Promise:
-    """The promise that the leases of one call are in blocks of this node when it is answered.
+    """The promise that a call's leases are in blocks of this node when the call is answered.
 
     ``is_new`` says that the call has assigned the leases: they are released if the promise cannot
     be kept.

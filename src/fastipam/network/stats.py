@@ -109,8 +109,8 @@ class NetworkStats(_Value):
     counts as cooling until it is freed. ``pool`` is the name of the network's pool. If another
     network of the pool has an address in this network's ranges, it counts too. ``sets`` are the
     range sets in their order; addresses outside the ranges are in none of them. ``other_sets`` are
-    the range sets of other ranges that the network had within the last hour, when its ranges change
-    back and forth because two configurations have its name. Usually there are none.
+    the range sets of earlier ranges, if the network's ranges change back and forth because two
+    configurations have its name. Usually there are none.
     """
 
     __slots__ = (

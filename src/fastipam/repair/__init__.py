@@ -88,7 +88,7 @@ class _Repairer:
     def _networks(self) -> dict[bytes, tuple[int, int, bool]]:
         """Make networks, pools and ids agree, and delete records that belong to none of them.
 
-        Return, by encoded name: (network id, pool id, whether its records may be damaged).
+        Return (network id, pool id, whether records may be damaged) by the network's encoded name.
         """
         txn = self._txn
         used = self._used_pools()

@@ -332,7 +332,7 @@ class PoolRepair:
     def _has_event(self, key: bytes, raw: bytes) -> bool:
         """Return whether an event can be read.
 
-        If the pool's numbers were lost, its generation is at least that of the event.
+        If the pool's numbers were lost, make its generation at least that of the event.
         """
         try:
             event = event_record.Event(key, raw)

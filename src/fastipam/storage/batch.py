@@ -1,4 +1,4 @@
-"""Several requests in one commit of each store that they name."""
+"""Serve several requests with one commit for each store that they name."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Batch:
         return any(one.failed for one in self._transactions.values())
 
     def commit(self) -> dict[Store, Exception]:
-        """Commit the transaction of every store. A durable store is on disk then.
+        """Commit the transaction of every store. In a durable store the changes are on disk then.
 
         Return the stores that could not be committed, and why: nothing has changed in those. A
         store that was removed or replaced since the batch found it is one of them.

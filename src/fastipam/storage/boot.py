@@ -3,8 +3,8 @@
 The leases of an earlier boot are released, because no container outlives its boot. So a boot that
 is counted by mistake frees the addresses of running containers. The kernel's boot id alone does not
 tell boots apart: a container manager may mount another id over it, and when a node that is itself a
-container starts again, the id stays the same. ``boot_change`` decides whether an unknown pair of
-the two is a new boot; it is imported only then.
+container starts again, the id stays the same. ``boot_change`` decides whether a boot id and an init
+that a store does not know are a new boot; it is imported only then.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 MAKER_LOCK_FILE = "turn.lock"  # the name on disk, which every version has to share
-# ``turn.lock`` begins with the inode of the data file, in so many bytes. The kept room follows.
+# ``turn.lock`` begins with the inode of the data file, in so many bytes. The rest of the file is
+# the disk space that is kept for releases.
 _INODE_BYTES = 32
 # A release changes at most 35 pages, in trees as deep as those of a million leases. The next
 # release changes another 35 before LMDB reuses the pages that the first one has freed.
@@ -75,7 +76,7 @@ def pair_lock_file(path: str) -> None:
     inode = b"%d" % os.stat(os.path.join(path, DATA_FILE)).st_ino
     descriptor = os.open(os.path.join(path, MAKER_LOCK_FILE), _PLAIN)
     try:
-        found = os.pread(descriptor, _INODE_BYTES + 1, 0)  # one byte more, to see if room is kept
+        found = os.pread(descriptor, _INODE_BYTES + 1, 0)  # one byte more: is any space kept?
         before = found[:_INODE_BYTES].rstrip(b"\0")
         if before != inode:
             if before:
@@ -144,10 +145,11 @@ def is_new(path: str) -> bool:
 
 
 def lock_path(path: str) -> str:
-    """Return the path of the file that a writer locks; a process that makes a new store, too.
+    """Return the path of the file that a writer of the store locks.
 
-    For a writer it is the data file itself: whatever becomes of the other files, or of the
-    directory, one data file has one writer.
+    It is the data file itself: whatever becomes of the other files, or of the directory, one data
+    file has one writer. While there is no data file, it is ``turn.lock``, for the process that
+    makes the store.
     """
     return os.path.join(path, MAKER_LOCK_FILE if is_new(path) else DATA_FILE)
 
@@ -171,7 +173,7 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
 
 
 def sync_names(path: str) -> None:
-    """Sync a directory and all above it, up to the first that this process may not read."""
+    """Sync a directory and all directories above it, up to the first that cannot be read."""
     while True:
         try:
             sync_directory(path)

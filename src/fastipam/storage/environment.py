@@ -28,8 +28,8 @@ class Environment:
 
     ``clock`` returns wall clock nanoseconds. ``boot_id`` returns the text that names this boot, or
     "" when this process cannot read it. ``boot`` is the number of this boot in the store.
-    ``unswept`` says that leases of an earlier boot may be left; it is a hint, because each network
-    has its own mark. ``boot_doubt`` says why this may be another boot, or is empty. ``boottime``
+    ``unswept`` says that leases of an earlier boot may be left; it is a hint, because each pool
+    records its own. ``boot_doubt`` says why this may be another boot, or is empty. ``boottime``
     returns nanoseconds of a clock that cannot be set. ``local.transaction`` is the write
     transaction of this thread. ``refused`` is when a thread last waited for another writer in vain
     (monotonic nanoseconds), and the error that it got.

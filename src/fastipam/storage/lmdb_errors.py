@@ -1,4 +1,4 @@
-"""Translate the errors of LMDB and of the system into those of fastipam."""
+"""Translate errors of LMDB and of the system into errors of fastipam."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ MAP_SIZE = 64 << 30
 # How long a writer waits for other writers. A runtime gives up after a minute or more, so it gets
 # the reason before that.
 PATIENCE_S = 8.0
-# Each takes 64 bytes of the lock file. LMDB's default of 126 is too few for a burst of a node.
+# Each takes 64 bytes of the lock file. LMDB's default, 126, is too few for a node that starts many
+# pods at once.
 MAX_READERS = 1022
 REPLACE_HINT = "restore a backup, or move data.mdb and lock.mdb away to start with an empty store"
 

@@ -2,9 +2,9 @@
 
 LMDB must not open one file twice in a process, because closing one would release the locks of the
 other. :func:`open_store` and :func:`close_store` count the users of a store; the last one closes
-it. :func:`get` keeps the store of a data directory open for the requests that follow: an agent or
-an embedding program serves many, and must not serve a store that was removed, or replaced under the
-same path, from the old file.
+it. :func:`get` keeps the store of a data directory open for the next requests of an agent or an
+embedding program. If the store was removed, or replaced under the same path, :func:`get` opens it
+again, so that no request is served from the old file.
 
 A forked child must not use the stores of its parent. It begins with an empty registry.
 """
@@ -113,7 +113,7 @@ def _opener(path: str, patience_s: float) -> WriterLock:
 
 
 def _find(path: str | os.PathLike[str]) -> Store | None:
-    """Return the open store of a path, by any name that the path has."""
+    """Return the open store of a path, even if it was opened under another name."""
     absolute = os.path.abspath(path)
     try:
         status = os.stat(os.path.join(absolute, DATA_FILE))

@@ -60,8 +60,9 @@ class Store(Environment):
 
     Opening costs the same whatever the store holds. ``durability`` is "durable" (a change is on
     disk when the call returns), "relaxed" (a killed process loses nothing, a power cut may lose the
-    last changes or damage the file), or None: as the store was created, "durable" for a new one.
-    Tests inject ``clock``, ``boot_id`` and ``boottime``, which is an injected ``clock`` by default.
+    last changes or damage the file), or None for what the store was created with ("durable" for a
+    new store). Tests inject ``clock``, ``boot_id`` and ``boottime``, which defaults to an injected
+    ``clock``.
     With ``create=False`` a directory without a store raises FileNotFoundError. A program that only
     reads opens the store with ``count_boot=False``. A call that finds another writer waits for
     ``patience_s`` seconds and then raises StoreBusy; when the store is opened, they count from
@@ -237,7 +238,7 @@ class Store(Environment):
     def _prepare(
         self, env: lmdb.Environment, durability: str
     ) -> tuple[str, tuple[lmdb._Database, ...]]:
-        """Check the schema and note the boot; return the store's durability and its databases."""
+        """Check the schema and record the boot; return the store's durability and its databases."""
         # All of it is one write transaction, because py-lmdb closes at the end of a read
         # transaction the databases that were opened in it. When there is nothing to write, nothing
         # is written.
@@ -338,7 +339,7 @@ class Store(Environment):
             self.has_failed = False
 
     def _is_map_full(self) -> bool:
-        """Return whether the file ends just below the largest size."""
+        """Return whether the used part of the file ends just below the size of the memory map."""
         return self._end() + 2 * _PROBE_BYTES > self._map_size
 
     def _end(self) -> int:

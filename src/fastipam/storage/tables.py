@@ -29,7 +29,7 @@ RELAXED = "relaxed"
 MAX_DATABASES = 32  # more than there are, for later schemas
 # Entries of a ``Table.page``: reading them takes some milliseconds and a megabyte of memory.
 PAGE = 4096
-# The keys of META; a policy's is made by records.keys.
+# The keys of META. The keys of policies are made by records.keys.
 SCHEMA_KEY = b"schema"
 DURABILITY_KEY = b"durability"
 BOOT_KEY = b"boot id"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Transaction(NativeTransaction):
-    """A write transaction: that of ``_ledger.pyx``, in which ``fastipam.testing`` can hook."""
+    """The write transaction of ``_ledger.pyx``, as a class that ``fastipam.testing`` can patch."""
 
     __slots__ = ()
     shares = True  # short calls of several threads may be parts of one transaction

@@ -20,7 +20,7 @@ class Walk:
         self._cursor = txn.txn.cursor(txn.databases[table.place])
 
     def seek(self, key: bytes) -> bool:
-        """Go to the first key that is not smaller; return whether there is one."""
+        """Go to the first key that is not smaller than ``key``; return whether there is one."""
         return self._cursor.set_range(key)  # type: ignore[no-any-return]
 
     def next(self) -> bool:

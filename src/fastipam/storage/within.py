@@ -27,7 +27,7 @@ class _Local:
 
 
 class Within(View):
-    """The store inside a write transaction: each change is a part of it, and readers see it.
+    """The store inside a write transaction: changes are parts of it, and reads see them.
 
     It serves the thread of the transaction until the transaction has ended. Raises TransactionOver
     afterwards, and in another thread.

@@ -159,7 +159,7 @@ def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
         try:
             network = ipam.network(name)
         except UnknownNetwork:
-            continue  # a backup without it was restored meanwhile
+            continue  # a backup that does not have this network was restored meanwhile
         while network._sweep_reboot():
             looked += previous_boot.BATCH
             if progress is not None:

@@ -103,14 +103,14 @@ class Sweeper:
         yield from self._every_batch()
 
     def _batches(self) -> Iterator[list[Lease]]:
-        """Yield the leases to be checked, up to 256 a transaction."""
+        """Yield the leases to be checked, up to 256 per transaction."""
         if self._only is not None:
             yield self._these(self._only)
         else:
             yield from self._every_batch()
 
     def _every_batch(self) -> Iterator[list[Lease]]:
-        """Yield the leases in address order, up to 256 a transaction."""
+        """Yield the leases in address order, up to 256 per transaction."""
         start: tuple[int, int] | None = (0, 0)
         while start is not None:
             batch, start = self._next(start)
@@ -237,7 +237,7 @@ class Sweeper:
         with self._store.write() as txn:
             pool_id = self._network._pool_in(txn)
             if pool_id is None:
-                return []  # a backup without this network was restored meanwhile
+                return []  # a backup that does not have this network was restored meanwhile
             for lease, seen, proven in gone:
                 judged += self._judge_one(txn, pool_id, lease, seen, proven and self._at_once)
             if not self._dry_run:
@@ -250,7 +250,10 @@ class Sweeper:
     def _judge_one(
         self, txn: Transaction, pool_id: int, lease: Lease, seen: int, at_once: bool
     ) -> list[tuple[Lease, bool]]:
-        """Do the work of :meth:`_judge` for one lease. Its owner's other leases share its fate."""
+        """Do the work of :meth:`_judge` for one lease.
+
+        If it is released, its owner's other leases are released with it.
+        """
         key = keys.address_key(pool_id, lease.family, lease.value)
         raw = tables.LEASES.get(txn, key)
         if (

@@ -14,7 +14,7 @@ These conditions are checked for each network, in one read transaction:
 * a block lies in a set that is cut into blocks; an active block that has free addresses, and is
   not the one that serves now, is in the open list
 * every record belongs to a network or a pool that exists; a network has a pool, and a pool has a
-  network; a lease names a network of its pool, an owner entry the pool of its network
+  network; a lease names a network of its pool, and an owner entry names the pool of its network
 * a network's own ranges can be read, and its pool contains them
 * the stored policy of a network can be read
 """
@@ -152,7 +152,7 @@ class _Verifier:
             yield network.finding("policy-unreadable", "policy", f"its policy is {policy.hex()}")
 
     def _orphans(self) -> Iterator[Finding]:
-        """Yield a finding for each table and id with records of no network, or of no pool."""
+        """Yield a finding for each table, and each id in it, whose network or pool is missing."""
         networks = self._networks.keys()
         pools = {*self._used, *(pool_id for pool_id, _ in self._pools.values())}
         for what, table in BY_NETWORK:

@@ -62,7 +62,7 @@ class Finding:
 
 
 class Told:
-    """Report the progress of a check to its caller: records read, and records in total."""
+    """The progress of a check, reported to its caller: records read, and records in total."""
 
     def __init__(self, txn: Snapshot, progress: Progress | None) -> None:
         self._progress = progress

@@ -17,10 +17,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     Address = tuple[int, int]  # family, integer
 
-# Who may move a block from state to state: docs/cluster.md, "Claims".
+# docs/cluster.md, "Claims", says which process may move a block from state to state.
 CLAIMING = 1  # an intent: the cluster's store may, or may not, name this node as the owner
 ACTIVE = 2  # owned: the only state in which addresses are assigned from the block
-RELEASING = 3  # wholly free, being released: never active again before the release
+RELEASING = 3  # no address is in use; it is being released, and cannot become active before that
 FOUND = 4  # owned, but the addresses in use are not known yet: they are searched for first
 LOST = 5  # another node owns it: addresses in use stay until they are released
 STATES = {

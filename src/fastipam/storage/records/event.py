@@ -53,7 +53,8 @@ class Event:
     """One event of an address; a value.
 
     ``wall_ns`` is wall clock nanoseconds since the epoch, ``kind`` a word of :data:`KINDS`,
-    ``generation`` that of the lease. A reservation has its owner as ``container_id``.
+    ``generation`` that of the lease. An event of a reservation has the reservation's owner in
+    ``container_id``, or in the fields of the pod.
     """
 
     __slots__ = (

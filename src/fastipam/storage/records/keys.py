@@ -46,7 +46,8 @@ LEVELS = 11  # of pages: 11 times 12 bits cover an IPv6 address
 # Generations, event numbers and nanoseconds only grow, from 0 or from now, and none has more bits
 # before the year 2116. A number with more bits is damage, and would overflow its field one day.
 MOST_BITS = 62
-# What reading a damaged record raises. Not Exception: a signal handler may raise there as well.
+# The exceptions that reading a damaged record raises. Not Exception, because a signal handler may
+# raise there as well.
 UNREADABLE = (ValueError, KeyError, IndexError, TypeError, OverflowError)
 ENCODING = "utf-8"
 ERRORS = "surrogateescape"
