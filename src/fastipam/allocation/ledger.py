@@ -336,7 +336,7 @@ class Ledger(Accounts):
         return its_set is not None and not blocks.host_bits(its_set, value)
 
     def note_cleared(self, family: int, value: int) -> None:
-        """Update the count of addresses outside the ranges, and the open list, when one is freed."""
+        """Update the count of addresses outside the ranges, and the open list: one became free."""
         if self.state.outside:
             self.state.outside -= not self.stored.holds(family, value)
         if CUT in self.text:

@@ -28,11 +28,11 @@ class Environment:
 
     ``clock`` returns wall clock nanoseconds. ``boot_id`` returns the text that names this boot, or
     "" when this process cannot read it. ``boot`` is the number of this boot in the store.
-    ``unswept`` says that leases of an earlier boot may be left; it is a hint, because each pool
-    records its own. ``boot_doubt`` says why this may be another boot, or is empty. ``boottime``
-    returns nanoseconds of a clock that cannot be set. ``local.transaction`` is the write
-    transaction of this thread. ``refused`` is when a thread last waited for another writer in vain
-    (monotonic nanoseconds), and the error that it got.
+    ``unswept`` says that leases of an earlier boot may be left; it is a hint, because each pool has
+    its own record of that. ``boot_doubt`` says why this may be another boot, or is empty.
+    ``boottime`` returns nanoseconds of a clock that cannot be set. ``local.transaction`` is the
+    write transaction of this thread. ``refused`` is when a thread last waited for another writer in
+    vain (monotonic nanoseconds), and the error that it got.
     """
 
     nests = False  # a call in a transaction of the same thread is refused
