@@ -1,1 +1,1 @@
-"""The command line. Nothing else imports it."""
+"""The command line. No other package imports it."""

@@ -1,4 +1,4 @@
-"""Send the agent requests that are about no container."""
+"""Send STATUS and VERSION requests to the agent."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def variables(command: str) -> dict[str, str]:
 
 
 def ask(connection: socket.socket, command: str, stdin: bytes = b"{}") -> tuple[int, bytes]:
-    """Return (exit status, standard output) of such a command. Raises OSError."""
+    """Send a STATUS or VERSION; return (exit status, standard output). Raises OSError."""
     return protocol.ask(connection, variables(command), stdin)

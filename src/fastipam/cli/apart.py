@@ -21,9 +21,10 @@ _CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)
 
 
 def apart(function: Callable[[], Result], path: str) -> Result:
-    """Return what a function returns that a child process calls, which opens the store at ``path``.
+    """Call ``function``, which opens the store at ``path``, in a child process; return its result.
 
-    What it returns or raises is pickled. Raises StoreCorrupt when LMDB has ended the child.
+    The result, or the exception that the function raises, comes back pickled. Raises StoreCorrupt
+    when LMDB has ended the child.
     """
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -55,7 +56,7 @@ def apart(function: Callable[[], Result], path: str) -> Result:
 
 
 def _answer(function: Callable[[], object], writing: int) -> NoReturn:
-    """Call the function, write what becomes of it, and end the process."""
+    """Call the function, write its result or exception, and end the process."""
     try:
         try:
             answer = pickle.dumps((None, None, function()))
@@ -64,6 +65,6 @@ def _answer(function: Callable[[], object], writing: int) -> NoReturn:
         with os.fdopen(writing, "wb") as pipe:
             pipe.write(answer)
         sys.stderr.flush()
-    except BaseException:  # Ctrl-C, which the parent has got as well
+    except BaseException:  # Ctrl-C, which the parent has received too
         os._exit(1)
     os._exit(0)

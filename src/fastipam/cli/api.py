@@ -1,4 +1,4 @@
-"""The options for reaching a Kubernetes API, for commands without a node's settings."""
+"""The options for a connection to the Kubernetes API, for commands without a node's settings."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _OPTIONS = (
 
 
 def reach(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options ``kubeconfig``, ``context`` and ``servers``."""
+    """Add the options ``kubeconfig``, ``context`` and ``servers`` to a command."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
 
 
 def access_of(kubeconfig: str | None, context: str, servers: tuple[str, ...]) -> Access:
-    """Return how to reach the API. Raises ConfigError."""
+    """Return the access to the API that the options describe. Raises ConfigError."""
     from fastipam.cluster.registries.kubernetes import access
 
     if kubeconfig is None:

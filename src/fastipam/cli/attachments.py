@@ -18,9 +18,10 @@ STANDARD_INPUT = "-"
 
 
 class Listed(NamedTuple):
-    """The content of a list: (container id, interface) pairs, and the latest time when it was made.
+    """The content of a list, and the latest time at which it can have been made.
 
-    An empty interface means every interface of the container. ``made_ns`` is wall clock.
+    ``valid`` has (container id, interface) pairs; an empty interface means every interface of the
+    container. ``made_ns`` is wall clock time.
     """
 
     valid: set[tuple[str, str]]
@@ -35,9 +36,9 @@ class Listed(NamedTuple):
 def read(path: str, now_ns: int | None = None) -> Listed:
     """Read a list from a file, or from standard input when the path is "-".
 
-    ``now_ns`` is when the command was started, by default now. A file is as old as its last change,
-    also when it is standard input; what comes through a pipe was made before the command started.
-    Raises Failure, ConfigError, OSError.
+    ``now_ns`` is the time when the command was started, by default now. A file, also one that is
+    standard input, was made at the time of its last change; the content of a pipe, before the
+    command started. Raises Failure, ConfigError, OSError.
     """
     now_ns = time.time_ns() if now_ns is None else now_ns
     if path != STANDARD_INPUT:
@@ -56,21 +57,21 @@ def read(path: str, now_ns: int | None = None) -> Listed:
 
 
 def name_of(path: str) -> str:
-    """Return what an error calls the list."""
+    """Return the name of the list for an error."""
     return "standard input" if path == STANDARD_INPUT else path
 
 
 def _changed_ns(file: IO[Any]) -> int:
-    """Return when an open file was last changed, or 0 for what is no regular file."""
+    """Return the time of an open file's last change, or 0 if it is not a regular file."""
     try:
         status = os.fstat(file.fileno())
-    except UnsupportedOperation:  # standard input was replaced by an object in memory
+    except UnsupportedOperation:  # standard input is an object in memory
         return 0
     return status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
 
 
 def _parse(text: str, name: str) -> set[tuple[str, str]]:
-    """Return (container id, interface) pairs; an empty interface means all of the container."""
+    """Return (container id, interface) pairs; an empty interface means every interface."""
     if text.lstrip()[:1] in ("[", "{"):
         return _parse_json(text, name)
     valid = set()
@@ -78,7 +79,7 @@ def _parse(text: str, name: str) -> set[tuple[str, str]]:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        # A line that no runtime writes is an error: all leases would be released for it.
+        # Refuse a line that no runtime would write: if it were skipped, leases would be released.
         if len(words) > 2 or not is_id(words[0]):
             raise ConfigError(
                 f"{line.strip()!r} is not a container id and an interface",

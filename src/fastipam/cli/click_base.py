@@ -1,8 +1,8 @@
-"""Classes for commands and groups, on top of click's.
+"""Classes for commands and groups, derived from click's.
 
 The module of a command is imported only when the command is used, so ``fastipam --help`` does not
 get slower with every command. An error is printed as one line and a hint, never as a traceback.
-Examples and exit statuses belong to the command's object; help and reference are made from it.
+Examples and exit statuses are attributes of the command, from which help and reference are made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-# The exit statuses of every command; a command for which 1 means more says so.
+# The exit statuses of every command. A command replaces a text if a status means more for it.
 EXITS = {
     0: "done",
     1: "an error; standard error says which, and what to do",
@@ -32,7 +32,7 @@ EXITS = {
 
 
 class Entry(NamedTuple):
-    """A command: its place (``module:attribute``), its section of the help, its summary."""
+    """A command of a group: its place (``module:attribute``), section of the help, and summary."""
 
     place: str
     section: str
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
 
 class Failure(click.ClickException):
-    """An error with a hint what to do next; exit status 1."""
+    """An error that is printed with a hint on what to do next; exit status 1."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -67,14 +67,15 @@ class Command(click.Command):
         self.exits = {**EXITS, **(exits or {})}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as inherited; an empty value is wrong usage."""
+        """Parse like the base class, but refuse an empty value."""
         _refuse_empty(self, ctx, args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error that names an option names it as it is typed.
+        """Run the command, and in an error name the option as it is typed.
 
-        The value of an argument is in the message, and its name (NAME) says nothing more.
+        The field of an argument is removed: the message has its value, and its name (NAME) adds
+        nothing.
         """
         from fastipam.errors import ConfigError
 
@@ -101,9 +102,9 @@ class Command(click.Command):
 
 
 def _refuse_empty(command: click.Command, ctx: click.Context, args: Sequence[str]) -> None:
-    """Raise click's usage error for a value that is empty, as a variable that is not set is.
+    """Raise click's usage error for an empty value, which an unset shell variable gives.
 
-    Taken for no value, it would select everything: ``--pod "$POD"`` all pods.
+    Treated as no value, it would select everything: ``--pod "$POD"`` would select all pods.
     """
     if ctx.resilient_parsing:  # a shell completes a word
         return
@@ -115,7 +116,7 @@ def _refuse_empty(command: click.Command, ctx: click.Context, args: Sequence[str
 
 
 class Group(click.Group):
-    """A group whose commands are in modules of their own, or added to it as click does."""
+    """A group whose commands are in modules of their own, or added with click's decorators."""
 
     command_class = Command
 
@@ -126,17 +127,17 @@ class Group(click.Group):
         self.entries = dict(entries or {})
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as inherited; an empty value is wrong usage."""
-        if args:  # without any, the help is printed
+        """Parse like the base class, but refuse an empty value."""
+        if args:  # without arguments the help is printed
             _refuse_empty(self, ctx, args)
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names, those of ``entries`` first and in their order."""
+        """Return the names of all commands; those of ``entries`` come first, in their order."""
         return [*self.entries, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, importing its module now."""
+        """Return a command, whose module is imported now."""
         entry = self.entries.get(cmd_name)
         if entry is None:
             return super().get_command(ctx, cmd_name)
@@ -147,7 +148,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Resolve as inherited; the error of an unknown name suggests similar names."""
+        """Resolve like the base class, but suggest similar names for an unknown one."""
         name = args[0]
         known = self.list_commands(ctx)
         if name not in known and not name.startswith("-"):
@@ -181,7 +182,7 @@ class Root(Group):
     """The outermost group; it turns exceptions into messages and exit statuses."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write where to read on."""
+        """Write where to find more."""
         from fastipam.cli.topics import documents
 
         super().format_epilog(ctx, formatter)
@@ -212,21 +213,21 @@ def reason_of(error: FastipamError) -> str:
 
 
 def _reason(error: OSError) -> str:
-    """Return an error of the system in one line, with the file before it."""
+    """Return an OSError as one line, with the file's name in front."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
 
 
 def _as_root(error: BaseException | None) -> str | None:
-    """Return a hint to use sudo when the error is one of permissions, else None."""
+    """Return a hint to use sudo when the error means missing permissions, else None."""
     refused = is_refusal(error) and os.geteuid() != 0
     return f"as root: {as_root()}" if refused else None
 
 
 def as_root() -> str:
-    """Return the command line that was typed, for root; "" when this is root.
+    """Return the typed command line with sudo in front, or "" when this user is root.
 
-    The program has its whole path: sudo does not look for it in a virtual environment.
+    The program has its whole path, because sudo does not search in a virtual environment.
     """
     if os.geteuid() == 0:
         return ""
@@ -234,7 +235,7 @@ def as_root() -> str:
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Return whether an error of the system or of LMDB means missing permissions."""
+    """Return whether an OSError or an error of LMDB means missing permissions."""
     code = getattr(error, "code", 0) or getattr(error, "errno", 0)
     return code in (errno.EACCES, errno.EPERM)
 
@@ -249,5 +250,5 @@ def _missing(error: FileNotFoundError) -> Failure:
 def command(
     name: str, *, examples: Sequence[tuple[str, str]] = (), **attributes: Any
 ) -> Callable[[Callable[..., Any]], Command]:
-    """Make a command as ``click.command`` does, with examples and exit statuses."""
+    """Return a decorator that makes a :class:`Command`, as ``click.command`` does."""
     return click.command(name, cls=Command, examples=examples, **attributes)

@@ -1,7 +1,7 @@
 """The columns of the tables in which commands print leases, events and counts.
 
-A table that has to fit a terminal has ages instead of times, and the network only when there are
-several. :mod:`fastipam.cli.layout` decides which columns leave first.
+A table that has to fit a terminal has ages instead of times, and the column NETWORK only when there
+are several networks. :mod:`fastipam.cli.layout` decides which columns are left out first.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from fastipam.cli.layout import EXTRA, Column
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-IP = Column("IP", "address", 15)  # never cut: it is what the next command is given
-POD = Column("POD", "pod", least=18, middle=True)  # the end of a pod's name tells it from others
+IP = Column("IP", "address", 15)  # never cut, because the operator types it in the next command
+POD = Column("POD", "pod", least=18, middle=True)  # pods often differ in the end of their names
 CONTAINER = Column("CONTAINER", "container_id", least=12, drop=EXTRA)
 INTERFACE = Column("INTERFACE", "ifname", least=9, drop=EXTRA + 1)
 NETWORK = Column("NETWORK", "network", least=7, drop=2)
@@ -57,9 +57,9 @@ STATS = (
 
 
 def fitting(columns: Sequence[Column], *, narrow: bool, several: bool) -> tuple[Column, ...]:
-    """Return the columns for a terminal that is to show whole rows, or all as they are.
+    """Return the columns of a table; with ``narrow``, those for a terminal with whole rows.
 
-    ``several``: the rows are of several networks.
+    ``several`` says that the rows are of several networks.
     """
     if not narrow:
         return tuple(columns)

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
 
 _LAST_EVENTS = 10
-EXCLUDED = "EXCLUDED"  # in a subnet and never assigned, as `map` counts it
+EXCLUDED = "EXCLUDED"  # in a subnet and never assigned; `map` counts such addresses too
 
 
 class _Known(NamedTuple):
-    """What the store knows of one address at one moment."""
+    """The records of one address in the store at one moment."""
 
     family: int
     value: int
@@ -53,9 +53,9 @@ class _Known(NamedTuple):
 def explain(
     ipam: Ipam, name: str, address: tuple[int, int], *, local: bool
 ) -> dict[str, Any] | None:
-    """Return everything about an address in one network, or None when the network does not have it.
+    """Return everything about an address in one network, or None if the network does not have it.
 
-    O(1), and O(events that are kept) for the history.
+    O(1), and O(kept events) for the history.
     """
     known = _read(ipam, name, address, local)
     if known is None or (
@@ -99,7 +99,7 @@ def _read(ipam: Ipam, name: str, address: tuple[int, int], local: bool) -> _Know
         network_id, pool_id, pool = found
         record = read_record(txn, pool_id, *address)
         if record is not None and record.network_id != network_id:
-            return None  # another network of the pool has it, or had it last
+            return None  # another network of the pool has the address, or had it last
         pool = pools.as_assigned(txn, name, pool)
         return _Known(
             *address,
@@ -115,7 +115,7 @@ def _read(ipam: Ipam, name: str, address: tuple[int, int], local: bool) -> _Know
 
 
 def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> list[str]:
-    """Return the status of each address in one network, all at one moment. O(addresses)."""
+    """Return the status of each address in one network, all as of one moment. O(addresses)."""
     with ipam.store.read() as txn:
         found = look_up(txn, name)
         if found is None:
@@ -135,7 +135,7 @@ def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> lis
 
 
 def _is_near(pool: Pool, family: int, value: int) -> bool:
-    """Return whether an address lies in the subnet of a range, as a gateway or exclusion does."""
+    """Return whether an address is in the subnet of a range; it may be a gateway or excluded."""
     for each in pool.sets:
         for one in each.ranges:
             bits = BITS[family] - one.length
@@ -167,9 +167,10 @@ def _lease(known: _Known, store: Store) -> dict[str, Any]:
 
 
 def netns_state(record: Record, store: Store) -> str:
-    """Return whether the network namespace of a lease exists, seen from this process.
+    """Return a text that says whether this process can find the network namespace of a lease.
 
-    When its path does not lead to it, all processes and mounts of the node are searched for it.
+    If the path of the namespace does not lead to it, all processes and mounts of the node are
+    searched.
     """
     if not record.netns:
         return "not recorded"
@@ -208,7 +209,7 @@ def _whom(reservation: Reservation) -> str:
 
 
 def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> str:
-    """Return a sentence about the state and what ends it."""
+    """Return a sentence that explains the state, and what ends it."""
     record, reservation = known.record, known.reservation
     if answer["status"] == filters.ASSIGNED and record is not None:
         whose = answer["pod"] or f"container {record.container_id}"

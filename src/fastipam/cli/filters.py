@@ -23,23 +23,23 @@ STATES = ASSIGNED, COOLING, RESERVED, FREE = (
 
 
 def pod_of(record: Record | Event) -> str:
-    """Return ``namespace/name`` of a lease's or event's pod, "" when it has none."""
+    """Return ``namespace/name`` of the pod of a lease or event, or "" when it has none."""
     if not record.pod_namespace:
         return record.pod_name
     return f"{record.pod_namespace}/{record.pod_name}"
 
 
 def pod_hint(pod: str) -> str:
-    """Return a hint for a search that found nothing because the namespace was left out."""
+    """Return a hint if a search for a pod left out the namespace, else ""."""
     return "" if not pod or "/" in pod else f"; a pod is NAMESPACE/NAME, such as default/{pod}"
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which rows are wanted. A field that is empty or None selects all.
+    """A filter for rows. A field that is empty or None matches all rows.
 
     ``interval`` is (family, first, last). ``container`` is the beginning of an id. ``owner`` is a
-    pod's namespace/name or a container id, of a lease or of a reservation.
+    pod's namespace/name or a container id; it matches leases and reservations.
     """
 
     interval: tuple[int, int, int] | None = None
@@ -55,7 +55,7 @@ class Filter:
         return not self.states or state in self.states
 
     def needles(self) -> list[bytes]:
-        """Return texts, as bytes, that the packed record of every matching lease contains."""
+        """Return byte strings that the packed record of every matching lease contains."""
         found = []
         if self.container:
             found.append(_encode(self.container))
@@ -70,7 +70,7 @@ class Filter:
         return interval is None or (family == interval[0] and interval[1] <= value <= interval[2])
 
     def fits(self, record: Record) -> bool:
-        """Return whether a lease is wanted, whatever its address."""
+        """Return whether a lease matches, regardless of its address."""
         return (
             self.wants(states.of_record(record).upper())
             and self._fits_owner(record)
@@ -78,7 +78,7 @@ class Filter:
         )
 
     def fits_event(self, event: Event) -> bool:
-        """Return whether an event's address and owner match; kind and time are not checked here."""
+        """Return whether an event's address and owner match, regardless of kind and time."""
         return self.covers(event.family, event.value) and self._fits_owner(event)
 
     def _fits_owner(self, one: Record | Event) -> bool:
@@ -90,14 +90,14 @@ class Filter:
         )
 
     def fits_reservation(self, one: Reservation) -> bool:
-        """Return whether a reservation that nobody uses is wanted, whatever its address."""
+        """Return whether an unused reservation matches, regardless of its address."""
         if self.container or self.ifname or self.since_ns or not self.wants(RESERVED):
             return False
         return all(one.owner == wanted for wanted in (self.pod, self.owner) if wanted)
 
     @property
     def wants_free(self) -> bool:
-        """Return whether free addresses are wanted: not when an owner or a time is asked for."""
+        """Whether free addresses match: they do not if the filter has an owner or a time."""
         whose = self.container or self.ifname or self.pod or self.owner or self.since_ns
         return not whose and self.wants(FREE)
 

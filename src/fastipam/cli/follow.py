@@ -1,4 +1,4 @@
-"""``list --watch``: draw a screen again and again, or write a line for each change into a pipe.
+"""The loop of ``list --watch``: redraw a screen, or write a line for each change into a pipe.
 
 The changes are the events of the history since the last reading: O(changes) each time.
 """
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from fastipam.cli.filters import Filter
     from fastipam.ipam import Ipam
 
-_BESIDE_ROWS = 4  # lines of the screen that are no rows: heading, a gap, counts, hints
+_BESIDE_ROWS = 4  # lines of the screen besides the rows: heading, a gap, counts, hints
 
 
 def event_row(network: str, event: event_record.Event, when: rows.When) -> dict[str, Any]:
-    """Return an event as ``history`` and ``list --watch`` print it."""
+    """Return the row of an event for ``history`` and ``list --watch``."""
     return {
         "network": network,
         "time": when(event.wall_ns),
@@ -61,7 +61,7 @@ class Changes:
         """Yield (network, event) for each event since the last reading, in new networks too."""
         for name in [self._only] if self._only else self._ipam.networks():
             more = True
-            while more:  # a page has been read when it is yielded: the reader may be slow
+            while more:  # a page is read completely before it is yielded: the reader may be slow
                 events, more = self._page(name)
                 for event in events:
                     yield name, event
@@ -81,7 +81,7 @@ class Changes:
 
 
 def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, every_s: float) -> None:
-    """Write the list, then a line for each change; with ``as_json`` each line is an object."""
+    """Write the list, then a line for each change. With ``as_json`` each line is an object."""
     from json import dumps
 
     changes = Changes(ipam, only)
@@ -103,7 +103,7 @@ def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, ever
 
 
 def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, wide: bool, every_s: float) -> None:
-    """Draw as much of the list as the terminal shows, every few seconds."""
+    """Draw as much of the list as fits the terminal, every ``every_s`` seconds."""
     from rich.live import Live
     from rich.text import Text
 
@@ -121,7 +121,7 @@ def _drawn(
 ) -> list[str]:
     """Return the lines of a screen: as many rows as there is room for, then the footer.
 
-    A line that is wider than the screen would push the footer off it.
+    No line is wider than the screen, because it would push the footer off the screen.
     """
     when = Stamps(local=True) if wide else Ages(ipam.store.clock())
     shown = list(islice(rows.rows(ipam, only, wanted, when=when), room + 1))
@@ -140,7 +140,7 @@ def _drawn(
 
 
 def _counts(ipam: Ipam, only: str | None, width: int) -> str:
-    """Return the counts of the first networks, and how many networks have no room in the line."""
+    """Return a line with the counts of the first networks, and how many have no room in it."""
     texts = [
         (
             _name(row),
@@ -162,6 +162,6 @@ def _counts(ipam: Ipam, only: str | None, width: int) -> str:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    """Return the network of a row of ``stats``, with the ranges if it has several range sets."""
+    """Return the network in a row of ``stats``, with the ranges if it has several range sets."""
     name = str(row["network"])
     return f"{name} {row['ranges']}" if row["several"] else name

@@ -1,7 +1,8 @@
 """Lay out a table: which columns have room on a terminal, and how wide each of them is.
 
-A terminal never wraps a row. The least important columns are left out first, then long cells are
-cut. Without a width, as in a pipe or with ``--wide``, every column is there and no cell is cut.
+A row is never wider than the terminal. The least important columns are left out first, then long
+cells are cut. Without a width, as in a pipe or with ``--wide``, every column is printed and no cell
+is cut.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from fastipam.addressing.sizes import power
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-SAMPLE = 200  # rows that decide the widths; some screens full
-EXTRA = 10  # a ``drop`` of this or more: the column is the first to leave
+SAMPLE = 200  # rows that decide the widths: a few screens
+EXTRA = 10  # columns with a ``drop`` of this or more are left out first
 _GAP = "  "
 _EMPTY = "-"
-_FEWEST = 4  # characters of a cut cell that still say something
+_FEWEST = 4  # characters: the least width of a cut cell that is still of use
 _LAST = -9  # no ``drop`` is lower
 _LEAST_TEXT = 20  # characters of a wrapped text, however far it is indented
 
 
 class Column(NamedTuple):
-    """A column: its heading, a row's key, its usual width, whether it is a number.
+    """A column: its heading, the key in a row, its usual width, whether it has numbers.
 
-    ``drop`` is the order in which columns leave a terminal that is too narrow: the highest first,
-    0 never. From EXTRA on a column leaves before one that never leaves is cut; below 0 it leaves
-    only when cutting the others is not enough. ``least`` is the
-    width that a column keeps while another one can leave; 0 means that it is never cut. ``middle``
-    cuts out the middle of a text whose end matters as well.
+    ``drop`` is the order in which columns are left out on a narrow terminal: the highest first, 0
+    never. A column with EXTRA or more is left out before any column with 0 is cut; a column below 0
+    is left out only when cutting the others is not enough. ``least`` is the width to which a column
+    is cut while other columns can be left out; 0 means that it is never cut. ``middle`` cuts the
+    middle out of a text whose end matters too.
     """
 
     heading: str
@@ -52,8 +53,9 @@ def lines(
 ) -> Iterator[str]:
     """Yield the lines of a table, not wider than ``width``.
 
-    The first rows decide the widths, so that a million rows need no memory. ``paint`` is called
-    with a cell, or "" for the headings, and its padded text; it adds the terminal's codes.
+    The first rows decide the widths, so that a million rows need no memory. ``paint(cell, text)``
+    is called with a cell, or "" for the headings, and its padded text, and returns the text with
+    the terminal's codes.
     """
     documents = iter(documents)
     sample = list(islice(documents, SAMPLE))
@@ -86,9 +88,9 @@ def printable(text: str) -> str:
 
 
 def wrapped(text: str, width: int | None, *, before: str = "", indent: int = 2) -> list[str]:
-    """Return the lines of a text behind ``before``, the second and later ones indented.
+    """Return the lines of a text with ``before`` in front; all lines but the first are indented.
 
-    Words that are longer than a line are broken. Without a width there is one line.
+    Words that are longer than a line are broken. Without a width there is only one line.
     """
     if width is None:
         return [before + text]
@@ -103,7 +105,7 @@ def wrapped(text: str, width: int | None, *, before: str = "", indent: int = 2) 
 
 
 def cut(text: str, width: int, *, middle: bool = False) -> str:
-    """Return a text of at most ``width`` characters; an ellipsis stands for what is left out."""
+    """Return a text of at most ``width`` characters; an ellipsis replaces the part cut out."""
     if len(text) <= width:
         return text
     end = (width - 1) // 2 if middle else 0
@@ -111,14 +113,14 @@ def cut(text: str, width: int, *, middle: bool = False) -> str:
 
 
 def _cell(value: Any, width: int | None) -> str:
-    """Return the text of a cell, with a placeholder if empty: awk finds one word per column."""
+    """Return the text of a cell, or a placeholder for an empty one, so that awk finds a word."""
     if width is not None and isinstance(value, int):
         return power(value)
     return printable(str(value)) or _EMPTY
 
 
 def _kept(columns: Sequence[Column], natural: Sequence[int], width: int | None) -> list[int]:
-    """Return the places of the columns for which there is room."""
+    """Return the indices of the columns for which there is room."""
     kept = list(range(len(columns)))
     if width is None:
         return kept
@@ -138,12 +140,12 @@ def _kept(columns: Sequence[Column], natural: Sequence[int], width: int | None) 
 
 
 def _fit(columns: Sequence[Column], sizes: Sequence[int], width: int | None) -> list[int]:
-    """Return the widths of the columns, those with the most to spare cut until all fit."""
+    """Return the widths of the columns: those with the most to spare are cut until all fit."""
     sizes = list(sizes)
     if width is None:
         return sizes
     excess = sum(sizes) + len(_GAP) * (len(sizes) - 1) - width
-    for fewest in (None, _FEWEST):  # below ``least`` only when nothing else helps
+    for fewest in (None, _FEWEST):  # cut below ``least`` only when nothing else helps
         spare = [
             size - (fewest or column.least) if column.least else 0
             for size, column in zip(sizes, columns, strict=True)
@@ -159,13 +161,13 @@ def _fit(columns: Sequence[Column], sizes: Sequence[int], width: int | None) -> 
 def _texts(
     columns: Sequence[Column], row: Sequence[str], sizes: Sequence[int], width: int | None
 ) -> list[str]:
-    """Return the cells of a row, aligned; a cell is cut where there is a width."""
+    """Return the aligned cells of a row, cut to their columns if the table has a width."""
     if width is not None and any(
         len(cell) > size and not column.least
         for cell, size, column in zip(row, sizes, columns, strict=True)
     ):
-        # A cell that may not be cut, such as an IPv6 address after many of IPv4, is longer than
-        # those that decided the widths: in this row the other cells make room.
+        # A cell that may not be cut is longer than the sample that decided the widths, such as an
+        # IPv6 address after many IPv4 addresses: cut the other cells of this row more.
         sizes = _fit(
             columns,
             [

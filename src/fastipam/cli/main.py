@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
-    """Run the command line: exit status 0 done, 1 failed or findings, 2 wrong usage."""
+    """Run the command line. The exit status is 0 (done), 1 (failure, findings) or 2 (usage)."""
     if len(sys.argv) == 1 and "CNI_COMMAND" in os.environ:
         from fastipam.cni.main import main as plugin
 
@@ -29,7 +29,7 @@ def _command_line() -> int:
         from fastipam.cli.commands import cli
 
         cli(prog_name="fastipam")
-    except ImportError as error:  # of a command's module, too: they are imported late
+    except ImportError as error:  # also from the module of a command, which is imported late
         message, hint = why_not_loaded(error)
         print(f"fastipam: {message}\n  hint: {hint}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 """Import leases from a host-local tree, and export them into one.
 
-An imported network learns its ranges from the first ADD: the tree says nothing about them.
+An imported network gets its ranges from the first ADD, because the tree does not have them.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _STEP = 64  # files between two reports of progress
 
 DONE = "done"
 WOULD = "would"  # in a dry run: it would be done
-OLDER = "older"  # from before the boot: the container is gone
+OLDER = "older"  # from before the last boot: the container is gone
 PRESENT = "present"
 SKIPPED = "skipped"
 CONFLICT = "conflict"
 
 
 class Item(NamedTuple):
-    """A file of a tree and its ``outcome``: DONE, WOULD, OLDER, PRESENT, SKIPPED or CONFLICT."""
+    """A file in a tree and its ``outcome``: DONE, WOULD, OLDER, PRESENT, SKIPPED or CONFLICT."""
 
     network: str
     name: str
@@ -75,15 +75,16 @@ def import_host_local(
     since_ns: int | None = None,
     progress: Progress | None = None,
 ) -> list[Item]:
-    """Import a tree into the store: every network, its leases and its cursors. Idempotent.
+    """Import a tree into the store: every network, with its leases and cursors. Idempotent.
 
-    All of it is one transaction. A lease that the store has already is PRESENT. An address that
-    the store has assigned to another owner is a CONFLICT and keeps that owner. An empty or
-    unreadable file, which no DEL could match, is SKIPPED. A lease from before ``since_ns`` (wall
-    clock, by default the boot) is OLDER, and not imported. The tree is not changed; ``dry_run``
-    changes the store neither, and says WOULD in place of DONE. ``progress(done, total)`` is called
-    with the number of files once in a while. Raises ConfigError (no such tree), StoreError,
-    OSError.
+    The import is one transaction and does not change the tree. A lease that the store already has
+    is PRESENT. An address that the store has assigned to another owner is a CONFLICT and keeps that
+    owner. An empty or unreadable file, which no DEL could match, is SKIPPED. A lease from before
+    ``since_ns`` (wall clock time, by default the last boot) is OLDER, and not imported.
+
+    ``dry_run`` does not change the store either, and reports WOULD in place of DONE.
+    ``progress(done, total)`` is called after every 64 files. Raises ConfigError (no such tree),
+    StoreError, OSError.
     """
     require_tree(tree)
     since_ns = host_local.booted_ns() if since_ns is None else since_ns
@@ -179,12 +180,12 @@ def _export_network(network: Network, directory: Path) -> Iterator[Item]:
     for index, cursor in enumerate(network._cursors()):
         if cursor is not None:
             path = directory / f"{host_local.CURSOR}{index}"
-            path.unlink(missing_ok=True)  # host-local too overwrites it at each ADD
+            path.unlink(missing_ok=True)  # overwrite the cursor, as host-local does at each ADD
             yield _write(network.name, path, format_ip(*cursor))
 
 
 def _write(network: str, path: Path, content: str) -> Item:
-    """Write a new file under its name only when it is complete: an empty one is no lease."""
+    """Write a new file, which gets its name only when complete: an empty file is no lease."""
     data = content.encode("utf-8", "surrogateescape")
     if path.is_symlink():
         return Item(network, path.name, CONFLICT, "a symbolic link has this name")

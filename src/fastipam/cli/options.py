@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _DataDir(click.Option):
-    """``--data-dir`` of a command, else the one given before the command, else the variable."""
+    """The option ``--data-dir``: after the command, before it, or the environment variable."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         before: str | None = ctx.find_root().params.get("data_dir")
@@ -66,12 +66,12 @@ class Count(click.IntRange):
         return number
 
 
-_MOST_DIGITS = 9  # of a number that is looked at
+_MOST_DIGITS = 9  # a longer number is refused without being parsed
 SMALLEST_MTU, SMALLEST_MTU_V6, LARGEST_MTU = 576, 1280, 65535  # RFC 791, RFC 8200, a datagram
 
 
 class Mtu(click.ParamType[int | None]):
-    """The MTU of pods in bytes; with ``auto`` also the word auto, which is None."""
+    """The MTU of pods in bytes. With ``auto`` the word "auto" is allowed too, and means None."""
 
     name = "bytes"
 
@@ -152,9 +152,9 @@ whole = click.option(
 
 
 def require_parent(directory: Path, named_by: str, default: str | Path) -> None:
-    """Raise Failure when more than the last part of a directory is missing: it may be a typo.
+    """Raise Failure when the parent of a directory is missing, because the path may have a typo.
 
-    ``named_by`` is the option or argument. A default is spelled as it should be.
+    ``named_by`` is the option or argument. The ``default`` is accepted: it has no typo.
     """
     if not directory.parent.is_dir() and directory != Path(default):
         raise Failure(
@@ -164,7 +164,7 @@ def require_parent(directory: Path, named_by: str, default: str | Path) -> None:
 
 
 def _networks(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the networks whose names begin so; none when the store cannot be read."""
+    """Return the networks whose names begin with ``incomplete``, or [] if there is no store."""
     import fastipam
 
     before = ctx.find_root().params.get("data_dir")

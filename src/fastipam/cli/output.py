@@ -1,8 +1,8 @@
-"""Print what commands answer: tables and JSON, one row at a time, and messages.
+"""Print the output of commands: tables and JSON, one row at a time, and messages.
 
 On a terminal a table has colours (rich's; ``NO_COLOR`` and ``TERM=dumb`` switch them off) and fits
-the width. In a pipe it is plain text, one row per line, and no cell is empty or cut. Rows are
-written as they come, so that a million rows need no memory.
+the width. In a pipe a table is plain text, one row per line, and no cell is empty or cut. Rows are
+written as they are read, so that a million rows need no memory.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ def is_terminal(stream: Any = None) -> bool:
 
 
 def is_narrow(*, wide: bool) -> bool:
-    """Return whether a table has to fit a terminal: ages instead of times, only what has room."""
+    """Return whether a table has to fit a terminal, with ages and without some columns."""
     return is_terminal() and not wide
 
 
 def has_colours(stream: Any = None) -> bool:
-    """Return whether a stream gets colours: https://no-color.org."""
+    """Return whether a stream gets colours; see https://no-color.org."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def console(stream: Any = None) -> Console:
-    """Return rich's console of a stream, by default standard output."""
+    """Return a console of rich for a stream, by default standard output."""
     from rich.console import Console
 
     stream = sys.stdout if stream is None else stream
@@ -63,9 +63,9 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line on standard error, for a person: it is not part of the answer.
+    """Print a line on standard error: a note for a person that is not part of the output.
 
-    Nothing is printed when the answer could not be: one line at the end says so.
+    Nothing is printed if standard output has failed: one line at the end reports that.
     """
     if streams.failure() is None:
         click.echo(text, err=True)
@@ -94,12 +94,12 @@ def rows(
     as_json: bool,
     wide: bool = False,
 ) -> bool:
-    """Print documents as a JSON array or as a table; return whether there were any."""
+    """Print documents as a JSON array or as a table, and return whether there were any."""
     return json_array(documents) if as_json else table(columns, documents, wide=wide)
 
 
 def json_array(documents: Iterable[Mapping[str, Any]]) -> bool:
-    """Print an array, one document per line; return whether there were any."""
+    """Print a JSON array, one document per line, and return whether there were any."""
     from json import JSONEncoder
 
     encode = JSONEncoder().encode
@@ -116,7 +116,7 @@ def json_array(documents: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def json_object(document: Mapping[str, Any]) -> None:
-    """Print a document."""
+    """Print a document as indented JSON."""
     from json import dumps
 
     say(dumps(document, indent=2))
@@ -125,9 +125,9 @@ def json_object(document: Mapping[str, Any]) -> None:
 def table(
     columns: Sequence[Column], documents: Iterable[Mapping[str, Any]], *, wide: bool = False
 ) -> bool:
-    """Print headings and one row per document; return whether there were any.
+    """Print headings and one row per document, and return whether there were any.
 
-    On a terminal the table fits the width, unless it is to be ``wide``.
+    On a terminal the table fits the width, unless ``wide`` is set.
     """
     write = sys.stdout.write
     written = 0  # the first line has the headings
@@ -152,23 +152,23 @@ def lines(
 
 
 def width_of(*, wide: bool) -> int | None:
-    """Return the largest width of a line on standard output, or None for no limit."""
+    """Return the greatest width of a line on standard output, or None for no limit."""
     return console().width if is_narrow(wide=wide) else None
 
 
 def prose(text: str, *, before: str = "", indent: int = 2, wide: bool = False) -> None:
-    """Print a text behind ``before``; on a terminal its later lines are indented."""
+    """Print a text with ``before`` in front; on a terminal it is wrapped and indented."""
     for line in layout.wrapped(text, width_of(wide=wide), before=before, indent=indent):
         say(line)
 
 
 def fitted(text: str, stream: Any = None) -> str:
-    """Return a line as it is, or cut to the width when the stream is a terminal."""
+    """Return a line, cut to the terminal's width if the stream is a terminal."""
     return layout.cut(text, console(stream).width) if is_terminal(stream) else text
 
 
 def _painter() -> Callable[[str, str], str]:
-    """Return a function (cell, text) that returns the text with the terminal's codes."""
+    """Return a function (cell, text) that adds the terminal's codes to the text."""
     from rich.style import Style
 
     system = console()._color_system

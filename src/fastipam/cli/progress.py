@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def bar(description: str) -> Iterator[Progress | None]:
-    """Yield ``progress(done, total)``, or None when standard error is no terminal.
+    """Yield a function ``progress(done, total)``, or None when standard error is not a terminal.
 
-    A total of 0 means that it is not known.
+    A total of 0 means that the total is not known.
     """
     if not output.is_terminal(sys.stderr):
         yield None

@@ -1,4 +1,4 @@
-"""Write the reference of all commands, as Markdown or man pages, from what their help is made of.
+"""Write the reference of all commands, as Markdown or man pages, from the sources of their help.
 
 ``python -m fastipam.cli.reference`` prints docs/commands.md; ``--man DIR`` writes man pages.
 """
@@ -34,7 +34,7 @@ Written by `scripts/reference`, from what `fastipam COMMAND --help` is made of;
 {exits}
 """
 
-# What roff would interpret, or show as another character that a shell does not accept.
+# Characters that roff would interpret, or print as another character that a shell does not accept.
 _ROFF = {
     "\\": "\\e",
     "-": "\\-",
@@ -44,11 +44,11 @@ _ROFF = {
     "~": "\\(ti",
     '"': "\\(dq",
 }
-_OPTION = re.compile(r"`[^`]*`|(?<![\w-])(--[a-z][a-z-]*)")  # what is code already stays
+_OPTION = re.compile(r"`[^`]*`|(?<![\w-])(--[a-z][a-z-]*)")  # text in backquotes is not changed
 
 
 class Page(NamedTuple):
-    """A command: its words without ``fastipam``, click's object, the context of its help."""
+    """The page of a command: its words after ``fastipam``, click's object and context."""
 
     words: tuple[str, ...]
     command: click.Command
@@ -56,12 +56,12 @@ class Page(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return what is typed: ``fastipam import host-local``."""
+        """The command as it is typed, such as ``fastipam import host-local``."""
         return " ".join(("fastipam", *self.words))
 
 
 def pages() -> Iterator[Page]:
-    """Yield the root, every group and every command, in the order of the help."""
+    """Yield a page for the root, every group and every command, in the order of the help."""
     from fastipam.cli.commands import cli
 
     yield from _pages(Page((), cli, click.Context(cli, info_name="fastipam", **SETTINGS)))  # type: ignore[arg-type]
@@ -78,18 +78,18 @@ def _pages(page: Page) -> Iterator[Page]:
 
 
 def usage(page: Page) -> str:
-    """Return the command line in one line."""
+    """Return the usage of a command in one line."""
     return " ".join((page.name, *page.command.collect_usage_pieces(page.context)))
 
 
 def paragraphs(page: Page) -> list[str]:
-    """Return the paragraphs of the command's help, one line for each."""
+    """Return the paragraphs of a command's help, each as one line."""
     text = (page.command.help or "").partition("\f")[0]
     return [" ".join(part.split()) for part in text.split("\n\n") if part.strip("\b \n")]
 
 
 def options(page: Page) -> list[tuple[str, str]]:
-    """Return (names and metavar, help) of each option but ``--help``."""
+    """Return (names and metavar, help) for each option except ``--help``."""
     records = [
         one.get_help_record(page.context)
         for one in page.command.get_params(page.context)
@@ -171,7 +171,7 @@ def _plain(text: str) -> str:
 
 
 def man(page: Page) -> str:
-    """Return the man page, section 1, in groff's man macros."""
+    """Return the man page of a command, section 1, in groff's man macros."""
     title = page.name.replace(" ", "-")
     texts = paragraphs(page)
     lines = [
@@ -207,7 +207,7 @@ def man(page: Page) -> str:
 
 
 def _around(page: Page) -> list[Page]:
-    """Return the page of the group that a page belongs to, and those of its commands."""
+    """Return the page of the group that contains a command, and the pages of its own commands."""
     size = len(page.words)
     return [
         one
@@ -218,7 +218,7 @@ def _around(page: Page) -> list[Page]:
 
 
 def _roff(text: str) -> str:
-    """Return a text escaped for roff, in ASCII, which every roff reads."""
+    """Return a text escaped for roff, in ASCII, which every version of roff can read."""
     text = "".join(_ROFF.get(one, one) if one.isascii() else f"\\[u{ord(one):04X}]" for one in text)
     return f"\\&{text}" if text.startswith(".") else text
 

@@ -1,8 +1,9 @@
 """Yield the rows of ``list`` and ``stats``, in address order, one at a time.
 
 A filter uses an index if there is one: ``leases`` for an address or CIDR, ``owners`` for a
-container and interface, the queue for COOLING, the reservations for RESERVED, the history for a
-time. Without one the packed records are searched, and only those that may fit are unpacked.
+container and interface, the cool-down queue for COOLING, the reservations for RESERVED, the history
+for a time. Without an index the packed records are searched, and only those that may match are
+unpacked.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
     Address = tuple[int, int]  # family, integer
 
 STATIC = "static"
-OUTSIDE = "outside"  # one word, as every cell of a pipe should be
-# A clock may have been set back by so much: events that much older than the time are read too.
+OUTSIDE = "outside"  # one word, like every cell in a pipe
+# The clock may have been set back by this much, so events that are older by this are read too.
 _MARGIN_NS = 60 * 10**9
-# More rows than anybody reads; an IPv6 /64 has far more.
+# The most rows of a listing with free addresses; nobody reads more, and an IPv6 /64 has far more.
 LARGEST_FREE_LISTING = 1 << 24
 _EMPTY = {
     "pod": "",
@@ -58,7 +59,7 @@ _EMPTY = {
 
 
 def names(ipam: Ipam, only: str | None) -> list[str]:
-    """Return the networks of the store, or the one that is asked for. Raises ConfigError."""
+    """Return the networks of the store, or only the network ``only``. Raises ConfigError."""
     known = ipam.networks()
     if only is None:
         return known
@@ -73,12 +74,12 @@ def names(ipam: Ipam, only: str | None) -> list[str]:
 
 
 def are_several(ipam: Ipam, only: str | None) -> bool:
-    """Return whether the rows of a table may be of several networks. Raises ConfigError."""
+    """Return whether a table may have rows of several networks. Raises ConfigError."""
     return len(names(ipam, only)) > 1
 
 
 def earlier_boots(ipam: Ipam, only: str | None = None) -> int:
-    """Return how many leases are of an earlier boot. O(leases) until all networks were searched."""
+    """Return how many leases are of an earlier boot. O(leases), or O(1) if all are released."""
     if not ipam.store.unswept:
         return 0
     count = 0
@@ -91,7 +92,7 @@ def earlier_boots(ipam: Ipam, only: str | None = None) -> int:
 
 
 def lease_row(network: str, address: Address, record: Record) -> dict[str, Any]:
-    """Return what every command prints of a lease."""
+    """Return the fields of a lease that every command prints."""
     return {
         "network": network,
         "address": format_ip(*address),
@@ -107,28 +108,29 @@ def rows(
     wanted: Filter = EVERYTHING,
     *,
     with_free: bool = False,
-    when: When = Stamps(local=False),  # noqa: B008  # it remembers one second, which is harmless
+    when: When = Stamps(local=False),  # noqa: B008  # it caches one second, which is harmless
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per address: network by network, each in address order.
 
-    Up to 4096 used addresses of a network are as of one moment; more are read in pages, each as of
-    one moment. No read transaction is open while a row is printed: the reader may be a pager.
+    Up to 4096 used addresses of a network are read at one moment; more are read in pages, each at
+    one moment. No read transaction is open while a row is printed, because a pager may stop
+    reading.
 
-    O(1) memory. Only when a time, COOLING alone or an owner is asked for, the addresses from the
-    index are sorted first. ``when`` returns the text of a time. Raises ConfigError, StoreError.
+    O(1) memory, unless the filter has a time, COOLING alone or an owner: then the addresses from
+    the index are sorted first. ``when`` returns the text of a time. Raises ConfigError, StoreError.
     """
-    listed: set[int] = set()  # pools
+    listed: set[int] = set()  # the ids of pools
     for name in names(ipam, only):
         listing = _Listing(ipam.store, name, wanted, when, listed, alone=only is not None)
         yield from listing.run(with_free=with_free)
 
 
 class _Listing:
-    """The rows of one network, read a page at a time.
+    """Reads the rows of one network, a page at a time.
 
-    Free and reserved addresses are the pool's: the first network of a pool has them. ``listed``
-    are the ids of the pools of which a network came before. A network that is listed ``alone``
-    has the free addresses of its own ranges.
+    Free and reserved addresses belong to a pool, so they are listed only with the first network of
+    the pool. ``listed`` has the ids of the pools of earlier networks. With ``alone`` only this
+    network is listed, with the free addresses of its own ranges.
     """
 
     def __init__(
@@ -173,7 +175,7 @@ class _Listing:
             yield from (row for _, row in used if row)
 
     def _used(self, indexed: list[bytes] | None) -> Iterator[tuple[Address, dict[str, Any] | None]]:
-        """Yield (address, row) of each used address; the row is None when it is not wanted."""
+        """Yield (address, row) for each used address; the row is None if the filter excludes it."""
         needles = self._wanted.needles()
         for leases, kept in self._pages(indexed):
             held: Iterator[tuple[Address, Record | Reservation]] = (
@@ -185,7 +187,7 @@ class _Listing:
             last: Address | None = None
             for address, one in merge_sorted(held, reserved, key=lambda each: each[0]):
                 if address == last:
-                    continue  # a reservation whose address is in use
+                    continue  # the reservation of an address that is in use
                 last = address
                 if isinstance(one, Record):
                     fits = one.network_id == self._network_id and self._wanted.fits(one)
@@ -197,15 +199,15 @@ class _Listing:
     # Which leases ----------------------------------------------------------------------------
 
     def _pages(self, indexed: list[bytes] | None) -> Iterator[tuple[list[Item], list[Item]]]:
-        """Yield the leases and the reservations of the same addresses, as of one moment each.
+        """Yield pages of leases, each with the reservations of the same address interval.
 
-        The read transaction of a page has ended when it is yielded.
+        Each page is read in one transaction, which has ended when the page is yielded.
         """
         low, high = self._bounds()
         start: bytes | None = low
         while start is not None and start <= high:
             with self._store.read() as txn:
-                found = find(txn, self._key)  # again: a restore may have changed the number
+                found = find(txn, self._key)  # again: a restore may have changed the pool's id
                 if found is None:
                     return
                 prefix = keys.id_prefix(found[1])
@@ -223,7 +225,7 @@ class _Listing:
     def _leases(
         self, txn: Snapshot, prefix: bytes, start: bytes, indexed: list[bytes] | None
     ) -> tuple[list[Item], bytes | None]:
-        """Return a page of leases, and the key at which the next page starts, or None."""
+        """Return a page of leases, and the first key of the next page, or None."""
         if self._wanted.states == {RESERVED}:
             return [], None
         if indexed is None:
@@ -235,19 +237,20 @@ class _Listing:
         return items, prefix + indexed[end] if end < len(indexed) else None
 
     def _bounds(self) -> tuple[bytes, bytes]:
-        """Return the first and the last key that may be wanted, without the pool's number."""
+        """Return the first and the last key that can match, without the pool's id."""
         if self._wanted.interval is None:
             return b"", b"\xff" * 17
         family, low, high = self._wanted.interval
         return _place(family, low), _place(family, high)
 
     def _indexed(self, txn: Snapshot, network_id: int, pool_id: int) -> Iterable[bytes] | None:
-        """Return the keys that an index names, or None when no index can be used."""
+        """Return the keys that an index gives, or None when no index can be used."""
         wanted = self._wanted
         if wanted.container and wanted.ifname:
             name = keys.owner_name(wanted.container, wanted.ifname)
             raw = tables.OWNERS.get(txn, keys.owner_key(keys.id_prefix(network_id), name))
-            if raw is not None:  # else it may be the beginning of an id, or the address is cooling
+            # Without an entry the text may be the beginning of an id, or the address is cooling.
+            if raw is not None:
                 return (_place(*one) for one in keys.read_held(raw, pool_id))
         if wanted.states == {COOLING}:
             queue = tables.COOLDOWN.scan_keys(txn, keys.id_prefix(pool_id))
@@ -257,9 +260,12 @@ class _Listing:
         return None
 
     def _since(self, txn: Snapshot, network_id: int, pool_id: int) -> list[bytes] | None:
-        """Return what was assigned since then, or None when the history does not go back so far."""
-        # O(events since then): it is read from its end to the first event before the time. A minute
-        # more is read, because the clock may have been set back.
+        """Return the keys of addresses assigned since a time, or None if the history is too short.
+
+        O(events since then).
+        """
+        # Read the history from its end to the first event that is a minute older than the time,
+        # because the clock may have been set back.
         state = txn.pool_state(pool_id)
         found: list[bytes] = []
         assignments = 0
@@ -270,7 +276,7 @@ class _Listing:
             if event.generation:
                 found.append(_place(event.family, event.value))
                 assignments += event.kind in history.BEGINNINGS
-        # No event is older: the list is complete if it has every assignment that was ever made.
+        # The history has no older event. The list is complete if it has every assignment ever made.
         return found if assignments == state.generation else None
 
     # What a row says -------------------------------------------------------------------------
@@ -313,7 +319,7 @@ class _Listing:
     def _with_free(
         self, used: Iterator[tuple[Address, dict[str, Any] | None]]
     ) -> Iterator[dict[str, Any]]:
-        """Yield the used addresses, and the free ones between them."""
+        """Yield the rows of the used addresses, and of the free addresses between them."""
         intervals = list(self._free_intervals())
         count = sum(high - low + 1 for _, low, high in intervals)
         if count > LARGEST_FREE_LISTING:
@@ -356,12 +362,12 @@ class _Listing:
 
 
 def _place(family: int, value: int) -> bytes:
-    """Return the key of an address without the pool's number."""
+    """Return the key of an address without the pool's id."""
     return keys.address_key(0, family, value)[4:]
 
 
 def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:
-    """Yield one document per network: its counts, the counts of its range sets, how full it is.
+    """Yield one document per network: its counts, its range sets' counts, and how full it is.
 
     A network is as full as its fullest set.
     """
@@ -370,10 +376,10 @@ def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:
 
 
 def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield one row per range set of the documents of :func:`stats`.
+    """Yield one row for each range set in the documents of :func:`stats`.
 
-    Addresses in use that no range has any longer are in a row of their own, unless they are in the
-    ranges of another configuration of this name.
+    Addresses in use that are in no range any more have a row of their own, unless another
+    configuration of this network has them in its ranges.
     """
     for one in documents:
         outside = {state: one[state] for state in states.STATES}
@@ -396,7 +402,7 @@ def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
                 }  # fmt: skip
                 for state in ("assigned", "cooling", "reserved"):
                     outside[state] -= area[state]
-        if min(outside.values()) >= 0 < max(outside.values()):  # else ranges of two overlap
+        if min(outside.values()) >= 0 < max(outside.values()):  # below 0 if ranges of two overlap
             size = sum(outside.values())
             yield {
                 "network": one["network"], "ranges": OUTSIDE, "size": size, **outside,
@@ -405,9 +411,9 @@ def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
 
 
 def pool_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a pool's documents: assignable, static, and outside addresses.
+    """Yield up to three rows for each pool: its assignable, static, and outside addresses.
 
-    In each row the states add up to the size.
+    In each row the counts by state add up to the size.
     """
     for one in documents:
         names_ = ",".join(one["networks"])

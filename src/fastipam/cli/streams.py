@@ -1,11 +1,12 @@
 """Run a program whose standard streams may be closed or full, or may have lost their reader.
 
-Standard output and error take every write. What cannot be written is dropped, so that a command
-ends what it has begun, and nothing is left for the interpreter to fail at when it ends. The first
-failure of standard output is kept: ``run`` reports it. A reader that went away is no failure.
+Writes to standard output and error never raise. Data that cannot be written is dropped, so that a
+command finishes what it has begun, and the interpreter finds nothing to flush at its end. The first
+failure of standard output is kept, and ``run`` reports it. A reader that has closed the pipe is not
+a failure.
 
-A command waits for a slow reader. The agent does not (:func:`never_wait`): a thread writes what it
-prints, and lines that do not fit into the thread's queue are dropped and counted.
+A command waits for a slow reader. The agent does not (:func:`never_wait`): a thread writes its
+output, and lines that do not fit into the thread's queue are dropped and counted.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-_LARGEST_QUEUE = 256 << 10  # bytes: some thousand lines of a log
-_END_S = 1.0  # for which a process that ends waits until its last lines are written
+_LARGEST_QUEUE = 256 << 10  # bytes: a few thousand lines of a log
+_END_S = 1.0  # how long a process waits at its end until its last lines are written
 _DROPPED = "fastipam: {} lines were dropped, because no program read them\n"
 
 
 class _Output(FileIO):
-    """Standard output or error. ``lost`` is why the last write failed, None when it did not."""
+    """Standard output or error. ``lost`` is the error of the last failed write, or None."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "wb", closefd=False)
         self.lost: OSError | None = None
-        self.queue: _Queue | None = None  # takes every write, so that the caller never waits
+        self.queue: _Queue | None = None  # receives every write, so that the caller never waits
 
     def write(self, data: Any) -> int:
-        """Write some of the data, or drop all of it; return how much that is."""
+        """Write some of the data, or drop all of it; return the number of bytes."""
         if self.queue is not None:
             self.queue.add(bytes(data))
             return len(data)
         if self.fileno() == 1 and self.lost is not None:
-            return len(data)  # a later part without an earlier one would be wrong output
+            return len(data)  # drop the rest too: output with a gap would be wrong
         try:
             written = super().write(data)
-            while written is None:  # a full pipe that somebody set to non-blocking
+            while written is None:  # the pipe is full, and another process set it non-blocking
                 os.set_blocking(self.fileno(), True)
                 written = super().write(data)
         except OSError as error:
@@ -55,11 +56,11 @@ class _Output(FileIO):
 
 
 class _Queue:
-    """What is to be written to a descriptor, and the thread that writes it.
+    """The data waiting for a descriptor, and the thread that writes it.
 
-    Only the thread waits for the reader. It is the only way that works for every kind of file: a
-    terminal or a socket may be "writable" and still block, and O_NONBLOCK would be set for the
-    other processes that share the open file, too.
+    Only the thread waits for the reader. Nothing else works for every kind of file: a terminal or a
+    socket may be "writable" and still block, and O_NONBLOCK would also apply to the other processes
+    that share the open file.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -82,7 +83,7 @@ class _Queue:
             self._changed.notify_all()
 
     def finish(self, seconds: float) -> None:
-        """Wait until everything is written, for this long at most."""
+        """Wait until everything is written, for ``seconds`` at most."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._waiting or self._writing), seconds)
 
@@ -94,34 +95,35 @@ class _Queue:
                 self._changed.wait_for(lambda: self._waiting)
                 self._writing = True
                 data, self._waiting = self._waiting, b""
-                if self._dropped:  # they came after what was in the full queue
+                if self._dropped:  # the dropped lines came after the data in the full queue
                     data += _DROPPED.format(self._dropped).encode()
                     self._dropped = 0
             self._write(data)
 
     def _write(self, data: bytes) -> None:
-        # A pipe takes PIPE_BUF bytes as a whole. They end where a line ends, because the other
-        # stream may be the same pipe, and its thread writes between two parts.
+        # A pipe takes up to PIPE_BUF bytes as a whole. Each part ends with a line, because the
+        # other stream may be the same pipe, and its thread may write between two parts.
         while data:
             size = data.rfind(b"\n", 0, select.PIPE_BUF) + 1 or select.PIPE_BUF
             try:
                 data = data[os.write(self._descriptor, data[:size]) :]
-            except BlockingIOError:  # a full pipe that somebody set to non-blocking
+            except BlockingIOError:  # the pipe is full, and another process set it non-blocking
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()
             except OSError:
-                return  # nobody can read it
+                return  # the reader is gone: drop the data
 
 
-_output: _Output | None = None  # of a process that ``run`` has prepared
+_output: _Output | None = None  # set by ``run``
 _errors: _Output | None = None
 
 
 def run(program: Callable[[], object]) -> NoReturn:
-    """Run a program and end the process with the status that it returns or exits with.
+    """Run a program, and exit with the status that it returns or exits with.
 
-    The status is 1 instead of 0 when standard output could not be written; standard error says why.
+    If standard output could not be written, the status is 1 instead of 0, and standard error says
+    why.
     """
     _prepare()
     try:
@@ -140,12 +142,12 @@ def run(program: Callable[[], object]) -> NoReturn:
 
 
 def _prepare() -> None:
-    """Replace the standard streams by ones that take every write."""
+    """Replace the standard streams by streams whose writes never raise."""
     global _output, _errors  # a process has one of each
     if 0 in fill_gaps(os.O_WRONLY):
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
     _output, _errors = _Output(1), _Output(2)
-    # A terminal without UTF-8 shows escapes in a pod's name, instead of an error.
+    # Without UTF-8 a pod's name is printed with escapes, instead of raising an error.
     for name, raw in (("stdout", _output), ("stderr", _errors)):
         before = getattr(sys, name)
         stream = TextIOWrapper(
@@ -163,13 +165,13 @@ def is_lost() -> bool:
 
 
 def failure() -> OSError | None:
-    """Return why standard output could not be written; a reader that went away is no reason."""
+    """Return why standard output could not be written, or None; a closed pipe does not count."""
     lost = _output.lost if _output is not None else None
     return None if lost is None or lost.errno == errno.EPIPE else lost
 
 
 def pause(seconds: float) -> None:
-    """Sleep; return at once when the reader of standard output goes away."""
+    """Sleep, but return at once when the reader of standard output closes it."""
     poll = select.poll()
     if _output is not None:
         poll.register(_output, 0)  # an error or a hang-up is reported all the same
@@ -178,7 +180,7 @@ def pause(seconds: float) -> None:
 
 
 def never_wait() -> None:
-    """From now on drop what cannot be written, instead of waiting for a reader; count the lines."""
+    """Never wait for a reader again: lines that cannot be written are dropped and counted."""
     for stream in (_output, _errors):
         if stream is not None:
             stream.queue = _Queue(stream.fileno())

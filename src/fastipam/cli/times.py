@@ -1,8 +1,9 @@
 """Parse and format times.
 
-An operator types ``14:05`` (the last one), ``14:05:30``, ``2026-11-24``, ``2026-11-24 14:05``, the
-same with ``T`` and with ``Z`` or ``+01:00``, or how long ago: ``90s``, ``10m``, ``2h``, ``3d``. A
-time without a zone is in the machine's (``TZ``). Tables show that zone, JSON shows UTC.
+An operator types ``14:05`` (the most recent 14:05), ``14:05:30``, ``2026-11-24``,
+``2026-11-24 14:05``, also with ``T`` and with ``Z`` or ``+01:00``; or how long ago: ``90s``,
+``10m``, ``2h``, ``3d``. A time without a zone is in the machine's zone (``TZ``). Tables show times
+in that zone, JSON in UTC.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _MINUTE = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(Z|[+-]\d{2}:?\d{2})?")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DAY_S = 86_400
-_OLD_S = 100 * _DAY_S  # the hours of an age say nothing any more
+_OLD_S = 100 * _DAY_S  # an age of this or more is shown in days, without hours
 
 
 class Moment(NamedTuple):
-    """A time as it was typed: from ``start_ns`` to before ``end_ns``, wall clock nanoseconds.
+    """The interval that a typed time stands for: from ``start_ns`` to before ``end_ns``.
 
-    ``14:05`` is the whole minute, a date the whole day.
+    Both are nanoseconds of the wall clock. ``14:05`` is the whole minute, a date the whole day.
     """
 
     start_ns: int
@@ -35,7 +36,7 @@ class Moment(NamedTuple):
 
 
 def parse(text: str, now_s: float | None = None) -> Moment:
-    """Return the moment that a text names. Raises ValueError."""
+    """Return the moment that a text stands for. Raises ValueError."""
     now_s = time.time() if now_s is None else now_s
     text = text.strip()
     ago = _AGO.fullmatch(text)
@@ -84,12 +85,12 @@ MOMENT = MomentType()
 
 
 class SpanType(click.ParamType[int]):
-    """The type of an option with a duration; its value is in nanoseconds."""
+    """The type of an option with a duration. Its value is in nanoseconds."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return nanoseconds. Raises click's usage error."""
+        """Return the duration in nanoseconds. Raises click's usage error."""
         found = _SPAN.fullmatch(str(value).strip())
         if found is None:
             self.fail(f"{value!r} is not a duration; use 90s, 10m, 2h or 3d", param, ctx)
@@ -100,7 +101,7 @@ SPAN = SpanType()
 
 
 def stamp(wall_ns: int, *, local: bool = False) -> str:
-    """Return a time as ISO 8601 to the second, or "" for 0, a time that is not known."""
+    """Return a time as ISO 8601 with seconds, or "" for 0, which is an unknown time."""
     if not wall_ns:
         return ""
     moment = datetime.fromtimestamp(wall_ns // 10**9, UTC)
@@ -111,7 +112,7 @@ def stamp(wall_ns: int, *, local: bool = False) -> str:
 
 
 class Stamps:
-    """:func:`stamp` for many in a row: neighbours were often assigned in the same second."""
+    """Formats many times like :func:`stamp`, and caches one: rows often have the same second."""
 
     def __init__(self, *, local: bool) -> None:
         self._local = local
@@ -125,13 +126,13 @@ class Stamps:
 
 
 class Ages:
-    """How long ago times were, for tables: ``47s``, ``5m12s``, ``3h12m``, ``4d7h``, ``400d``."""
+    """Formats times as ages, for tables: ``47s``, ``5m12s``, ``3h12m``, ``4d7h``, ``400d``."""
 
     def __init__(self, now_ns: int) -> None:
         self._now_ns = now_ns
 
     def __call__(self, wall_ns: int) -> str:
-        """Return the age of a time, or "" for 0, a time that is not known."""
+        """Return the age of a time, or "" for 0, which is an unknown time."""
         if not wall_ns:
             return ""
         seconds = (self._now_ns - wall_ns) / 10**9

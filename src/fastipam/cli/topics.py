@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Topic(NamedTuple):
-    """A topic: what it is about in a line, (term, text) pairs, and the commands to go on with."""
+    """A topic: its summary in a line, (term, text) pairs, and related commands."""
 
     summary: str
     terms: tuple[tuple[str, str], ...]
@@ -86,12 +86,12 @@ TOPICS = {
 
 
 def documents() -> str:
-    """Return the address of the documents as the package's metadata has it, "" if it has none."""
+    """Return the URL of the documents from the package's metadata, or "" if there is none."""
     from importlib.metadata import PackageNotFoundError, metadata
 
     try:
         named = metadata("fastipam").get_all("Project-URL") or []
-    except PackageNotFoundError:  # the sources without an installation
+    except PackageNotFoundError:  # fastipam runs from its sources and is not installed
         return ""
     for one in named:
         label, _, address = str(one).partition(", ")

@@ -1,7 +1,7 @@
 """The table of all commands: place, section and summary of each.
 
-A new command is a module with a click command or group in it, and a line here. The module is
-imported when its command is used.
+To add a command, write a module with a click command or group, and add a line here. The module is
+imported only when its command is used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``fastipam agent``."""
+"""The command ``fastipam agent``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LARGEST_PORT = 65535
 
 
 def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) -> Request | None:
-    """Return what --write-conflist asks for. Raises ConfigError, and click's usage error."""
+    """Return the request of --write-conflist. Raises ConfigError and click's usage error."""
     if target is None:
         if mtu is not None:
             raise click.UsageError("--mtu needs --write-conflist")
@@ -175,7 +175,7 @@ def command(
     """
     options.require_parent(socket_path.parent, "--socket", Path(DEFAULT_SOCKET).parent)
     process.ignore_signals()
-    streams.never_wait()  # a call has to be answered, its log line need not be read
+    streams.never_wait()  # calls must be answered even if no program reads the log
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s level=%(levelname)s %(message)s"
     )
@@ -201,7 +201,7 @@ def _discard(_: process.Ready) -> None:
 
 
 def _announce(ready: process.Ready) -> None:
-    """Print where the agent is found, and whether the node can have pods."""
+    """Print how to reach the agent, and whether its network configuration is written."""
     state = "is ready" if ready.is_written else "serves calls"
     parts = [f"fastipam agent {ready.pid} {state}: socket {ready.socket}"]
     if ready.conflist:
@@ -213,7 +213,7 @@ def _announce(ready: process.Ready) -> None:
 
 
 def host_and_port(text: str | None) -> tuple[str, int] | None:
-    """Return what --http says, None when it is not given. Raises ConfigError."""
+    """Return (host, port) of the value of --http, or None without one. Raises ConfigError."""
     if text is None:
         return None
     host, _, port = text.rpartition(":")

@@ -1,4 +1,4 @@
-"""``fastipam backup`` and ``fastipam restore``."""
+"""The commands ``fastipam backup`` and ``fastipam restore``."""
 
 from __future__ import annotations
 

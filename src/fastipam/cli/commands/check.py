@@ -1,4 +1,4 @@
-"""``fastipam check``."""
+"""The command ``fastipam check``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fastipam completion``."""
+"""The command ``fastipam completion``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import click
 from fastipam.cli import output
 from fastipam.cli.click_base import command as _command
 
-# zsh runs the end of an autoloaded file once. So click's script completes at the first Tab,
-# registers itself at the second, which then completes nothing, and works from the third on.
+# zsh runs the end of an autoloaded file only once. So click's own script would complete at the
+# first Tab, complete nothing at the second, at which it registers itself, and work from the third
+# on. This line makes it register itself at the first Tab.
 _AUTOLOADED = '    _fastipam_completion "$@"\n'
 _REGISTER = "    compdef _fastipam_completion fastipam\n"
 

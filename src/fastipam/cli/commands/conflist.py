@@ -1,4 +1,4 @@
-"""``fastipam conflist``."""
+"""The command ``fastipam conflist``."""
 
 from __future__ import annotations
 

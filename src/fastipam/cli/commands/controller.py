@@ -1,4 +1,4 @@
-"""``fastipam controller``."""
+"""The command ``fastipam controller``."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def command(
     first = first_pools.read(pools) if pools else []
     found = access_of(kubeconfig, context, servers)
     ignore_signals()
-    streams.never_wait()  # a line of the log need not be read
+    streams.never_wait()  # the controller must go on even if no program reads the log
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s level=%(levelname)s %(message)s"
     )
@@ -91,7 +91,10 @@ def command(
 
 @contextmanager
 def _served(http: str | None, process: Process) -> Iterator[str]:
-    """Serve metrics and health meanwhile; yield the URL, "" without HTTP. Raises ConfigError."""
+    """Serve metrics and health inside the block; yield the URL, or "" without HTTP.
+
+    Raises ConfigError.
+    """
     place = host_and_port(http)
     if place is None:
         yield ""

@@ -1,4 +1,4 @@
-"""``fastipam gc``."""
+"""The command ``fastipam gc``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _COLUMNS = (columns.IP, columns.POD, columns.CONTAINER, columns.INTERFACE, columns.NETWORK)
-# A list is made before it is read: this is more than a pipe, an interpreter's start or the writing
-# of a file takes. A lease that nobody needs can wait for the next call.
+# A list is made some time before it is read. This margin is more than a pipe, the start of an
+# interpreter or the writing of a file takes. A stale lease can wait for the next call.
 _MARGIN = "1m"
 _ALLOW_UNKNOWN = "if the list is right, type --allow-unknown"
 
@@ -96,7 +96,7 @@ def command(
     ):
         raise click.UsageError("--before and --older-than exclude each other")
     if before and before.start_ns > started_ns:
-        # It would release what was added after the list: no lease would be young.
+        # Leases that were added after the list would be released: none would count as young.
         raise click.UsageError("--before is in the future")
     listed = lists.read(attachments, started_ns)
     with open_with(data_dir, create=False, count_boot=False) as ipam:
@@ -129,10 +129,10 @@ def command(
 class _Judged(NamedTuple):
     """The leases of a network after a comparison with a list.
 
-    ``known`` has the ids of containers that are listed and have a lease, ``unlisted`` those that
-    have a lease and are not listed. ``misnamed`` has an interface with a lease of each container
-    that is listed, but with none of its interfaces that have one. ``stale`` has a row a lease,
-    ``young`` counts leases.
+    ``known`` has the ids of containers that have a lease and are listed, ``unlisted`` the ids of
+    those that have a lease and are not listed. ``misnamed`` has the containers that are listed only
+    with interfaces without a lease, each with an interface that has one. ``stale`` has a row for
+    each lease to release, ``young`` counts the leases that are spared.
     """
 
     known: set[str]
@@ -165,11 +165,11 @@ def _judge(network: fastipam.Network, valid: set[tuple[str, str]], before_ns: in
 
 
 def _refuse_unknown(listed: set[tuple[str, str]], judged: _Judged, network: str) -> None:
-    """Raise Failure for a list that cannot be one of the containers of this network."""
+    """Raise Failure for a list that cannot be a list of this network's containers."""
     for container_id, ifname in sorted(listed):
         if container_id in judged.misnamed:
-            # A word behind an id that is no interface, such as the container's name, would release
-            # what the container has.
+            # If the word after an id is not an interface but, for example, the container's name,
+            # the container's addresses would be released.
             raise Failure(
                 f"the list has container {container_id} with {ifname!r}, but its interface here "
                 f"is {judged.misnamed[container_id]!r}: nothing was released",
@@ -191,7 +191,7 @@ def _refuse_unknown(listed: set[tuple[str, str]], judged: _Judged, network: str)
 
 
 def _shortened(unknown: Iterable[str], ids: Iterable[str]) -> tuple[str, str] | None:
-    """Return (part, id) for the first text in ``unknown`` that is a part of an id, or None."""
+    """Return (part, id) for the first of ``unknown`` that is a part of one of ``ids``, or None."""
     text = "\n".join(sorted(ids))  # one search in a long text is faster than one in each id
     for part in sorted(unknown):
         at = text.find(part)
@@ -202,7 +202,7 @@ def _shortened(unknown: Iterable[str], ids: Iterable[str]) -> tuple[str, str] | 
 
 
 def _summary(released: int, listed: set[str], judged: _Judged, *, dry_run: bool) -> Iterable[str]:
-    """Yield lines with counts: what was released, what was spared, whom the list names."""
+    """Yield lines with counts: addresses released, addresses spared, containers in the list."""
     what = "would be released" if dry_run else "released"
     yield (
         f"{output.counted(released, 'address')} {what}; the list names "
@@ -215,7 +215,7 @@ def _summary(released: int, listed: set[str], judged: _Judged, *, dry_run: bool)
 def _with_interfaces(
     network: fastipam.Network, valid: set[tuple[str, str]]
 ) -> set[tuple[str, str]]:
-    """Return the pairs, with all interfaces of the containers that were listed without one."""
+    """Return the pairs; containers listed without an interface get all of their interfaces."""
     whole = {container_id for container_id, ifname in valid if not ifname}
     if not whole:
         return valid

@@ -1,4 +1,4 @@
-"""``fastipam help``."""
+"""The command ``fastipam help``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _unknown(words: tuple[str, ...], known: list[str]) -> click.UsageError:
 
 
 def _text(ctx: click.Context, name: str, topic: Topic) -> str:
-    """Return a topic as it is printed: its terms, commands to go on with, the documents."""
+    """Return the text of a topic: its terms, related commands, and where the documents are."""
     formatter = ctx.make_formatter()
     formatter.write(f"{name}: {topic.summary}\n\n")
     with formatter.indentation():

@@ -1,4 +1,4 @@
-"""``fastipam history``."""
+"""The command ``fastipam history``."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _history(
 ) -> Iterator[tuple[str, Event]]:
     """Yield (network, event) of one network, oldest first."""
     if pod and "/" not in pod:
-        return  # no pod is named so: the note says how
+        return  # a pod's name needs its namespace: a note says so
     since_ns, until_ns = between
     network = ipam.network(name)
     for event in network.history(address, pod=pod, since_ns=since_ns, until_ns=until_ns):
@@ -116,7 +116,7 @@ def _holders(
             if event.kind in BEGINNINGS:
                 begun = event
             elif event.kind not in ("reserved", "unreserved", "repaired"):
-                # The release names the owner also when the history no longer has the assignment.
+                # A release also names the owner, in case the history has lost the assignment.
                 if (begun or first) and _meets(at, begun.wall_ns if begun else 0, event.wall_ns):
                     yield _holder(name, begun, event, when)
                 begun = None
@@ -144,7 +144,7 @@ def _holder(
 
 
 def _nobody(ipam: fastipam.Ipam, only: str | None, address: str, at: Moment) -> str:
-    """Return why there is no owner: the address was free, or the history is too short."""
+    """Return why no owner was found: the address was free, or the history is too short."""
     first = _first(ipam, only)
     when = stamp(at.start_ns, local=True)
     if first is None:
@@ -155,7 +155,7 @@ def _nobody(ipam: fastipam.Ipam, only: str | None, address: str, at: Moment) -> 
 
 
 def _first(ipam: fastipam.Ipam, only: str | None) -> int | None:
-    """Return the time of the oldest event that is kept, of any network, or None."""
+    """Return the time of the oldest event in the history of any network, or None."""
     firsts = (next(iter(ipam.network(name).history()), None) for name in rows.names(ipam, only))
     return min((event.wall_ns for event in firsts if event is not None), default=None)
 

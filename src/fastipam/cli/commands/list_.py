@@ -1,4 +1,4 @@
-"""``fastipam list``."""
+"""The command ``fastipam list``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fastipam map``: draw a pool as a Hilbert curve, into a file or on the terminal."""
+"""The command ``fastipam map``: draw a pool as a Hilbert curve, into a file or on the terminal."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     Drawn = tuple[Picture, Layer | None]
 
-_PARTS_BITS = 4  # without --prefix --json has 16 rows a subnet
+_PARTS_BITS = 4  # --json without --prefix prints 2**4 rows for each subnet
 _MOST_ROWS_BITS = 16
-_PLAIN_BITS = 12  # cells of a picture in characters: 64 x 64
+_PLAIN_BITS = 12  # a picture in characters has 2**12 cells: 64 x 64
 _PNG, _TXT = ".png", ".txt"
 
 
@@ -93,7 +93,7 @@ def command(
             wanted = {"--bare": "-o FILE.png", "--prefix": "--json", "--json": "no -o"}[option]
             raise click.UsageError(f"{option} needs {wanted}")
     with open_with(data_dir, create=False, count_boot=False) as ipam:
-        with suppress(StoreError):  # a store that cannot be written can be drawn all the same
+        with suppress(StoreError):  # a store that cannot be written can still be drawn
             finish_reboot(ipam)
         names = _names(ipam, network, one=kind == _PNG)
         if as_json:
@@ -109,7 +109,7 @@ def command(
 
 
 def _kind(output: Path) -> str:
-    """Return the format that a file's name says. Raises ConfigError."""
+    """Return the format of an output file, by the ending of its name. Raises ConfigError."""
     kind = output.suffix.lower()
     if kind not in (_PNG, _TXT):
         ends = f"ends in {output.suffix}" if output.suffix else "has no ending"
@@ -184,7 +184,7 @@ def _show(ipam: Ipam, names: list[str], by: str) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    # Eight colours are too few for the states; NO_COLOR asks for none.
+    # Eight colours are too few for the states; NO_COLOR switches colours off.
     colours = console.color_system in ("256", "truecolor")
     coloured = colours and console.is_terminal and not console.no_color
     if not coloured:
@@ -207,7 +207,7 @@ def _warn_of_characters(by: str) -> None:
 
 
 def _plain(ipam: Ipam, name: str, width: int | None = None) -> Iterator[str]:
-    """Yield the lines of a picture in characters, which show the states; none is wider."""
+    """Yield the lines of a picture in characters, which show states, up to ``width`` wide."""
     from fastipam.picture import text
 
     bits = _PLAIN_BITS if width is None or width >= 1 << _PLAIN_BITS // 2 else _PLAIN_BITS - 2
@@ -222,7 +222,7 @@ def _plain(ipam: Ipam, name: str, width: int | None = None) -> Iterator[str]:
 
 
 def _show_coloured(console: Console, ipam: Ipam, name: str, by: str) -> None:
-    """Draw a picture in half blocks, and a legend that is never cut within a label."""
+    """Draw a picture in half-block characters, and a legend whose labels are never wrapped."""
     from rich.text import Text
 
     from fastipam.picture import text
@@ -255,7 +255,7 @@ def _show_coloured(console: Console, ipam: Ipam, name: str, by: str) -> None:
 
 
 def _counted(ranges: str, counts: str, width: int | None) -> list[str]:
-    """Return the lines that say how many addresses of a range set are in which state."""
+    """Return the lines with the number of a range set's addresses in each state."""
     whole = f"{ranges}: {counts}"
     if width is None or len(whole) <= width:
         return [whole]
@@ -273,7 +273,7 @@ def _heading(picture: Picture, panel: Panel) -> str:
 
 
 def _counts(ipam: Ipam, names: list[str], prefix: int | None) -> Iterator[dict[str, Any]]:
-    """Yield a row a CIDR with the number of its addresses in each state."""
+    """Yield a row for each CIDR with the number of its addresses in each state."""
     from fastipam.picture.cells import STATES
 
     for name in names:

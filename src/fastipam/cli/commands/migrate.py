@@ -1,4 +1,4 @@
-"""``fastipam import`` and ``fastipam export``."""
+"""The commands ``fastipam import`` and ``fastipam export``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def export() -> None:
     """Hand the leases over to another IPAM plugin."""
 
 
-# What the summary says of each outcome, in this order.
+# The texts of the summary for each outcome, in this order.
 _COUNTED = (
     (migration.DONE, "done"),
     (migration.WOULD, "would be imported"),
@@ -101,7 +101,7 @@ def export_host_local(tree: Path, data_dir: str, as_json: bool) -> None:
 
 
 def _report(items: list[migration.Item], as_json: bool) -> None:
-    """Print what became of each file, and in one line how many of each outcome."""
+    """Print the outcome for each file, and a line that counts each outcome."""
     if as_json:
         output.json_array(item._asdict() for item in items)
     else:

@@ -1,4 +1,4 @@
-"""``fastipam network``: forget a network in which nobody has an address."""
+"""The command ``fastipam network``: remove a network without addresses."""
 
 from __future__ import annotations
 

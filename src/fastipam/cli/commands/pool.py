@@ -1,4 +1,4 @@
-"""``fastipam pool``: list, show and remove the pools of this node."""
+"""The command ``fastipam pool``: list, show and remove the pools of this node."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def remove(name: str, data_dir: str, as_json: bool) -> None:
 
 
 def _pools(ipam: Ipam) -> Iterator[dict[str, Any]]:
-    """Yield a document a pool."""
+    """Yield a document for each pool."""
     from fastipam.allocation import pools
 
     with ipam.store.read() as txn:

@@ -1,4 +1,4 @@
-"""``fastipam release``."""
+"""The command ``fastipam release``."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def command(
         done: list[dict[str, object]] = []
         row = iter(shown)
         for leases in owners:
-            # What was shown is released, and nothing that its owner got since.
+            # Release only the leases that were shown, not what their owner was assigned since.
             gone = ipam.network(leases[0].network)._release_leases(leases)
             done += [{**next(row), "released": gone} for _ in leases]
     if as_json:
@@ -109,7 +109,7 @@ def command(
 def _owners_of(
     ipam: fastipam.Ipam, only: str | None, addresses: tuple[str, ...]
 ) -> list[list[Lease]]:
-    """Return the leases of each owner of an address, the first address first."""
+    """Return the leases of each owner of these addresses, in the order of the addresses."""
     found: dict[tuple[str, str, str], list[Lease]] = {}
     names = rows.names(ipam, only)
     nobodys = list(addresses)
@@ -128,7 +128,7 @@ def _owners_of(
 
 
 def _siblings(network: fastipam.Network, lease: Lease) -> list[Lease]:
-    """Return the lease, and the others of its owner."""
+    """Return the lease, and the other leases of its owner."""
     others = (network._lookup(one) for one in network._owned(lease.container_id, lease.ifname))
     return [lease, *(one for one in others if one is not None and one != lease)]
 

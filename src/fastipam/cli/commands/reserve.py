@@ -1,4 +1,4 @@
-"""``fastipam reserve`` and ``fastipam unreserve``."""
+"""The commands ``fastipam reserve`` and ``fastipam unreserve``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COLUMNS = (columns.IP, Column("NOW", "status"), columns.NETWORK)
 
 
 def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:
-    """Return the network that is named, or the only one there is. Raises ConfigError."""
+    """Return the named network, or the only one in the store. Raises ConfigError."""
     known = rows.names(ipam, name)
     if len(known) == 1:
         return ipam.network(known[0])
@@ -43,7 +43,7 @@ def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:
 
 
 def _only_one_with(ipam: fastipam.Ipam, target: str) -> str | None:
-    """Return the network whose ranges have these addresses, if it is the only one, or None."""
+    """Return the network whose ranges have some of these addresses, or None unless it is one."""
     family, first, last = parse_exclusion(target, field="IP|CIDR|A-B")
     found = [
         name
@@ -61,10 +61,10 @@ def _only_one_with(ipam: fastipam.Ipam, target: str) -> str | None:
 def _opened(
     data_dir: str, name: str | None, conf_dir: Path, target: str
 ) -> Iterator[tuple[fastipam.Ipam, fastipam.Network]]:
-    """Open the store and yield the network in which to reserve; make both if they are configured.
+    """Open the store and yield it with the network in which to reserve.
 
-    A network that the store does not know yet has the ranges of the runtime's configuration.
-    Raises ConfigError when nobody knows it.
+    If the store or the network does not exist yet, it is created from the runtime's configuration.
+    Raises ConfigError when the configuration does not have the network either.
     """
     try:
         ipam = fastipam.open(data_dir, create=False)
@@ -96,7 +96,10 @@ def _opened(
 
 
 def _configured(data_dir: str, name: str | None, conf_dir: Path) -> Config | None:
-    """Return the configuration of this network, or of the only one, in the data directory."""
+    """Return the configuration of a network with this data directory, or None.
+
+    Without ``name`` it is the only such network.
+    """
     from fastipam.cni import configs as cni_configs
     from fastipam.cni import more_blocks, versions
 
@@ -112,11 +115,11 @@ def _configured(data_dir: str, name: str | None, conf_dir: Path) -> Config | Non
                     config = Config(plugin, versions.agree(plugin, "ADD"), more_blocks.read)
                     found.setdefault(config.name, config)
         except (FastipamError, OSError):
-            continue  # `fastipam doctor` says what is wrong with it
+            continue  # `fastipam doctor` reports the error
     usable = [
         one
         for one in found.values()
-        # The first ADD of a cluster's node has to claim its blocks.
+        # In a cluster the first ADD has to claim a block, so nothing can be reserved before it.
         if one.cluster is None
         and one.pool.sets
         and os.path.realpath(one.data_dir) == os.path.realpath(data_dir)

@@ -1,4 +1,4 @@
-"""``fastipam show``."""
+"""The command ``fastipam show``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fastipam.cli.click_base import command as _command
 from fastipam.ipam import open_with
 from fastipam.network.reading import parse_wanted
 
-_MOST_NAMED = 4  # networks in a hint
-# The fields of an explanation in the order in which they are printed, unless they are empty.
+_MOST_NAMED = 4  # networks that a hint names
+# The fields of an explanation, in the order in which they are printed; empty ones are left out.
 _FIELDS = (
     ("network", "network"),
     ("pool", "pool"),

@@ -1,4 +1,4 @@
-"""``fastipam stats``."""
+"""The command ``fastipam stats``."""
 
 from __future__ import annotations
 

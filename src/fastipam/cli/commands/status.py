@@ -1,4 +1,4 @@
-"""``fastipam status``."""
+"""The command ``fastipam status``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastipam.errors import FastipamError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_VERSION = "1.1.0"  # the first version with STATUS; it suits any network
+_VERSION = "1.1.0"  # the first CNI version with STATUS; it works for any network
 _COLUMNS = (
     Column("NETWORK", "network", least=10, middle=True),
     Column("READY", "ready"),
@@ -33,9 +33,10 @@ _MESSAGE = Column("MESSAGE", "message")
 
 
 class Readiness(NamedTuple):
-    """The answer of STATUS for a network; ``code`` is its error object's, 0 when it is ready.
+    """The answer of STATUS for a network.
 
-    ``message`` is the error's, or what STATUS says of a network that is ready: that it is full.
+    ``code`` is the code of the error object, or 0 when the network is ready. ``message`` is the
+    message of the error, or the notes of STATUS about a ready network, such as that it is full.
     """
 
     network: str
@@ -103,8 +104,8 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, wide: bool, as_js
 
 
 def _require_directory(directory: Path) -> None:
-    """Raise Failure when the directory of configurations is not there."""
-    # A probe whose container lacks the mount must not say that all is well.
+    """Raise Failure when the directory of configurations does not exist."""
+    # A readiness probe in a container without this mount must not report success.
     if not directory.is_dir():
         raise Failure(
             f"{directory}: this directory does not exist",
@@ -114,7 +115,10 @@ def _require_directory(directory: Path) -> None:
 
 
 def _connect(connection: socket.socket, path: Path, needed: bool) -> socket.socket | None:
-    """Return the connection if an agent answers on it, else None unless one is needed."""
+    """Return the connection if an agent answers on it, else None.
+
+    Raises Failure instead if an agent is ``needed``.
+    """
     try:
         connection.connect(str(path))
         agent_client.ask(connection, "VERSION")
@@ -182,7 +186,7 @@ def _ask(path: Path, plugin: dict[str, Any], agent: socket.socket | None) -> Rea
 
 
 def _print(found: list[Readiness], *, wide: bool) -> None:
-    """Print a row a network; on a terminal the messages stand below the table, and are whole."""
+    """Print a row for each network; on a terminal the whole messages come below the table."""
     rows = [
         {**one._asdict(), "ready": "yes" if one.ready else "no", "code": one.code or ""}
         for one in found

@@ -1,4 +1,4 @@
-"""``fastipam sweep``."""
+"""The command ``fastipam sweep``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def command(
 
     with open_with(data_dir, create=False, count_boot=not dry_run) as ipam:
         names = rows.names(ipam, network)
-        earlier = rows.earlier_boots(ipam, network)  # before a call releases some
+        earlier = rows.earlier_boots(ipam, network)  # count first: a call may release some
         if ipam.store.boot_doubt:
             output.note(f"there may be leases from an earlier boot: {ipam.store.boot_doubt}")
         networks = [ipam.network(name) for name in names]

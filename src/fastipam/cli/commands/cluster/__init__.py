@@ -1,4 +1,4 @@
-"""``fastipam cluster``: its table of commands, and init, claim, leave, release-node."""
+"""The command ``fastipam cluster``: its table of commands, and init, claim, leave, release-node."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def leave(cluster: Where, force: bool, offline: bool) -> None:
     from fastipam.cluster.node.lock import NodeLock
 
     with cluster.node() as (ipam, node):
-        if ipam is None:  # the cluster may know this node all the same
+        if ipam is None:  # the cluster may still have an entry of this node
             raise Failure(
                 f"{cluster.directory()}: there is no store: this node cannot leave its cluster",
                 "type --data-dir DIRECTORY; if the store is lost, `fastipam cluster release-node "

@@ -172,7 +172,7 @@ def status(cluster: Where, wide: bool, as_json: bool) -> None:
 
 
 def _print_pools(pools: list[dict[str, Any]], *, wide: bool) -> None:
-    """Print a row a pool, and below what holds those that are being deleted."""
+    """Print a row for each pool, and below what keeps the pools that are being deleted."""
     if not pools:
         return
     output.say("")
@@ -283,7 +283,7 @@ def routes(cluster: Where, watch: bool, form: str, as_json: bool, with_own: bool
 
 
 def _explain(table: Any, left_out: set[tuple[str, int]], *, with_own: bool) -> None:
-    """Say on standard error why there are no routes, or none to a node."""
+    """Print on standard error why there are no routes at all, or none to a node."""
     for name, family in sorted(left_out):
         output.note(
             f"no route leads to node {name}: it has blocks and no IPv{family} address that others "

@@ -1,4 +1,4 @@
-"""The options that say which cluster a command is about, and how to reach it."""
+"""The options that name the cluster of a command, and how to reach it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TIMEOUT_S = 10.0
 
 
 class Where(NamedTuple):
-    """Which cluster a command is about, as it was typed, and how long the command may take."""
+    """The values of the options: the cluster of a command, and how long the command may take."""
 
     path: str
     network: str | None
@@ -38,15 +38,15 @@ class Where(NamedTuple):
         return settings_of(self.path, self.network, self.data_dir)[2]
 
     def deadline(self) -> Deadline:
-        """Return the moment by which the command has ended."""
+        """Return the deadline of the whole command, starting now."""
         from fastipam.cluster.deadline import CALL_S, Deadline
 
-        # An election may take so long, and a person can wait for it.
+        # One call may take half of the time: an election of etcd can take long, and a person waits.
         return Deadline(self.timeout_s, call_s=max(self.timeout_s / 2, CALL_S))
 
     @contextmanager
     def node(self, *, create: bool = False) -> Iterator[tuple[Ipam | None, Node]]:
-        """Yield this node and its open store, or None for the store when there is none."""
+        """Yield (store, this node). The store is None when it does not exist."""
         from fastipam.cluster.node.node import Node
         from fastipam.cluster.node.share import Share
         from fastipam.cluster.registries.connect import open_registry
@@ -77,14 +77,14 @@ class Where(NamedTuple):
 
 
 class _Named:
-    """A network without a store on this node."""
+    """A stand-in for a network that has no store on this node."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 def where(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which cluster: the command gets them as one :class:`Where`."""
+    """Add the options that name the cluster; the command gets them as one :class:`Where`."""
 
     @wraps(function)
     def command(

@@ -1,4 +1,4 @@
-"""``fastipam cluster rollout``."""
+"""The command ``fastipam cluster rollout``."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def command(
 
 
 def _name_of(text: str) -> str:
-    """Return the name of a DaemonSet as kubectl prints it, with the kind before it or without.
+    """Return the name in a text such as ``daemonset.apps/NAME``, in which the kind may be missing.
 
     Raises Failure.
     """
@@ -77,7 +77,7 @@ def _name_of(text: str) -> str:
 
 
 def wait(client: Client, namespace: str, name: str, timeout_s: float) -> None:
-    """Wait until it is done, and say each step. Raises Failure, EngineError."""
+    """Wait until the rollout is done, and print each step. Raises Failure, EngineError."""
     from fastipam.cluster.admin import rollout
     from fastipam.cluster.engine import EngineTimeout, EngineUnavailable
 

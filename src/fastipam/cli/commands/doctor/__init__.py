@@ -1,4 +1,4 @@
-"""``fastipam doctor``."""
+"""The command ``fastipam doctor``."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def command(
     else:
         for number, diagnosis in enumerate(found):
             if output.is_terminal() and number and diagnosis.level == OK != found[number - 1].level:
-                output.say("")  # problems and warnings stand apart
+                output.say("")  # a blank line after the problems and warnings
             _print(diagnosis)
         if found:
             output.prose(_summary(counts, quiet=quiet))
@@ -83,7 +83,7 @@ def command(
 
 
 def _summary(counts: Counter[str], *, quiet: bool) -> str:
-    """Return the last line; it says where problems are, which a terminal may have scrolled away."""
+    """Return the last line, with counts; on a terminal it says that problems come first."""
     line = f"problems: {counts[PROBLEM]}, warnings: {counts[WARNING]}"
     if quiet or not output.is_terminal() or not (counts[PROBLEM] or counts[WARNING]):
         return line
@@ -91,7 +91,7 @@ def _summary(counts: Counter[str], *, quiet: bool) -> str:
 
 
 class Places(NamedTuple):
-    """Where the parts of a node are. ``given``: the data directory was named by the operator."""
+    """Where the parts of a node are. ``given`` says that the operator named the data directory."""
 
     bin_dir: Path
     conf_dir: Path
@@ -102,7 +102,7 @@ class Places(NamedTuple):
 
 
 def _look(places: Places) -> Iterator[Diagnosis]:
-    """Yield every diagnosis, in an order in which one thing depends on those before it."""
+    """Yield every diagnosis. Each part of a node comes after the parts that it depends on."""
     from fastipam.cli.commands.doctor import (
         agent,
         configuration,
@@ -137,7 +137,7 @@ def _look(places: Places) -> Iterator[Diagnosis]:
 
 
 def _distinct(directories: list[str]) -> list[str]:
-    """Return each directory once, as it is spelled first: relative, absolute or by a link."""
+    """Return each directory once, in its first spelling: relative, absolute or by a link."""
     first: dict[str, str] = {}
     for one in directories:
         first.setdefault(os.path.realpath(one), one)
@@ -153,12 +153,12 @@ _INDENT = 23  # columns before the text and the command of a diagnosis
 
 
 def _print(diagnosis: Diagnosis) -> None:
-    """Print level, check and text, and the command below; long texts are wrapped on a terminal."""
+    """Print level, check and text, and below the command. On a terminal long texts are wrapped."""
     text = layout.printable(diagnosis.text)
     typed = f"$ {layout.printable(diagnosis.command)}"
     before = _INDENT
     if output.is_terminal():
-        # A command that wraps cannot be read at a glance: a long one begins further left.
+        # A long command begins further left, because a wrapped command is hard to read.
         before = max(0, min(_INDENT, output.console().width - len(typed)))
     level = f"{diagnosis.level:<8}"
     if output.has_colours():

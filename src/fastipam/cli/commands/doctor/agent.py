@@ -23,14 +23,14 @@ _SYSTEMD = Path("/run/systemd/system")  # exists when systemd runs: sd_booted(3)
 
 
 def restart() -> str:
-    """Return the command that starts a current agent, by systemd if that runs."""
+    """Return the command that restarts the agent: with kubectl, systemd or neither."""
     if surroundings.in_kubernetes():
         return surroundings.restart_in_kubernetes()
     return "systemctl restart fastipam-agent" if _SYSTEMD.is_dir() else "fastipam agent"
 
 
 def look(path: Path, *, needed: bool) -> tuple[list[Diagnosis], int]:
-    """Diagnose the agent on a socket; return its process too, 0 without one.
+    """Diagnose the agent on a socket, and return its process id too, or 0 without an agent.
 
     ``needed`` says that the plugin does not work without an agent.
     """
@@ -62,7 +62,7 @@ def look(path: Path, *, needed: bool) -> tuple[list[Diagnosis], int]:
 
 
 def networks(path: Path, conf_dir: Path) -> Iterator[Diagnosis]:
-    """Diagnose each configured network that the agent on a socket says it cannot serve."""
+    """Yield a diagnosis for each configured network that the agent reports as not ready."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT_S)
         try:
@@ -87,7 +87,7 @@ def _absent(path: Path, needed: bool) -> Diagnosis:
 
 
 def same_files(process: int, paths: Iterable[str]) -> Iterator[Diagnosis]:
-    """Diagnose whether paths are the same files for the agent: stores, network namespaces."""
+    """Diagnose whether paths of stores and namespaces lead to the same files for the agent."""
     ours, theirs = (_link(f"/proc/{one}/ns/mnt") for one in ("self", process))
     if not theirs:
         text = f"the files of process {process} cannot be read from here"
@@ -105,7 +105,7 @@ def same_files(process: int, paths: Iterable[str]) -> Iterator[Diagnosis]:
 
 
 def _process(connection: socket.socket, path: Path) -> int:
-    """Return the process that serves the socket, also when systemd has handed it over."""
+    """Return the process that serves the socket, also if systemd has opened the socket for it."""
     process = peer_of(connection)[0]
     if process != 1:
         return process
@@ -130,7 +130,7 @@ def _holders(sockets: set[str]) -> Iterator[int]:
 
 
 def _is_older(process: int) -> bool:
-    """Return whether a process of this package started before its files were installed."""
+    """Return whether a process of this package started before the package was installed."""
     package = Path(fastipam.__file__).resolve().parent
     if not _is_same(process, str(package / "__init__.py")):
         return False  # it runs in a container, from files of its own

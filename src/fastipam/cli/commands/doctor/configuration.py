@@ -1,4 +1,4 @@
-"""Diagnose the network configurations of a runtime: what they say, whether they can be used."""
+"""Diagnose the network configurations of a runtime: their content, and whether they are valid."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _CHECK = "configuration"
 _HOST_LOCAL = "host-local"
 _SYSCTLS = Path("/proc/sys")
 _LINKS = Path("/sys/class/net")
-_REPLACED = (_HOST_LOCAL, "whereabouts")  # types that fastipam replaces: one may have been left
+# Types that fastipam replaces: one may have been left in a configuration by mistake.
+_REPLACED = (_HOST_LOCAL, "whereabouts")
 
 
 class Configured(NamedTuple):
-    """A network that fastipam serves, its data directory, and the file that says so."""
+    """A network that fastipam serves, its data directory, and the file of its configuration."""
 
     network: str
     data_dir: str
@@ -33,7 +34,7 @@ class Configured(NamedTuple):
 
 
 def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
-    """Diagnose every file, in the runtime's order, and return the networks that fastipam serves."""
+    """Diagnose every file, in the runtime's order; return also the networks of fastipam."""
     try:
         files = cni_configs.files(directory)
     except FileNotFoundError:
@@ -71,7 +72,7 @@ def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
 
 
 def _not_first(path: Path) -> list[Diagnosis]:
-    """Return a warning when the runtime's default network is another one than a file's."""
+    """Return a warning when this file is not the runtime's default network."""
     others = [one.name for one in conflists.sorted_before(path)]
     if not others:
         return []
@@ -81,7 +82,7 @@ def _not_first(path: Path) -> list[Diagnosis]:
 
 
 def _new(directory: Path) -> str:
-    """Return the command that makes a configuration."""
+    """Return the command that opens a new configuration in an editor."""
     make = "" if directory.is_dir() else f"mkdir -p {directory} && "
     return f"{make}${{EDITOR:-vi}} {directory}/10-podnet.conflist"
 
@@ -142,7 +143,7 @@ def _sysctl(bridge: str) -> str:
 def _answers_for_others(bridge: str) -> bool:
     """Return whether a bridge has proxy ARP, or a port that may lead to the other nodes.
 
-    It has neither before the first pod has made it.
+    Before the first pod the bridge does not exist, and the result is False.
     """
     try:
         ports = {one.name for one in (_LINKS / bridge / "brif").iterdir()}
@@ -153,7 +154,7 @@ def _answers_for_others(bridge: str) -> bool:
 
 
 def meaning(config: Config, main: str) -> str:
-    """Return a configuration in one line: its ranges, data directory and policy."""
+    """Return the summary of a configuration in one line: ranges, data directory and policy."""
     policy = config.policy
     where = "blocks of a cluster's pool " if config.cluster is not None else ""
     sets = "; ".join(str(one) for one in config.pool.sets) or "the runtime's ranges (ipRanges)"

@@ -1,7 +1,7 @@
-"""What ``fastipam doctor`` prints.
+"""The diagnosis, of which ``fastipam doctor`` prints a list.
 
-Each module beside this one diagnoses a part of the node, each function answers one question. They
-are read-only, and raise nothing that a broken node could cause.
+Each other module of this package diagnoses a part of the node, and each of its functions answers
+one question. They change nothing, and turn every error of a broken node into a diagnosis.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LEVELS = (PROBLEM, WARNING, OK)  # in the order in which they are printed
 
 
 class Diagnosis(NamedTuple):
-    """One answer: ``level`` is OK, WARNING or PROBLEM, ``command`` what to type, or ""."""
+    """One result: ``level`` is OK, WARNING or PROBLEM; ``command`` is what to type, or ""."""
 
     check: str
     level: str

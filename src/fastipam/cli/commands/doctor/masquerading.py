@@ -1,4 +1,4 @@
-"""Diagnose masquerading: whether the rules that the agent is to keep are there."""
+"""Diagnose masquerading: whether the rules that the agent has to keep exist."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _OPTION = b"--masquerade"
 
 
 def look(process: int, data_dirs: Iterable[str]) -> Iterator[Diagnosis]:
-    """Diagnose the tables of nftables, if the agent was told to masquerade.
+    """Diagnose the tables of nftables, if the agent runs with ``--masquerade``.
 
-    A table is needed for each family in which a cluster's network of these stores has a pool.
+    A table is needed for each family in which a network of these stores has a cluster's pool.
     """
     try:
         words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
@@ -54,10 +54,10 @@ def look(process: int, data_dirs: Iterable[str]) -> Iterator[Diagnosis]:
 
 
 def _families(data_dir: str) -> set[int]:
-    """Return the families of a store's networks whose ranges are cut into a cluster's blocks."""
+    """Return the families in which a store's networks have ranges cut into a cluster's blocks."""
     try:
         with open_with(data_dir, create=False, count_boot=False) as ipam:
             sets = [each for name in ipam.networks() for each in ipam.network(name).ranges]
     except (FastipamError, FileNotFoundError):
-        return set()  # the check of the store says what is wrong with it
+        return set()  # the diagnosis of the store reports the error
     return {each.family for each in sets if each.block_length}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CHECK = "plugin"
-_PATIENCE_S = 20  # for a process that answers in some milliseconds on an idle machine
+_PATIENCE_S = 20  # how long to wait for a process that takes milliseconds on an idle machine
 NAME = "fastipam"
 OTHER_DIRECTORIES = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
 
@@ -117,14 +117,14 @@ def _refusal(path: Path) -> str:
 
 
 def _unreadable(path: Path, error: OSError, mend: str) -> Diagnosis:
-    """Return the diagnosis of a file that cannot be looked at, which may be this user's fault."""
+    """Return the diagnosis of a file that cannot be read, perhaps only by this user."""
     if isinstance(error, PermissionError) and os.geteuid() != 0:
         return Diagnosis(_CHECK, WARNING, f"{path} cannot be read by this user", as_root())
     return Diagnosis(_CHECK, PROBLEM, f"{path} cannot be read: {error.strerror}", mend)
 
 
 def _interpreter(text: str) -> str:
-    """Return the program that the first lines of an entry point start."""
+    """Return the interpreter that the first lines of an entry point start."""
     first, _, rest = text.partition("\n")
     if first == "#!/bin/sh":
         try:
@@ -136,9 +136,10 @@ def _interpreter(text: str) -> str:
 
 
 def _stale(path: Path) -> str:
-    """Return why Python does not use a file of the bundle, or "" when it does."""
+    """Return why the entry point ignores a file of the bundle, or "" when it uses the file."""
     try:
-        modules = bundle.modules_of(path.read_bytes())  # only root can write it, as the launcher
+        # Unmarshalling is safe: only root can write the file, as with the launcher.
+        modules = bundle.modules_of(path.read_bytes())
         for source, _, size, time_ns, _ in modules.values():
             status = os.stat(source)
             if (status.st_size, status.st_mtime_ns) != (size, time_ns):

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from fastipam.ipam import Ipam
 
-# Addresses that are verified here; for more of them the diagnosis names the command.
+# A store with more addresses in use is not verified here: the diagnosis names the command.
 MOST_VERIFIED = 200_000
-MOST_BEHIND = 10_000  # commits: about a minute of a node that only starts pods
+MOST_BEHIND = 10_000  # commits: about a minute on a node that starts pods as fast as it can
 _FULL = 0.9
 _LITTLE_BYTES = 1 << 30
 _TOO_LITTLE_BYTES = 64 << 20
@@ -38,7 +38,7 @@ _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "fuse.glus
 
 
 def command(words: str, data_dir: str) -> str:
-    """Return a command line about a store."""
+    """Return the command line ``fastipam WORDS`` for a store."""
     own = "" if data_dir == DEFAULT_DATA_DIR else f" --data-dir {shlex.quote(data_dir)}"
     return f"fastipam {words}{own}"
 
@@ -50,9 +50,9 @@ def look(
     now_ns: int | None = None,
     most: int = MOST_VERIFIED,
 ) -> Iterator[Diagnosis]:
-    """Yield every diagnosis of the store in a directory; ``now_ns`` is the wall clock.
+    """Yield every diagnosis of the store in a directory. ``now_ns`` is the wall clock time.
 
-    ``files`` has the configuration of each network that has one here.
+    ``files`` has the configuration file of each network that has one.
     """
     try:
         if surroundings.lacks(data_dir):
@@ -83,7 +83,7 @@ def look(
 def _inside(
     data_dir: str, files: Mapping[str, Path] | None, now_ns: int | None, most: int
 ) -> tuple[list[Diagnosis], Exception | None, BaseException | None]:
-    """Return the diagnoses of an open store, and the error that has ended them with its cause."""
+    """Return the diagnoses of an open store, and the error that ended them, with its cause."""
     found: list[Diagnosis] = []
     try:
         with open_with(data_dir, create=False, count_boot=False) as ipam:
@@ -98,7 +98,7 @@ def _inside(
 
 
 def exists(data_dir: str) -> bool:
-    """Return whether there is a store. Raises OSError when this user may not know."""
+    """Return whether the store exists. Raises OSError when this user may not read the directory."""
     try:
         os.lstat(os.path.join(data_dir, "data.mdb"))
     except (FileNotFoundError, NotADirectoryError):
@@ -107,7 +107,7 @@ def exists(data_dir: str) -> bool:
 
 
 def nearest(path: str) -> str:
-    """Return the nearest directory above a path that exists: a new one is on its file system."""
+    """Return the nearest existing directory above a path, on whose file system it would be."""
     path = os.path.abspath(path)
     while not os.path.isdir(path):
         path = os.path.dirname(path)
@@ -115,7 +115,7 @@ def nearest(path: str) -> str:
 
 
 def permissions(data_dir: str) -> Iterator[Diagnosis]:
-    """Diagnose whether other users can read the store, which has names of pods."""
+    """Diagnose whether other users can read the store, which contains names of pods."""
     wide = []
     for path in (data_dir, *(os.path.join(data_dir, one) for one in sorted(os.listdir(data_dir)))):
         mode = stat.S_IMODE(os.stat(path).st_mode)
@@ -147,10 +147,10 @@ def disk(data_dir: str) -> Iterator[Diagnosis]:
 
 
 def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
-    """Diagnose whether the store is consistent and can be written, its size and its readers."""
+    """Diagnose whether the store is consistent and writable, and its size and readers."""
     ipam.store.require_writable()
     path = ipam.path
-    earlier = rows.earlier_boots(ipam)  # before a call releases some
+    earlier = rows.earlier_boots(ipam)  # count first: a call may release some of them
     with ipam.store.read() as txn:
         counted = node_pools.used(txn)
     used = sum(counted.values())
@@ -182,12 +182,12 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
 
 
 def _used(used: Mapping[str, int]) -> str:
-    """Return in words how many addresses of all pools are in which state."""
+    """Return a text with the number of addresses of all pools in each state."""
     return "addresses: " + ", ".join(f"{count} {state}" for state, count in used.items())
 
 
 def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Diagnosis]:
-    """Diagnose long read transactions: LMDB cannot reuse the pages that they read."""
+    """Diagnose long read transactions, because LMDB cannot reuse the pages that they read."""
     found = ipam.store.readers()
     late: dict[int, int] = {}
     for process, behind in found:
@@ -205,7 +205,7 @@ def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Diagnosis]:
 
 
 def overlaps(ipam: Ipam) -> Iterator[Diagnosis]:
-    """Diagnose pools that can assign the same address without a configuration that allows it."""
+    """Diagnose pools that overlap although no configuration allows it."""
     told: set[frozenset[str]] = set()
     with ipam.store.read() as txn:
         for pool in node_pools.names(txn):
@@ -218,7 +218,7 @@ def overlaps(ipam: Ipam) -> Iterator[Diagnosis]:
 
 
 def pools(ipam: Ipam, files: Mapping[str, Path] | None = None) -> Iterator[Diagnosis]:
-    """Diagnose how full each range set of each network is."""
+    """Diagnose each range set of each network: how full it is."""
     for name in ipam.networks():
         who = command(f"list --network {shlex.quote(name)}", ipam.path)
         stats = ipam.network(name).stats().to_dict()
@@ -253,7 +253,7 @@ def pools(ipam: Ipam, files: Mapping[str, Path] | None = None) -> Iterator[Diagn
 
 
 def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
-    """Diagnose leases whose network namespace is gone, or cannot be seen from here."""
+    """Diagnose leases whose network namespace is gone, or cannot be seen by this process."""
     from fastipam.sweep import sweep
 
     leases = sum(ipam.network(name).stats().assigned for name in ipam.networks())
@@ -280,7 +280,7 @@ def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
 
 
 def clock(ipam: Ipam, now_ns: int) -> Iterator[Diagnosis]:
-    """Diagnose whether the last event is in the future: then the wall clock was set back."""
+    """Diagnose whether the last event is in the future, which means that the clock was set back."""
     ahead = 0
     for name in ipam.networks():
         with ipam.store.read() as txn:
@@ -297,7 +297,7 @@ def clock(ipam: Ipam, now_ns: int) -> Iterator[Diagnosis]:
 
 
 def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
-    """Diagnose leases of this boot that host-local still has and no store has."""
+    """Diagnose leases of this boot that host-local has and that were not imported into a store."""
     held: dict[str, list[tuple[int, int]]] = {}
     booted_ns = host_local.booted_ns()
     try:
@@ -329,7 +329,7 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
 
 
 def _known(data_dir: str, name: str, addresses: list[tuple[int, int]]) -> int:
-    """Return how many of these addresses a store has assigned."""
+    """Return how many of these addresses are assigned in a store."""
     try:
         with open_with(data_dir, create=False, count_boot=False) as ipam:
             if name not in ipam.networks():

@@ -1,4 +1,4 @@
-"""Where the doctor runs: as which user, and in a container or on the node itself."""
+"""Find out where the doctor runs: as which user, and in a container or on the node itself."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 _CHECK = "place"
 _KUBERNETES = "KUBERNETES_SERVICE_HOST"  # the kubelet sets it in every container
-# Podman, systemd-nspawn, LXC and the image of deploy/Containerfile set it. The file /.dockerenv is
-# no sign: where a node is itself a container of Docker, it is there, and nothing is hidden.
+# Podman, systemd-nspawn, LXC and the image of deploy/Containerfile set this variable. The file
+# /.dockerenv proves nothing: it also exists where the node itself is a container of Docker, and
+# then the whole node is visible.
 _VARIABLE = "container"
 _MOUNTS = Path("/proc/self/mounts")
-# Of every pod that has a service account.
+# This file exists in every pod that has a service account.
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CHARTS_NAMESPACE = "fastipam-system"
 
@@ -34,7 +35,7 @@ def look() -> Iterator[Diagnosis]:
 
 
 def container() -> str:
-    """Return what shows that this process is in a container, or "" when it is not in one."""
+    """Return the evidence that this process is in a container, or "" when it is not in one."""
     found = next((one for one in (_KUBERNETES, _VARIABLE) if os.environ.get(one)), "")
     return f"{found} is set" if found else ""
 
@@ -45,7 +46,7 @@ def in_kubernetes() -> bool:
 
 
 def restart_in_kubernetes() -> str:
-    """Return the command that starts the agents of a cluster anew, in this pod's namespace."""
+    """Return the command that restarts the cluster's agents, in this pod's namespace."""
     try:
         namespace = _NAMESPACE.read_text().strip() or _CHARTS_NAMESPACE
     except OSError:
@@ -54,17 +55,17 @@ def restart_in_kubernetes() -> str:
 
 
 def lacks(path: str | os.PathLike[str]) -> bool:
-    """Return whether a missing path may exist on the node: nothing is mounted above it."""
+    """Return whether a path is missing here, in a container, only because it is not mounted."""
     return bool(container()) and not os.path.exists(path) and mount_of(os.fspath(path))[0] == "/"
 
 
 def not_mounted(path: str | os.PathLike[str], what: str) -> str:
-    """Return what to say about a path of the node that this container does not have."""
+    """Return the text of a diagnosis about a path of the node that this container lacks."""
     return f"{path} of the node is not mounted in this container: {what}"
 
 
 def mount_of(path: str) -> tuple[str, str]:
-    """Return the mount point that a path is below, and the type of its file system."""
+    """Return the mount point that contains a path, and the type of its file system."""
     path = os.path.realpath(path)
     best, kind = "/", "?"
     for line in _MOUNTS.read_text().splitlines():

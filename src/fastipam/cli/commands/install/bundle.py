@@ -1,15 +1,16 @@
-"""Put the plugin's modules into two files, for the entry point that is started for every pod.
+"""Bundle the plugin's modules into two files, for the entry point that is started for every pod.
 
 To import a module, Python searches for it, makes half a dozen system calls and runs some thousand
 instructions of its own; for the four dozen modules of an ADD that is a fifth of its time. So
-``fastipam install`` puts their code, compiled, into one file beside the entry point, each module
-behind those that it imports, and the entry point runs one after the other. The file also says where
-the compiled extensions are. Each module is kept with the size and the time of its source: if one of
-them has changed (an upgrade, an edit), the bundle is not used, and Python imports as usual.
+``fastipam install`` puts their compiled code into one file beside the entry point. In the file each
+module follows the modules that it imports, and the entry point runs one after the other. The file
+also has the paths of the compiled extensions, and the size and time of each module's source. If a
+source has changed (an upgrade, an edit), the bundle is not used, and Python imports as usual.
 
-The modules that only cluster mode imports are a second file, which is read when one is imported.
-The exceptions are in the first, because a process at its limit of open files has to say so, but run
-only when they are imported: an ADD that succeeds needs none.
+The modules that only cluster mode imports are in a second file, which is read when one of them is
+imported. The module of the exceptions is in the first file, because a process at its limit of open
+files has to be able to report that. It runs only when it is imported, since an ADD that succeeds
+needs no exception.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-    # File, whether it is a package, size and time (ns) of the file, code (None: an extension;
-    # bytes: marshalled, to be run when the module is imported).
+    # File, whether it is a package, size and time (ns) of the file, code. The code is None for an
+    # extension, and marshalled bytes for a module that runs only when it is imported.
     Module = tuple[str, bool, int, int, CodeType | bytes | None]
 
-# Which modules a plugin process imports from files, asked of one: always, when it has an error to
-# tell, and in cluster mode.
+# A program that prints which modules a plugin process imports from files: for every call, for an
+# error, and in cluster mode.
 _ASK = """
 import sys
 sys.path += {paths!r}
@@ -63,16 +64,17 @@ print(repr((always, seldom, new())))
 
 
 class Bundle(NamedTuple):
-    """The content of both files: what every call imports, what only cluster mode does."""
+    """The contents of the two files: modules of every call, and modules of cluster mode only."""
 
     always: bytes
     cluster: bytes
 
 
 def build(paths: list[str], cluster_file: str) -> Bundle:
-    """Return the bundle of what the plugin imports when ``paths`` end the import path.
+    """Return the bundle of the modules that the plugin imports.
 
-    ``cluster_file`` is the future path of its second part. Raises OSError.
+    ``paths`` are the end of the plugin's import path; ``cluster_file`` is the path at which the
+    second file will be written. Raises OSError.
     """
     script = _ASK.format(paths=paths)
     asked = subprocess.run(
@@ -85,7 +87,7 @@ def build(paths: list[str], cluster_file: str) -> Bundle:
         {name: _module(name, Path(file)) for name, file in part}
         for part in ast.literal_eval(asked.stdout)
     )
-    always.pop("__future__", None)  # the lean code does not import it
+    always.pop("__future__", None)  # the bundled code does not import it
     modules = _in_order(always)
     modules |= {name: (*one[:4], marshal.dumps(one[4])) for name, one in seldom.items()}
     activation = activate.__code__, modules, frozenset(later), cluster_file
@@ -93,7 +95,7 @@ def build(paths: list[str], cluster_file: str) -> Bundle:
 
 
 def _in_order(modules: dict[str, Module]) -> dict[str, Module]:
-    """Return the modules in an order in which each follows those that it imports at its top."""
+    """Return the modules sorted, so that each follows the modules that it imports at its top."""
     ordered: dict[str, Module] = {}
 
     def add(name: str) -> None:
@@ -114,7 +116,7 @@ def _in_order(modules: dict[str, Module]) -> dict[str, Module]:
 
 
 def _imported(path: Path) -> Iterator[str]:
-    """Yield the modules that a file may import at its top; some of the names are no modules."""
+    """Yield the modules that a file may import at its top. Some of the names are not modules."""
     for node in ast.parse(path.read_bytes()).body:
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
@@ -124,7 +126,7 @@ def _imported(path: Path) -> Iterator[str]:
 
 
 def modules_of(content: bytes) -> dict[str, Module]:
-    """Return the modules of one of the files.
+    """Return the modules in the content of one of the two files.
 
     Raises EOFError, TypeError, ValueError, LookupError.
     """
@@ -146,19 +148,21 @@ def _module(name: str, path: Path) -> Module:
 
 
 def _lean(source: bytes, path: str) -> CodeType:
-    """Return the code of a module of fastipam, without what only people and type checkers read."""
-    # Docstrings and annotations of functions are left out, because each import would make them
-    # again.
+    """Return the code of a module of fastipam, without docstrings and annotations.
+
+    Only people and type checkers read those, and each import would create them again.
+    """
     tree = _Lean().visit(ast.parse(source, path))
-    flags = __future__.annotations.compiler_flag  # the statement goes, what it says stays
+    # The import of ``annotations`` is removed, and replaced by its compiler flag.
+    flags = __future__.annotations.compiler_flag
     code: CodeType = compile(tree, path, "exec", flags, dont_inherit=True, optimize=2)
     return _bare(code)
 
 
 def _bare(code: CodeType) -> CodeType:
-    """Return the code without line numbers and long names, two more objects for each function."""
-    # ``Network.allocate`` is ``allocate`` then, which is there already. No message shows either.
-    # Who looks for a defect removes the bundle.
+    """Return the code without line numbers and qualified names, two objects for each function."""
+    # The qualified name ``Network.allocate`` is replaced by ``allocate``, which exists already. No
+    # message shows either. To debug a defect, remove the bundle.
     parts = (_bare(one) if isinstance(one, CodeType) else one for one in code.co_consts)
     return code.replace(co_consts=tuple(parts), co_qualname=code.co_name, co_linetable=b"")
 
@@ -184,12 +188,12 @@ class _Lean(ast.NodeTransformer):
 def activate(  # noqa: PLR0915  # one code object: there is no other code of ours yet
     modules: dict[str, Module], more: frozenset[str] = frozenset(), cluster_file: str = ""
 ) -> None:
-    """Run ``modules``, in their order, if all of their files are still the same.
+    """Run ``modules``, in their order, if all of their files are unchanged.
 
-    One that fails, and those behind it, are left to Python's import, which asks the finder here;
-    so the error comes where it is expected. ``more`` are the names of those that ``cluster_file``
-    has, which is read when one of them is imported. This function is part of the bundle: it runs
-    before any other code of fastipam.
+    A module that fails, and those after it, are left to Python's import, which asks the finder
+    here; so the error is raised where it is expected. ``more`` are the names of the modules in
+    ``cluster_file``, which is read when one of them is imported. This function is part of the
+    bundle: it runs before any other code of fastipam.
     """
     import sys
     from _frozen_importlib import ModuleSpec
@@ -200,7 +204,7 @@ def activate(  # noqa: PLR0915  # one code object: there is no other code of our
         for path, _, size, time_ns, _ in modules.values():
             try:
                 status = stat(path)
-            except OSError:  # an upgrade has taken it away
+            except OSError:  # an upgrade has removed it
                 return False
             if status.st_size != size or status.st_mtime_ns != time_ns:
                 return False
@@ -255,7 +259,8 @@ def activate(  # noqa: PLR0915  # one code object: there is no other code of our
         spec = spec_of(name)
         parent, _, leaf = name.rpartition(".")
         if parent:
-            # A package imports from its own modules: they run first, and it is there for them.
+            # A package imports from its own modules, so they run first; they need the package's
+            # module object.
             setattr(loaded.get(parent) or make(parent), leaf, module)
         names = module.__dict__
         names["__spec__"] = spec
@@ -266,7 +271,7 @@ def activate(  # noqa: PLR0915  # one code object: there is no other code of our
             names["__path__"] = spec.submodule_search_locations
         return module
 
-    finder = type(sys)("Finder")  # a module does for an object, and to make a class takes long
+    finder = type(sys)("Finder")  # a module object, because creating a class takes longer
     finder.__dict__.update(
         find_spec=find_spec, create_module=create_module, exec_module=exec_module
     )
@@ -280,7 +285,7 @@ def activate(  # noqa: PLR0915  # one code object: there is no other code of our
                 module = waiting.get(name) or make(name)
                 exec(code, module.__dict__)
                 del waiting[name]
-    except BaseException:  # it comes again when ``main`` imports the module, and is answered there
+    except BaseException:  # raised again, and reported, when ``main`` imports the module
         for name in waiting:
             del loaded[name]
             parent, _, leaf = name.rpartition(".")

@@ -32,19 +32,19 @@ _LONGEST_SHEBANG = 127
 def install(
     bin_dir: Path, name: str = "fastipam", *, launcher_only: bool = False, replace: bool = False
 ) -> Path:
-    """Put the launcher into ``bin_dir`` as ``name``, the Python entry point beside it.
+    """Put the launcher into ``bin_dir`` as ``name``, and the Python entry point beside it.
 
-    With ``launcher_only`` the entry point of an earlier installation is removed instead, as a
-    container needs it whose Python the host cannot start. The launcher then needs the agent.
-    Another plugin of this name is replaced with ``replace`` only.
+    Return the launcher's path. With ``launcher_only`` the entry point of an earlier installation is
+    removed instead; the launcher then needs the agent. This is for a container, whose Python the
+    host cannot start. Another plugin of this name is replaced only with ``replace``.
 
-    Return the launcher's path. Each file is replaced in one step: a runtime that starts it
-    meanwhile gets the old or the new one. The interpreter and the import path are absolute, so a
-    runtime's PATH does not matter. Idempotent. Raises ConfigError, OSError; then no file has
-    changed, unless the disk is full or fails.
+    Each file is replaced in one step: a runtime that starts it meanwhile gets the old or the new
+    file. The interpreter and the import path are absolute, so a runtime's PATH does not matter.
+    Idempotent. Raises ConfigError and OSError; no file has changed then, unless the disk is full or
+    fails.
     """
     require_name(name)
-    # Of any version of Python: the host may have another one.
+    # The files of any version of Python: the host's version may differ from this one.
     stale = [bin_dir / DIRECT, *bin_dir.glob(f"{DIRECT}.*")]
     made = [] if launcher_only else [bin_dir / CLUSTER_BUNDLE, bin_dir / BUNDLE]
     require_free(bin_dir / name, [*stale, *made], replace=replace)
@@ -56,7 +56,7 @@ def install(
         for one in stale:
             one.unlink(missing_ok=True)
         return bin_dir / name
-    # Compile now: later the directory may be read-only, and every start would compile again.
+    # Compile now: if the directory is read-only later, every start would compile again.
     compileall.compile_dir(package, quiet=2, maxlevels=3)
     paths = dict.fromkeys(
         str(Path(module.__file__ or "").resolve().parent.parent) for module in (fastipam, lmdb)
@@ -72,7 +72,7 @@ def install(
 
 
 def _require_writable(directory: Path) -> None:
-    """Raise OSError with the kernel's reason when no file can be made in a directory."""
+    """Raise OSError, with the kernel's reason, when no file can be created in a directory."""
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=".fastipam.", dir=directory)
     except OSError as error:
@@ -82,14 +82,14 @@ def _require_writable(directory: Path) -> None:
 
 
 def _of(error: OSError, path: Path) -> OSError:
-    """Return an error with the name that the operator knows, not that of a temporary file."""
+    """Return an error that names the file that the operator knows, not the temporary one."""
     return OSError(error.errno, error.strerror, str(path))
 
 
 def _replace(target: Path, content: bytes, mode: int = 0o755) -> None:
-    """Replace a file; it is complete and on disk before it has its name.
+    """Replace a file. The new one is complete and on disk before it gets the name.
 
-    The old one may run: it keeps its inode until it ends. Raises OSError.
+    The old file may be running: its inode exists until it ends. Raises OSError.
     """
     try:
         with files.replacing(target, mode) as descriptor:
@@ -126,7 +126,8 @@ def script(interpreter: str, paths: list[str]) -> str:
 
 
 _INSTALLED_FOR = f"{sys.version_info.major}.{sys.version_info.minor}"
-# The plugin says itself why it cannot be loaded (cni/main.py), unless it is not there at all.
+# The end of an entry point that cannot import the plugin at all. Otherwise the plugin itself
+# reports why it cannot be loaded (cni/main.py).
 _FAILED = """\
 import json
 import os
@@ -142,8 +143,8 @@ body = {
 print(json.dumps(body))
 sys.exit(1)
 """.replace("INSTALLED_FOR", _INSTALLED_FOR)
-# Python compiles the entry point at each start. What it hardly ever needs is a text in it, which is
-# compiled only then: that saves one and a half percent of an ADD's instructions.
+# Python compiles the entry point at each start. The code for a failure is a text in it, which is
+# compiled only when it is needed: that saves 1.5 % of an ADD's instructions.
 _START = f"""\
 try:
     from fastipam.cni.main import main
@@ -157,8 +158,9 @@ def _first_lines(interpreter: str) -> str:
     shebang = f"#!{interpreter} -IS"
     if len(shebang) <= _LONGEST_SHEBANG and " " not in interpreter:
         return shebang
-    # The kernel cannot use such a first line: a shell starts the interpreter, for which the
-    # shell's lines are a string. A shell cannot say in JSON that the interpreter is not there.
+    # The kernel cannot use this first line, so a shell starts the interpreter; for Python the
+    # shell's lines are a string. The error for a missing interpreter is prepared as JSON here,
+    # because the shell cannot encode JSON.
     quoted = shlex.quote(interpreter)
     body = {
         "cniVersion": "1.1.0",

@@ -1,4 +1,4 @@
-"""Decide which files of a plugin directory an installation may write or remove."""
+"""Decide which files in a plugin directory an installation may write or remove."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIRECT = "fastipam-direct"  # where src/launcher.c looks for the entry point
-# Compiled code is for one version of Python: another one at this path reads another file.
+# Compiled code is for one version of Python, so each version has files of its own.
 BUNDLE = f"{DIRECT}.{sys.implementation.cache_tag}"
 CLUSTER_BUNDLE = f"{BUNDLE}.cluster"
 
-# What every launcher holds: the name of a variable that it reads.
+# Bytes that every launcher contains: the name of a variable that it reads.
 _MARK = b"FASTIPAM_SOCKET"
-_LARGEST_LAUNCHER = 4 << 20  # bytes; what is larger is another plugin, and is not read
+_LARGEST_LAUNCHER = 4 << 20  # bytes; a larger file is another plugin, and is not read
 _LETTERS = frozenset(string.ascii_letters + string.digits + "._-")
 # A file name has 255 bytes at most, and a temporary name adds 14 of them.
 _LONGEST_NAME = 200
 
 
 def require_name(name: str) -> None:
-    """Raise ConfigError unless a file of this name in a plugin directory can be the plugin."""
+    """Raise ConfigError unless the plugin can have this file name."""
     if not name or name[0] in "._-" or not _LETTERS.issuperset(name):
         reason = (
             "it may have only letters, digits, '.', '_' and '-', and begins with a letter or digit"
@@ -53,9 +53,9 @@ def is_launcher(path: Path) -> bool:
 
 
 def require_free(launcher: Path, others: Iterable[Path], *, replace: bool) -> None:
-    """Raise an error when a file of an installation could not be written, or is not fastipam's.
+    """Raise an error when a file cannot be replaced, or is not fastipam's.
 
-    With ``replace`` the launcher takes the place of another plugin. Raises ConfigError, OSError.
+    With ``replace`` the launcher may replace another plugin. Raises ConfigError, OSError.
     """
     for one in (launcher, *others):
         files.refuse_other_kinds(str(one))
@@ -73,7 +73,7 @@ def require_free(launcher: Path, others: Iterable[Path], *, replace: bool) -> No
 
 
 def launchers(directory: Path, *, without: Path) -> list[Path]:
-    """Return fastipam's launchers in a directory, but for one; those that can be read."""
+    """Return fastipam's readable launchers in a directory, except the file ``without``."""
     found = []
     for one in sorted(directory.iterdir()) if directory.is_dir() else ():
         if one == without or one.name.startswith(DIRECT):

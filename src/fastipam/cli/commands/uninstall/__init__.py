@@ -1,4 +1,4 @@
-"""``fastipam uninstall``."""
+"""The command ``fastipam uninstall``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fastipam.cli.commands.uninstall.removal import Outcome
 
-_PAUSE_S = 0.1  # between two looks at whether the agent has ended
+_PAUSE_S = 0.1  # between two checks whether the agent has ended
 _DEFAULT_CONFLIST = Path("/etc/cni/net.d/10-fastipam.conflist")
 
 
@@ -130,7 +130,7 @@ def command(
 def _remove(
     conflist: Path, plugin: tuple[Path, str], socket_path: Path, store: str, *, dry_run: bool
 ) -> list[Outcome]:
-    """Remove every part, the store if one is given; return what became of each."""
+    """Remove every part, and the store if one is given; return the outcome for each path."""
     from fastipam.cli.commands.uninstall.removal import Removal
 
     one = Removal(dry_run=dry_run)
@@ -158,7 +158,10 @@ def _refuse(count: int, unknown: str, data_dir: str, socket_path: Path) -> None:
 
 
 def _refuse_agent(socket_path: Path, waited_s: float | None = None) -> None:
-    """Raise Failure: an agent would undo it, also after so many seconds of --wait."""
+    """Raise Failure, because a running agent would undo the removal.
+
+    ``waited_s`` is the time of --wait after which the agent still runs.
+    """
     still, without = "", ""
     if waited_s is not None:
         still, without = f"after {waited_s:g} seconds of --wait ", " without --wait"
@@ -171,7 +174,7 @@ def _refuse_agent(socket_path: Path, waited_s: float | None = None) -> None:
 
 
 def _wait(socket_path: Path, seconds: float) -> bool:
-    """Wait until no agent serves the socket; return whether that is so."""
+    """Wait until no agent serves the socket, for ``seconds`` at most; return whether none does."""
     end = time.monotonic() + seconds
     while listening.is_served(socket_path):
         if time.monotonic() >= end:
@@ -185,7 +188,7 @@ def _hold(count: int) -> str:
 
 
 def _ask(data_dir: str, count: int, socket_path: Path, *, yes: bool) -> None:
-    """Ask before a store is deleted. Raises Failure, click.Abort."""
+    """Ask the operator before a store is deleted. Raises Failure, click.Abort."""
     if listening.is_served(socket_path):
         raise Failure(
             f"{data_dir} is not deleted while an agent serves {socket_path}: the agent would "
@@ -204,7 +207,7 @@ def _ask(data_dir: str, count: int, socket_path: Path, *, yes: bool) -> None:
 
 
 def _print(done: Sequence[Outcome], store: str, *, dry_run: bool) -> None:
-    """Print a line for each path; what could not be removed goes to standard error."""
+    """Print a line for each path; failures go to standard error."""
     from fastipam.cli.commands.uninstall import removal
 
     for each in done:

@@ -31,7 +31,7 @@ _STORE_FILES = (DATA_FILE, LOCK_FILE, MAKER_LOCK_FILE, NEW_FILE, "cluster.lock")
 
 
 class Outcome(NamedTuple):
-    """The result for a path: REMOVED, ABSENT, KEPT or FAILED, and the reason for the last two."""
+    """The result for a path: REMOVED, ABSENT, KEPT or FAILED; the last two have a reason."""
 
     what: str
     path: str
@@ -40,15 +40,15 @@ class Outcome(NamedTuple):
 
 
 class Removal:
-    """Removes, or with ``dry_run`` says what it would remove."""
+    """Removes the parts of fastipam, or with ``dry_run`` only reports what it would remove."""
 
     def __init__(self, *, dry_run: bool) -> None:
         self._dry_run = dry_run
 
     def conflist(self, path: Path) -> Iterator[Outcome]:
-        """Remove the configuration, if it is fastipam's, and what a killed agent left of one.
+        """Remove the configuration, if it is fastipam's, and temporary files of killed agents.
 
-        Others in its directory that are fastipam's stay: no agent has written them.
+        Other configurations of fastipam in its directory stay, because no agent has written them.
         """
         what = "network configuration"
         try:
@@ -76,9 +76,9 @@ class Removal:
                     yield Outcome(what, str(other), KEPT, reason)
 
     def plugin(self, bin_dir: Path, name: str) -> Iterator[Outcome]:
-        """Remove the launcher, if it is one, then the Python entry point and its bundle.
+        """Remove the launcher, if the file is one, then the Python entry point and its bundle.
 
-        What a launcher of another name needs stays.
+        Entry point and bundle stay if another launcher in the directory needs them.
         """
         what, path = "plugin", bin_dir / name
         try:
@@ -120,7 +120,7 @@ class Removal:
     def masquerading(self) -> Iterator[Outcome]:
         """Remove the tables of nftables that an agent has set in this network namespace.
 
-        Without the program nft no agent of this machine, or image, has set any.
+        Without the program nft there are none: an agent needs it to set them.
         """
         from fastipam.cluster.masquerading import nft, ruleset
 
@@ -141,7 +141,7 @@ class Removal:
         yield Outcome(what, shown, REMOVED) if there else Outcome(what, names, ABSENT)
 
     def socket(self, path: Path) -> Iterator[Outcome]:
-        """Remove the socket and its lock file, unless somebody serves it."""
+        """Remove the socket and its lock file, unless a process serves the socket."""
         what = "socket"
         if not path.parent.is_dir():
             yield Outcome(what, str(path), ABSENT)
@@ -163,7 +163,7 @@ class Removal:
             yield Outcome(what, str(path), FAILED, error.strerror or str(error))
         else:
             yield Outcome(what, str(path), REMOVED if there else ABSENT)
-            with suppress(OSError):  # something else is in it
+            with suppress(OSError):  # the directory is not empty
                 path.parent.rmdir()
 
     def store(self, directory: Path) -> Iterator[Outcome]:
@@ -193,7 +193,7 @@ _PROTOCOL = "protocol 147"
 
 
 def holders(data_dir: str) -> tuple[int, str]:
-    """Return how many containers have addresses, and why that is not known, or ""."""
+    """Return how many containers have addresses, and "" or why that is not known."""
     try:
         with open_with(data_dir, create=False, count_boot=False) as ipam:
             owners = {
