@@ -436,12 +436,12 @@ class Network(Reading):
         ``valid`` lists ``Owner`` objects, or (container id, interface) pairs; it is read and
         checked before the first release. Leases assigned at ``before_ns`` (wall clock nanoseconds,
         as of ``time.time_ns()``) or later are kept, because they are newer than the list. So take
-        that time before the list is made, not after it. A lease whose time is in the future was
-        assigned before the clock was set back, and counts as old. The leases are read first, and
-        each is checked again before its release, so an owner that comes back meanwhile keeps its
-        new addresses. O(leases); a transaction releases the leases of up to 256 owners. A damaged
-        lease does not stop the release of others; StoreCorrupt is raised at the end. Raises
-        ConfigError, StoreError.
+        that time before the list is made, not after it. A lease whose time is more than a minute in
+        the future was assigned before the clock was set back, and counts as old. The leases are
+        read first, and each is checked again before its release, so an owner that comes back
+        meanwhile keeps its new addresses. O(leases); a transaction releases the leases of up to 256
+        owners. A damaged lease does not stop the release of others; StoreCorrupt is raised at the
+        end. Raises ConfigError, StoreError.
         """
         from fastipam.network import arguments
 
