@@ -117,8 +117,8 @@ def life() -> str:
 
 
 def add() -> str:
-    """The way of an ADD from the runtime to the disk and back."""
-    picture = Picture(330, "The way of an ADD: runtime, main plugin, launcher, agent, store")
+    """Draw the path of an ADD from the runtime to the disk and back."""
+    picture = Picture(330, "Path of an ADD: runtime, main plugin, launcher, agent, store")
     picture.box((20, 30), (140, 62), "plain", "runtime", "containerd, CRI-O")
     picture.box((210, 30), (140, 62), "plain", "main plugin", "ptp, bridge, …")
     picture.box((400, 30), (150, 62), "program", "launcher", "a static executable")

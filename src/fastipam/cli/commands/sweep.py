@@ -30,7 +30,7 @@ _COLUMNS = (
     "sweep",
     examples=(
         ("fastipam sweep --dry-run", "what has lost its network namespace"),
-        ("fastipam sweep", "note it; a second time, a minute later, gives it back"),
+        ("fastipam sweep", "check; typed again a minute later, release what is still missing"),
     ),
 )
 @options.data_dir
@@ -52,11 +52,11 @@ def command(
 
     Addresses whose cool-down is over become free, and so do sticky addresses whose time is over.
 
-    A lease goes when its namespace was found missing twice, with the grace time in between: the
-    agent looks once a minute; without an agent run this command twice. Missing means that its path
-    does not lead to it, and that no process, no mount and no open file has its inode. A namespace
-    that cannot be judged from here (for example because not all processes can be seen) is left
-    alone and counted as unknown.
+    A lease is released when its namespace was missing in two checks, with the grace time in between.
+    The agent checks once a minute. Without an agent, type this command twice, a minute apart. Missing
+    means that the path of the namespace does not lead to it, and that no process, no mount and no
+    open file has its inode. A namespace that cannot be judged from here (for example because not all
+    processes can be seen) is left alone and counted as unknown.
     """
     from fastipam.sweep import Sweeper, add_up, give_back
 
