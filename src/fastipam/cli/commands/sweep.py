@@ -52,11 +52,11 @@ def command(
 
     Addresses whose cool-down is over become free, and so do sticky addresses whose time is over.
 
-    A lease is released when its namespace was missing in two checks, with the grace time in between.
-    The agent checks once a minute. Without an agent, type this command twice, a minute apart. Missing
-    means that the path of the namespace does not lead to it, and that no process, no mount and no
-    open file has its inode. A namespace that cannot be judged from here (for example because not all
-    processes can be seen) is left alone and counted as unknown.
+    A lease is released when its namespace was missing in two checks, with the grace time in
+    between. The agent checks once a minute. Without an agent, type this command twice, a minute
+    apart. Missing means that the path of the namespace does not lead to it, and that no process, no
+    mount and no open file has its inode. A namespace that cannot be judged from here (for example
+    because not all processes can be seen) is left alone and counted as unknown.
     """
     from fastipam.sweep import Sweeper, add_up, give_back
 
