@@ -55,7 +55,7 @@ def _workloads(results: Results, scratch: Path, arguments: argparse.Namespace) -
 
 
 def _require(parts: list[str]) -> None:
-    """Raise Missing for everything that is missing, before anything is measured."""
+    """Raise Missing when a program or package is missing, before anything is measured."""
     memory.require("matplotlib")
     if "peers" in parts or "workloads" in parts:
         memory.require()
@@ -64,7 +64,7 @@ def _require(parts: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return exit status 0 when all bars are met, 1 when one is missed. Raises Missing, Failed."""
+    """Run the benchmarks; return 0 when all bars are met, else 1. Raises Missing, Failed."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["compare"]:
         return compare.main(words[1:])

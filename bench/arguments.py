@@ -1,4 +1,4 @@
-"""What the entry points share: the command line, the order of the parts, and the end."""
+"""The code that the entry points share: command line, order of the parts, exit status."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bench.errors import Failed, Missing
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-# Below the current directory, and ignored by git: a run replaces the figures of the documents only
-# with --output docs/bench.
+# A directory that git ignores: a run replaces the figures of the documents only with
+# --output docs/bench.
 OUTPUT = Path("bench-report")
 
 
@@ -26,7 +26,7 @@ def parser(
 ) -> argparse.ArgumentParser:
     """Return a parser of ``--quick``, ``--only PART``, ``--output DIR`` and ``--scratch DIR``.
 
-    ``output`` is where the report goes without ``--output``.
+    ``output`` is the default of ``--output``, the directory of the report.
     """
     made = argparse.ArgumentParser(prog=f"python -m {program}", description=text)
     made.add_argument("--quick", action="store_true", help="fewer rounds")
@@ -50,7 +50,7 @@ def parser(
 
 
 def prepare(output: Path) -> None:
-    """Make the directory of the report. Raises Missing when it cannot be written."""
+    """Create the directory of the report. Raises Missing when it cannot be written."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -65,7 +65,7 @@ def chosen(arguments: argparse.Namespace, parts: Sequence[str]) -> list[str]:
 
 
 def run(parts: Sequence[str], work: Mapping[str, Callable[[], object]]) -> None:
-    """Measure the parts, and print how long each took."""
+    """Measure the parts, and print how long each one took."""
     for part in parts:
         start = time.perf_counter()
         print(f"measuring: {part} … ", end="", file=sys.stderr, flush=True)
@@ -74,9 +74,9 @@ def run(parts: Sequence[str], work: Mapping[str, Callable[[], object]]) -> None:
 
 
 def to_its_end(main: Callable[[], int]) -> int:
-    """Return what ``main`` returns, 2 for Missing and Failed, 130 for Ctrl-C and SIGTERM.
+    """Run ``main`` and return its exit status: 2 for Missing and Failed, 130 when interrupted.
 
-    Both signals unwind the stack, so that processes, namespaces and directories are removed.
+    Ctrl-C and SIGTERM unwind the stack, so that processes, namespaces and directories are removed.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -88,4 +88,4 @@ def to_its_end(main: Callable[[], int]) -> int:
         print("\ninterrupted: no report was written", file=sys.stderr)
         return 130
     finally:
-        children.end_all()  # an interruption may leave processes for which nobody waits
+        children.end_all()  # an interruption may leave processes running

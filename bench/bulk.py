@@ -1,4 +1,4 @@
-"""Subjects of many addresses: long transactions, bulk calls, threads."""
+"""Subjects with many addresses: long transactions, bulk calls, threads."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
     from fastipam import Ipam, Network
 
-EARLY, LATE = 1_000, 40_000  # pairs of one transaction
+EARLY, LATE = 1_000, 40_000  # the pairs of one transaction that are compared
 _CHUNK = 100
-_CHUNKS = 10  # around each of the two
-_MANY = 4096  # owners of a bulk call
-_CALLS = 32  # of a thread
+_CHUNKS = 10  # chunks of pairs that are timed around each of the two
+_MANY = 4096  # owners in a bulk call
+_CALLS = 32  # calls that a thread makes
 MANY_NAMES = ("allocate_many in the store", "release_many, cool-down")
 THREADS = (1, 8)
 THREADS_NAMES = ("durable allocate, 1 thread", "durable allocate, 8 threads")
 
 
 def together(name: str, ipam: Ipam, network: Network, calls: int) -> Subject:
-    """Return pairs of which all of a sample are one transaction."""
+    """Return a subject whose samples are ``calls`` pairs in one transaction."""
 
     def run() -> None:
         with ipam.transaction() as txn:
@@ -40,7 +40,7 @@ def together(name: str, ipam: Ipam, network: Network, calls: int) -> Subject:
 
 
 def long_transaction(ipam: Ipam, network: Network) -> tuple[float, float]:
-    """Make many pairs in one transaction; return what an early and a late one cost."""
+    """Make many pairs in one transaction; return the cost of an early and of a late pair."""
     with ipam.transaction() as txn:
         inside = network.within(txn)
 
@@ -52,7 +52,7 @@ def long_transaction(ipam: Ipam, network: Network) -> tuple[float, float]:
 
 
 def early_and_late(pair: Callable[[], object]) -> tuple[float, float]:
-    """Return the nanoseconds of processor time of a call around the 1,000th and the 40,000th."""
+    """Return the processor time, in ns, of a call around the 1,000th and the 40,000th."""
     chunks = []
     for _ in range(LATE // _CHUNK + _CHUNKS // 2):
         start = process_time_ns()
@@ -64,7 +64,7 @@ def early_and_late(pair: Callable[[], object]) -> tuple[float, float]:
 
 
 def many(network: Network) -> list[Subject]:
-    """Return ``allocate_many`` and ``release_many`` of the same owners."""
+    """Return the subjects ``allocate_many`` and ``release_many``, for the same owners."""
     listed = owners(0, _MANY)
 
     def allocate() -> None:
@@ -85,7 +85,7 @@ def many(network: Network) -> list[Subject]:
 
 
 class Threads:
-    """Threads of one program that assign addresses at once, each call with its own commit."""
+    """Threads of one process that assign addresses at once, each call in a commit of its own."""
 
     def __init__(self, name: str, network: Network, count: int) -> None:
         self._name = name
@@ -98,7 +98,7 @@ class Threads:
         self._pool.shutdown()
 
     def subject(self) -> Subject:
-        """Return the calls of all threads; the time of a call is the inverse of their rate."""
+        """Return the subject of all threads' calls; a call's time is the inverse of their rate."""
         listed = [one for some in self._owners for one in some]
         return Subject(
             self._name, len(listed), self._run, lambda: self._network.release_many(listed)

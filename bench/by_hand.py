@@ -1,7 +1,7 @@
-"""The store's layout by hand: the reads and writes of fastipam in py-lmdb, of constant values.
+"""Fastipam's reads and writes "by hand": directly in py-lmdb, with constant values.
 
-Keys are fastipam's own, values have the sizes of its records; they are built here, and
-``tests/bench/test_by_hand.py`` compares every write with what fastipam has changed. fastipam adds
+The keys are fastipam's own, and the values have the sizes of its records. Both are built here, and
+``tests/bench/test_by_hand.py`` compares every write with fastipam's. What fastipam does on top is
 the search, the records, the checks and the objects.
 """
 
@@ -34,25 +34,25 @@ _QUEUE_KEY = Struct(">IHQBI")
 _EVENT_KEY = Struct(">IQ")
 _RANGES = f"{stores.SUBNET} 10.32.0.1 10.47.255.254 10.32.0.1".encode()
 
-FIRST = 0x0A200002  # the address of the first lease: behind network and gateway
+FIRST = 0x0A200002  # the address of the first lease: after network address and gateway
 NETWORK_ID = POOL_ID = 1
-_LEASE_BYTES = 60  # before the texts
+_LEASE_BYTES = 60  # of a lease, before its texts
 _OWNER = bytes(9)
-_STATE = bytes(85 + 17)  # with one cursor
+_STATE = bytes(85 + 17)  # the pool's record, with one cursor
 _PER_PAGE = 4096
 _PAGE = bytes(_PER_PAGE // 8)
 _EVENT_BYTES = 22
 _LOG_BYTES = 16
-_WAIT = 8  # events that wait in the network's record at most,
-_WAIT_BYTES = 1960  # and how long it is then; each event has two bytes for its length
-_KEPT = 100_000  # events
-_TRIM = 64  # are deleted at a time
+_WAIT = 8  # events that wait in the network's record at most
+_WAIT_BYTES = 1960  # the largest size of that record; each event has two bytes for its length
+_KEPT = 100_000  # events in the history
+_TRIM = 64  # events that are deleted at a time
 
 
 def texts(
     container: str, ifname: str = stores.IFNAME, netns: str = "", pod: tuple[str, ...] = ("",) * 3
 ) -> bytes:
-    """Return the texts of a lease, which its events have, too."""
+    """Return the texts of a lease; its events have the same."""
     return "\0".join((container, ifname, netns, *pod)).encode()
 
 
@@ -69,14 +69,14 @@ def lease_key(address: int) -> bytes:
 
 
 def page_key(address: int, level: int = 0) -> bytes:
-    """Return the key of the page of an address."""
+    """Return the key of the page that contains an address."""
     return _PAGE_KEY.pack(POOL_ID, 4, level, address >> 12 * (level + 1))
 
 
 class Addresses:
-    """The addresses that automatic assignments take, one after the other, round and round.
+    """The addresses that automatic assignments take, in turn and again from the start.
 
-    With ``full`` they are those that are free in a store with a million leases.
+    With ``full`` they are the free addresses of a store with a million leases.
     """
 
     def __init__(self, *, full: bool) -> None:
@@ -90,7 +90,7 @@ class Addresses:
 
 
 class _Log:
-    """The history: events wait in the network's record until no more fit, then all are moved."""
+    """The history: events collect in the network's record until it is full, then all are moved."""
 
     def __init__(self, event: bytes, first: int, end: int) -> None:
         one = 2 + len(event)
@@ -101,7 +101,7 @@ class _Log:
         self._waiting = 0
 
     def add(self, txn: Any, events: Any) -> None:
-        """Note an event."""
+        """Add an event."""
         if self._waiting == self._most:
             event = self._event
             for number in range(self._end - self._most, self._end):
@@ -113,7 +113,7 @@ class _Log:
             self.trim(txn, events, _TRIM)
 
     def add_many(self, txn: Any, events: Any, numbers: range) -> None:
-        """Note as many events as there are numbers, which have none that wait before them."""
+        """Add an event for each of ``numbers``, when no events wait in the network's record."""
         event = self._event
         with txn.cursor(events) as cursor:
             cursor.putmulti([(_EVENT_KEY.pack(NETWORK_ID, number), event) for number in numbers])
@@ -135,10 +135,10 @@ class _Log:
 
 
 class Hand:
-    """A store in ``path`` with one network, made here or a copy of fastipam's.
+    """A store in ``path`` with one network: a new one, or a copy of a store of fastipam.
 
-    ``owner`` is the texts of every lease. With ``full`` the store is a copy of one with a million
-    leases; without it, what is released is the last lease of its page.
+    ``owner`` has the texts of every lease. With ``full`` the store is a copy with a million leases;
+    without it, a released lease is always the last one of its page.
     """
 
     def __init__(self, path: Path, durability: str, owner: bytes, *, full: bool = False) -> None:
@@ -178,13 +178,13 @@ class Hand:
                 txn.delete(key, db=self._db["pages"])
 
     def _save(self, txn: Any) -> None:
-        """Write the records of pool and network, as the last writes of every commit."""
+        """Write the records of pool and network, which come last in every commit."""
         txn.put(self._numbers, _STATE)
         txn.put(self._history, self._log.record)
 
 
 class Pairs(Hand):
-    """Exactly what a pair makes LMDB do, in two transactions: reads and writes."""
+    """The reads and writes of fastipam's pair, exactly, in two transactions."""
 
     def __init__(
         self, path: Path, durability: str, *, cooldown: bool = False, full: bool = False
@@ -197,7 +197,7 @@ class Pairs(Hand):
         self._queue = _ID.pack(POOL_ID)
 
     def pair(self, name: str, calls: int) -> Subject:
-        """Make the two transactions of a pair."""
+        """Return the subject of a pair: its two transactions."""
         release = self._cool if self._cooldown else self._free
 
         def run() -> None:
@@ -211,7 +211,7 @@ class Pairs(Hand):
         return Subject(name, calls, run)
 
     def long_transaction(self) -> tuple[float, float]:
-        """Do what :func:`bench.bulk.long_transaction` does."""
+        """Do the same as :func:`bench.bulk.long_transaction`."""
         release = self._cool if self._cooldown else self._free
         with self._env.begin(write=True) as txn:
 
@@ -223,7 +223,7 @@ class Pairs(Hand):
             return bulk.early_and_late(pair)
 
     def _look(self, txn: Any) -> None:
-        """Read what both transactions read first."""
+        """Read the records that both transactions read first."""
         txn.get(b"podnet", None, self._db["networks"])
         txn.get(b"podnet", None, self._db["pools"])
         txn.get(self._numbers)
@@ -267,14 +267,14 @@ class Pairs(Hand):
 
 
 class Filling(Hand):
-    """A store in which every address of a /12 gets a lease, ``batch`` owners a commit."""
+    """A store in which every address of a /12 gets a lease, with ``batch`` owners in a commit."""
 
     def __init__(self, path: Path, durability: str, batch: int = stores.BATCH) -> None:
         super().__init__(path, durability, texts(f"{0:064x}"))
         self._batch = batch
 
     def fill(self) -> float:
-        """Do what :func:`bench.stores.fill` does, from the same owners; return the seconds."""
+        """Do the same as :func:`bench.stores.fill`, with the same owners; return the seconds."""
         taken = 0.0
         for first in range(0, stores.LEASES, self._batch):
             count = min(self._batch, stores.LEASES - first)
@@ -301,7 +301,7 @@ class Filling(Hand):
 
 
 class Beside:
-    """fastipam and the py-lmdb side, each with its own store in ``path``."""
+    """fastipam and py-lmdb side by side, each with its own store in ``path``."""
 
     def __init__(self, path: Path, durability: stores.Durability, *, cooldown: bool) -> None:
         path.mkdir(parents=True)
@@ -313,19 +313,19 @@ class Beside:
         self._label = f"{durability}, {'cool-down' if cooldown else 'no cool-down'}"
 
     def subjects(self, calls: int) -> list[Subject]:
-        """Return fastipam's pair and the one with py-lmdb."""
+        """Return the subjects of fastipam's pair and of the pair by hand."""
         return [
             stores.pair(f"{self._label}: fastipam", self._network, calls),
             self._hand.pair(f"{self._label}: by hand", calls),
         ]
 
     def together(self, calls: int) -> Subject:
-        """Return fastipam's pairs when all of a sample are one transaction."""
+        """Return the subject of fastipam's pairs with ``calls`` pairs in one transaction."""
         name = f"{self._label}: fastipam, {calls:,} in one transaction"
         return bulk.together(name, self._ipam, self._network, calls)
 
     def long_transaction(self) -> Samples:
-        """Return what an early and a late pair inside one transaction cost, on both sides."""
+        """Return the cost of an early and a late pair inside one transaction, on both sides."""
         sides = {
             "fastipam": bulk.long_transaction(self._ipam, self._network),
             "by hand": self._hand.long_transaction(),

@@ -1,8 +1,8 @@
-"""Processes that a benchmark starts: timed, waited for with a limit, and never left behind.
+"""Start the processes of a benchmark, wait for them with a limit, and leave none behind.
 
-Each is a process group of its own, so that a process that hangs is killed with everything that it
-started. A process is registered when it starts. So when the benchmark is interrupted, even before
-the caller has the process id, :func:`end_all` kills it.
+Each process has a process group of its own, so that one that hangs is killed with everything that
+it started. A process is registered when it starts. So :func:`end_all` kills it when the benchmark
+is interrupted, even before the caller has the process id.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-PATIENCE_S = 60.0  # host-local beside 100,000 leases takes one second, a container runtime gives up
+# host-local beside 100,000 leases takes a second, and a container runtime has given up by then.
+PATIENCE_S = 60.0
 _MOST_SAID = 1 << 20
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 
@@ -38,7 +39,7 @@ def begin(
 ) -> int:
     """Start a program and return its process id. Raises Failed when it cannot be executed.
 
-    What a ``quiet`` one writes to standard error is not seen.
+    With ``quiet`` its standard error is discarded.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     actions = [(os.POSIX_SPAWN_OPEN, 1, output, flags, 0o600), *[_QUIET] * quiet]
@@ -49,7 +50,7 @@ def _start(
     command: list[str], environment: dict[str, str], source: str, outputs: list[tuple[Any, ...]]
 ) -> int:
     actions = [(os.POSIX_SPAWN_OPEN, 0, source, os.O_RDONLY, 0), *outputs]
-    # What interrupts comes before the process is started, or after it is known.
+    # Block signals, so that an interruption comes before the start, or after the registration.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
     try:
         process = os.posix_spawn(
@@ -75,19 +76,19 @@ def wait(process: int) -> int:
 
 
 def wait_for_any() -> tuple[int, int]:
-    """Wait until a process ends; return its id and its wait status."""
+    """Wait until any process ends; return its id and its wait status."""
     process, status = os.wait()
     _running.discard(process)
     return process, status
 
 
 def spawn(command: list[str], environment: dict[str, str], source: str, output: str) -> int:
-    """Start a program, wait for its end and return its exit status."""
+    """Start a program, wait until it ends and return its exit status."""
     return os.waitstatus_to_exitcode(wait(begin(command, environment, source, output)))
 
 
 def end(process: int) -> None:
-    """Kill a process and its group, unless it has ended."""
+    """Kill a process and its group, unless the process has ended."""
     with suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)
     with suppress(ChildProcessError):
@@ -96,17 +97,17 @@ def end(process: int) -> None:
 
 
 def end_all() -> None:
-    """Kill every process that was started and not waited for."""
+    """Kill every process that was started and has not been waited for."""
     for process in list(_running):
         end(process)
 
 
 @contextmanager
 def patience(what: str, limit_s: float = PATIENCE_S) -> Iterator[Callable[[], object]]:
-    """Raise Failed when the block takes too long, counted from the last call of its value.
+    """Raise Failed when the block takes longer than ``limit_s``.
 
-    It uses an alarm, so it works only in the main thread. It makes two system calls, so it is not
-    for timed code.
+    The value of the block is a function that starts the time again. This uses an alarm, so it works
+    only in the main thread, and it makes two system calls, so it is not for timed code.
     """
 
     def ring(*_: object) -> None:
@@ -131,9 +132,9 @@ def ask(
     quiet: bool = False,
     errors: int | None = None,
 ) -> tuple[int, str]:
-    """Run a program untimed; return exit status and output. Raises Failed when it does not end.
+    """Run a program untimed and return (exit status, output). Raises Failed when it does not end.
 
-    ``errors`` is the file descriptor that its standard error goes to.
+    ``errors`` is the file descriptor for its standard error.
     """
     readable, writable = os.pipe()
     with open(readable, "rb") as output, patience(what, limit_s):

@@ -31,28 +31,28 @@ if TYPE_CHECKING:
 FILLS = (0.5, 0.99, 0.9999)
 SUBNET = "10.0.0.0/16"
 _AT_ONCE = 4096
-_TURN = 64  # pairs before the other store goes on: some milliseconds
+_TURN = 64  # pairs before it is the other store's turn: a few milliseconds
 
 
 def _name(number: int) -> str:
-    """Return a container id. All have one length, as a runtime's have: longer ones split pages."""
+    """Return a container id. All have the same length, like a runtime's: others split pages."""
     return f"c{number:09}"
 
 
 class Times(NamedTuple):
-    """The times of a window's pairs in nanoseconds, by wall clock and by processor time."""
+    """The times of pairs in nanoseconds, by wall clock and by processor time."""
 
     wall: array[int]
     cpu: array[int]
 
     @classmethod
     def none(cls) -> Self:
-        """Return empty times."""
+        """Return an object without times."""
         return cls(array("q"), array("q"))
 
 
 class Churn:
-    """A store that is filled to a share and stays so, for a ``with`` block."""
+    """A store that is filled to a share and stays as full, for a ``with`` block."""
 
     def __init__(self, path: Path, fill: float, *, subnet: str, history: int) -> None:
         self._chance = random.Random(fill)
@@ -78,7 +78,7 @@ class Churn:
         return self._ipam.store.file_bytes()
 
     def run(self, pairs: int, times: Times | None = None) -> None:
-        """Make this many pairs."""
+        """Make ``pairs`` pairs, and add their times to ``times``."""
         network, held = self._network, self._held
         for _ in range(pairs):
             at = self._chance.randrange(len(held))
@@ -94,7 +94,7 @@ class Churn:
 
 
 class Outcome(NamedTuple):
-    """What was measured. ``sizes`` are the old store's after 1, 2, 5 and 10 tenths of the pairs."""
+    """The times of pairs, and the old store's ``sizes`` after 1, 2, 5 and 10 tenths of them."""
 
     sizes: tuple[int, ...]
     young: Times
@@ -104,7 +104,7 @@ class Outcome(NamedTuple):
 def churn(
     path: Path, fill: float, pairs: int, *, subnet: str = SUBNET, history: int = DEFAULT_HISTORY
 ) -> Outcome:
-    """Make both stores and compare them."""
+    """Make the old and the young store, and compare them."""
     tenth = pairs // 10
     with ExitStack() as stack:
         old, young = (
@@ -127,13 +127,13 @@ def churn(
 
 
 def percentile(samples: array[int], share: float) -> float:
-    """Return the sample below which this share of the samples is, in microseconds."""
+    """Return the sample below which this share of the samples lies, in microseconds."""
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1e3
 
 
 def row(fill: float, outcome: Outcome) -> str:
-    """Return one line of the table."""
+    """Return the line of the table for one fill."""
     cells = [f"{fill:.2%}", *(f"{size >> 10:,}" for size in outcome.sizes)]
     for clock in ("wall", "cpu"):
         for share in (0.5, 0.99):

@@ -35,7 +35,7 @@ _names = itertools.count()
 
 
 def configuration(path: Path, cluster: dict[str, Any] | None) -> bytes:
-    """Return a network's configuration, with a pool of its own unless it is a cluster's."""
+    """Return a network's configuration, with a pool of its own unless it has a cluster."""
     ipam: dict[str, Any] = {"type": "fastipam", "dataDir": str(path), "cooldown": 0}
     if cluster is None:
         ipam["subnet"] = "10.32.0.0/12"
@@ -47,7 +47,7 @@ def configuration(path: Path, cluster: dict[str, Any] | None) -> bytes:
 
 
 def one_round(path: Path, stdin: bytes, count: int) -> float:
-    """Return the median of ``count`` ADDs in milliseconds; the containers are deleted again."""
+    """Return the median of ``count`` ADDs in milliseconds. The containers get a DEL afterwards."""
     names = [f"c{next(_names)}" for _ in range(count)]
     took = []
     for command in ("ADD", "DEL"):
@@ -84,7 +84,7 @@ def compare(
 
 
 def _process(command: list[str], stdin: bytes, environ: dict[str, str]) -> tuple[float, float]:
-    """Run a process; return its milliseconds, and those of its processor time."""
+    """Run a process; return its duration and its processor time, in milliseconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
     done = subprocess.run(command, input=stdin, env=environ, capture_output=True, check=False)
@@ -106,15 +106,15 @@ def _bare() -> tuple[float, float]:
 
 
 def _on_processor_ms(pid: int) -> float:
-    """Return the processor time of a process's first thread, which runs the agent's loop."""
+    """Return the processor time of an agent's first thread, which runs its loop."""
     return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e6
 
 
 def _claims(etcd: Etcd, cluster: dict[str, Any], tmp: Path, rounds: int) -> None:
-    """Measure direct ADDs of nodes that are registered and have no free address."""
+    """Measure direct ADDs on a node that is registered and has no free address."""
     subprocess.run([FASTIPAM, "install", "--bin-dir", tmp / "bin"], check=True, capture_output=True)
     entry = tmp / "bin" / "fastipam-direct"
-    # A block has one usable address, so every ADD after the first has to claim.
+    # A block has one usable address, so every ADD after the first has to claim a block.
     small = cluster | {"pool": "10.64.0.0/20", "blockSize": 31, "prefix": "/small/", "node": "d"}
     (tmp / "small.json").write_text(json.dumps(small | {"network": "podnet"}))
     command = [str(FASTIPAM), "cluster", "init", "-c", str(tmp / "small.json")]

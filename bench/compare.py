@@ -88,7 +88,7 @@ def _row(change: Change, limit: float) -> tuple[str, ...]:
 
 
 def main(argv: list[str]) -> int:
-    """Print the change of every subject, and return the exit status."""
+    """Print the change of every subject and return the exit status."""
     arguments = _arguments(argv)
     try:
         changes = _from_files(*arguments.files) if arguments.files else _from_commits(arguments)

@@ -1,4 +1,4 @@
-"""The disk that the stores of a run are on: its filesystem, its kind, and what a sync takes."""
+"""Facts about the disk of a run's stores: file system, kind of device, time of a sync."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PAGE = bytes(4096)
 
 
 def facts(directory: Path) -> dict[str, str]:
-    """Return the filesystem, the device and the time of a sync; it writes there."""
+    """Return file system, device and time of a sync, for which a file is written there."""
     system, source = _mounted(directory.resolve())
     return {
         "filesystem": f"{system} ({source})",
@@ -26,7 +26,7 @@ def facts(directory: Path) -> dict[str, str]:
 
 
 def _mounted(directory: Path) -> tuple[str, str]:
-    """Return the filesystem that a directory is on, and its source."""
+    """Return the type and the source of the file system that a directory is on."""
     best, system, source = "", "unknown", "unknown"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")

@@ -43,18 +43,18 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "bridge_plugin.py"
-CNI_BIN = Path("/usr/lib/cni")  # where Debian's containernetworking-plugins puts them
+CNI_BIN = Path("/usr/lib/cni")  # the directory of Debian's containernetworking-plugins
 PREFIX = "fastipam-bench"
 BASE = "bridge + host-local"
 WARM = "example, launcher and warm parent"
 
 
 class Way(NamedTuple):
-    """A way to attach: its name, and a function that makes one CNI call."""
+    """A way to attach a container: its name, and a function that makes one CNI call."""
 
     name: str
     call: Callable[[str], int]
-    server: int = 0  # the process that does the work, if it is not a child of this one
+    server: int = 0  # the id of the process that does the work, if it is not a child of this one
 
 
 class Place:
@@ -114,14 +114,14 @@ def _fill_host_local(data: Path, subnet: str, leases: int) -> None:
 
 
 def process(command: list[str], place: Place, path: Path, agent: Path) -> Callable[[str], int]:
-    """Return calls that are whole processes, as a runtime makes them."""
+    """Return a function that makes a call by a whole process, as a runtime does."""
     return lambda verb: spawn(
         command, place.environment(verb, path, agent), place.input, place.output
     )
 
 
 def in_process(handle: Any, place: Place) -> Callable[[str], int]:
-    """Return calls in this process, as a daemon's thread makes them."""
+    """Return a function that makes a call in this process, as a daemon's thread does."""
     stdin = Path(place.input).read_bytes()
 
     def call(verb: str) -> int:
@@ -133,7 +133,7 @@ def in_process(handle: Any, place: Place) -> Callable[[str], int]:
 
 
 def forked(handle: Any, place: Place) -> Callable[[str], int]:
-    """Return calls in a child of this process, which has everything imported, from fork to end."""
+    """Return a function that makes a call in a forked child, which has everything imported."""
     call = in_process(handle, place)
 
     def in_child(verb: str) -> int:
@@ -156,7 +156,7 @@ def warm_parent(handle: Any, path: Path) -> Iterator[int]:
         listener.listen(16)
         server = os.fork()
         if not server:
-            # The child must not leave the parent's ``with`` blocks, which clean up.
+            # The child must never leave the parent's ``with`` blocks, because these clean up.
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             gc.freeze()  # as the agent does
@@ -202,7 +202,7 @@ def namespaces(places: int) -> Iterator[None]:
 
 
 def load_example() -> Any:
-    """Import the example. Raises Missing when pyroute2 is not installed."""
+    """Import the example plugin. Raises Missing when pyroute2 is not installed."""
     spec = importlib.util.spec_from_file_location("bridge_plugin", EXAMPLE)
     if spec is None or spec.loader is None:
         raise Missing(f"the example is missing: {EXAMPLE}")
@@ -215,7 +215,7 @@ def load_example() -> Any:
 
 
 def require() -> None:
-    """Raise Missing for everything that is missing, before anything is measured."""
+    """Raise Missing when a requirement is missing, before anything is measured."""
     if os.geteuid():
         raise Missing("network namespaces need root")
     for plugin in ("bridge", "host-local"):
@@ -224,9 +224,10 @@ def require() -> None:
 
 
 def measure(scratch: Path, rounds: int, leases: int) -> tuple[Samples, Samples]:
-    """Measure the ADD of every way alternately: the time, and the processor time of all processes.
+    """Measure the ADDs of all ways alternately.
 
-    The DEL before it is in neither.
+    Return their times, and the processor times of all processes. The DEL before each ADD is in
+    neither.
     """
     example = load_example()
     handle = partial(example.Request.serve, commands=example.COMMANDS)
@@ -237,7 +238,7 @@ def measure(scratch: Path, rounds: int, leases: int) -> tuple[Samples, Samples]:
         (plugins / "bridge").symlink_to(CNI_BIN / "bridge")
         (launch := scratch / "launch").mkdir()
         launcher = launch / "fastipam"
-        launcher.write_bytes((plugins / "fastipam").read_bytes())  # no entry point is beside it
+        launcher.write_bytes((plugins / "fastipam").read_bytes())  # without the entry point
         launcher.chmod(0o755)
         service = stack.enter_context(Agent(scratch))
         agent, serving = service.socket, service.process_id
@@ -262,7 +263,8 @@ def measure(scratch: Path, rounds: int, leases: int) -> tuple[Samples, Samples]:
             _try_out(way, place)
         used: Samples = {way.name: [] for way in ways}
         taken = interleave([_subject(way, used[way.name]) for way in ways], rounds)
-        return taken, {name: values[1:] for name, values in used.items()}  # as interleave does
+        # Drop the first round, as interleave does.
+        return taken, {name: values[1:] for name, values in used.items()}
 
 
 def _run(way: Way, verb: str) -> None:
@@ -281,7 +283,7 @@ def _subject(way: Way, used: list[float]) -> Subject:
 
 
 def processor_ns(server: int) -> float:
-    """Return the processor time of this process, of those that it waited for, and of a server."""
+    """Return the processor time of this process, of its ended children, and of a server."""
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     total = sum(one.ru_utime + one.ru_stime for one in spent) * 1e9
     if server:
@@ -290,7 +292,7 @@ def processor_ns(server: int) -> float:
 
 
 def _try_out(way: Way, place: Place) -> None:
-    """Make an ADD and check that the container reaches the gateway. Raises Failed if not."""
+    """Make an ADD, and check that the container can reach the gateway. Raises Failed."""
     try:
         _run(way, "ADD")
     except Failed as error:
@@ -324,7 +326,7 @@ def table(samples: Samples, used: Samples) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return 0; 1 when the warm example takes or uses more than the first way; 2 when Missing."""
+    """Measure and print; return 1 when the warm example costs more than the first way, else 0."""
     parser = argparse.ArgumentParser(prog="python -m bench.embedded", description=__doc__)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--leases", type=int, default=0, help="leases that are there beforehand")

@@ -103,13 +103,14 @@ import os, sys
 sys.stdout.flush()
 os._exit(0)
 """
-# gRPC's threads print and wait when the interpreter ends; that is not counted for any client.
+# os._exit, because gRPC's threads print and wait when the interpreter ends; no client is charged
+# for that.
 _ONCE = "\nassert create(b'{key}')\nimport sys, os\nsys.stdout.flush()\nos._exit(0)\n"
 
 
 @dataclass
 class Subject:
-    """A client, its interpreter, and what was measured (milliseconds)."""
+    """A client, its interpreter, and its measured times in milliseconds."""
 
     name: str
     python: str
@@ -128,7 +129,7 @@ def _run(python: str, code: str) -> str:
 
 
 def _timed(python: str, code: str) -> tuple[float, float]:
-    """Run a process; return its milliseconds of wall clock and of processor time."""
+    """Run a process; return its wall clock time and processor time in milliseconds."""
     before, begin = getrusage(RUSAGE_CHILDREN), time.perf_counter()
     _run(python, code)
     took, after = time.perf_counter() - begin, getrusage(RUSAGE_CHILDREN)
@@ -137,7 +138,7 @@ def _timed(python: str, code: str) -> tuple[float, float]:
 
 
 def _subjects(pythons: list[str], head: str) -> list[Subject]:
-    """Return each client with the first interpreter that has it. Exits with 2 if none has."""
+    """Return each client with the first interpreter that has it. Exits with 2 if none has it."""
     found = []
     for name, code in CLIENTS.items():
         for python in pythons:

@@ -35,7 +35,7 @@ _KEYS = Keys("/speed/", "podnet")
 
 
 def _claims() -> Callable[[], tuple[str, str]]:
-    """Yield requests that claim one block each, all different."""
+    """Return a function that makes requests; each claims another block."""
     numbers = count()
     value = BlockEntry("node-00001", 1, 1_700_000_000_000_000_000).pack()
 
@@ -52,7 +52,7 @@ def _claims() -> Callable[[], tuple[str, str]]:
 
 
 def _reads() -> Callable[[], tuple[str, str]]:
-    """Yield requests that read a node's entry."""
+    """Return a function that makes requests; each reads a node's entry."""
     body = f'{{"key":{gateway.encode(_KEYS.node("node-00001"))}}}'
     return lambda: ("/v3/kv/range", body)
 
@@ -60,9 +60,9 @@ def _reads() -> Callable[[], tuple[str, str]]:
 def _serve(
     etcd: Etcd, make: Callable[[], tuple[str, str]], word: bytes, connections: int, seconds: float
 ) -> float:
-    """Return the requests a second, when each connection sends the next after an answer.
+    """Return the requests per second when each connection sends the next one after an answer.
 
-    Only answers that contain ``word`` count.
+    Raises SystemExit for an answer that does not contain ``word``.
     """
     selector = selectors.DefaultSelector()
     links = []

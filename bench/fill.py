@@ -27,7 +27,7 @@ from fastipam.cli import streams
 if TYPE_CHECKING:
     from bench.sampling import Samples
 
-BEFORE = 8192  # owners a commit
+BEFORE = 8192  # owners in a commit, as the other commit's benchmark had them
 ROUNDS = 3
 _CODE = (
     "import sys; from pathlib import Path; from bench import stores; "
@@ -36,7 +36,7 @@ _CODE = (
 
 
 def measure(base: str, head: str | None, rounds: int, scratch: Path) -> Samples:
-    """Return the seconds of this tree's fill, and of the base's in small and in large commits."""
+    """Return the seconds of this tree's fills, and of the base's in small and large commits."""
     builds: dict[str | None, Path] = {}
     for name in (base, head):
         print(f"building {name or 'this tree'} …", file=sys.stderr)

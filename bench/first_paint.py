@@ -46,7 +46,7 @@ def fill(path: Path, subnet: str) -> int:
 
 
 def measure(browser: Browser, url: str) -> tuple[float, float]:
-    """Open the page; return the milliseconds until it is painted, and until the picture is."""
+    """Open the page; return the milliseconds until it, and until the picture, is painted."""
     browser.send("Network.setCacheDisabled", cacheDisabled=True)
     browser.open(url)
     browser.until_js(DRAWN)

@@ -24,7 +24,7 @@ _LIVE = 20  # leases at any moment
 
 
 def _round(network: Network, pairs: int, begin: int) -> float:
-    """Return the microseconds of processor time for a pair."""
+    """Return the processor time of a pair in microseconds."""
     start = time.process_time()
     for at in range(begin, begin + pairs):
         network.allocate(f"c{at}")
@@ -44,7 +44,7 @@ def main() -> None:
         fastipam.open(one, "relaxed") as noting,
         fastipam.open(other, "relaxed") as silent,
     ):
-        # The history is short, so after the first rounds every event also deletes one.
+        # The history is short, so that after the first rounds every event also deletes an old one.
         on = noting.network("n", "10.32.0.0/12", history=10_000)
         off = silent.network("n", "10.32.0.0/12", history=0)
         rows = [

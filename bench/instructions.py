@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CALLS = 5
 _COUNT = re.compile(r"Collected : (\d+)")
-# The store maps more than valgrind can, so both builds get a smaller map: one constant of each.
+# The store maps more memory than valgrind can, so a constant is changed in both builds.
 _MAP, _SMALLER = "MAP_SIZE = 64 << 30", "MAP_SIZE = 8 << 30"
 
 
@@ -50,7 +50,7 @@ def _make_smaller(built: Path) -> None:
 
 
 def count(plugin: Plugin, command: str, valgrind: str) -> int:
-    """Return the instructions of one call. Raises Failed when it fails."""
+    """Return the number of instructions of one call. Raises Failed when the call fails."""
     with plugin.input.open() as source:
         done = subprocess.run(
             [
@@ -70,7 +70,7 @@ def count(plugin: Plugin, command: str, valgrind: str) -> int:
 
 
 def measure(base: str, head: str | None, calls: int, scratch: Path) -> dict[str, list[float]]:
-    """Return for ADD and DEL the instructions of both, the base's first."""
+    """Return the instructions of ADD and of DEL, each for the base and the head."""
     valgrind = _require()
     plugins = []
     for name, ref in (("base", base), ("head", head)):

@@ -37,7 +37,7 @@ def _until_served(agent: Agent, stdin: bytes) -> None:
 
 
 def _run(api: ApiServer, place: Path, rounds: int) -> list[tuple[float, float]]:
-    """Return (ratio, bar) of both measurements."""
+    """Return (ratio, bar) for both measurements."""
     rest = api.node("n1", fastipam_boot())
     file = place / "kubeconfig"
     file.write_text(json.dumps(kubeconfig(rest.port, api.ca, rest.token)))

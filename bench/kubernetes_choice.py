@@ -41,7 +41,10 @@ _numbers = itertools.count()
 
 
 class Case(NamedTuple):
-    """A way to ask: of which agent, with which annotations; None: the runtime tells none."""
+    """A way to request an address: the agent, and the pod's annotations.
+
+    The annotations are None when the runtime passes none.
+    """
 
     label: str
     agent: Agent
@@ -49,7 +52,7 @@ class Case(NamedTuple):
     annotations: dict[str, str] | None = None
 
     def stdin(self) -> bytes:
-        """Return the input of a pod: its annotations are like no other pod's."""
+        """Return the input for a pod, whose annotations differ from those of every other pod."""
         document = dict(self.config)
         if self.annotations is not None:
             seen = {"kubernetes.io/config.seen": str(next(_numbers))}
@@ -58,7 +61,7 @@ class Case(NamedTuple):
 
 
 def _run(launcher: Path, case: Case, command: str, name: str) -> float:
-    """Run the launcher once; return its milliseconds."""
+    """Run the launcher once and return its milliseconds."""
     environ = environment(command, name, args=_ARGS) | {"FASTIPAM_SOCKET": str(case.agent.path)}
     stdin = case.stdin()
     begun = time.perf_counter()
@@ -76,7 +79,7 @@ def _on_processor_ms(agent: Agent) -> float:
 
 
 def measure(launcher: Path, cases: list[Case], rounds: int) -> dict[str, float]:
-    """Ask in turns; return the median milliseconds of an ADD by case, and print the ratios."""
+    """Run the cases in turns; print the ratios, and return the median of an ADD in milliseconds."""
     took: dict[str, list[float]] = {one.label: [] for one in cases}
     ran: dict[str, list[float]] = {one.label: [] for one in cases}
     for _ in range(rounds):
@@ -103,7 +106,7 @@ def _is_served(agent: Agent, config: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _agents(api: FakeServer, place: Path) -> Iterator[list[Case]]:
-    """Start an agent for each case, so that all have as much to do; yield the cases."""
+    """Start an agent for each case, so that all have the same work; yield the cases."""
     pod = _USUAL | {POOL: "b"}
     wanted: list[tuple[str, dict[str, str] | None]] = [
         ("no annotation", None),
@@ -152,7 +155,7 @@ def main() -> int:
             body = {"apiVersion": "v1", "kind": "Namespace", "metadata": namespace}
             api.admin.create("/api/v1/namespaces", body).done()
             with _agents(api, place) as cases:
-                for one in [one for one in cases for _ in range(5)]:  # all is read, then
+                for one in [one for one in cases for _ in range(5)]:  # warm up all caches
                     _run(launcher, one, "ADD", name := f"w{next(_numbers)}")
                     _run(launcher, one, "DEL", name)
                 found = measure(launcher, cases, options.rounds)

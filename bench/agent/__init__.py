@@ -1,1 +1,1 @@
-"""The agent and its peers: processes, socket clients, memory. ``python -m bench.agent``."""
+"""Benchmarks of the agent and its peers: processes, socket clients, memory."""

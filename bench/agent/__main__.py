@@ -30,7 +30,7 @@ def _run(parts: list[str], effort: measure.Effort, scratch: Path) -> Results:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return exit status 0 when all bars are met, 1 when one is missed. Raises Missing, Failed."""
+    """Run the benchmarks; return 0 when all bars are met, else 1. Raises Missing, Failed."""
     output = command_line.OUTPUT / "agent"
     arguments = command_line.parser("bench.agent", __doc__, PARTS, output).parse_args(argv)
     parts = command_line.chosen(arguments, PARTS)

@@ -1,4 +1,4 @@
-"""Requests in this process, without a socket: from a frame's bytes to those of its answer."""
+"""Serve requests in this process, without a socket: from the bytes of a frame to its answer's."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Alone:
-    """What an agent does with requests that come 64 at once, besides waiting for them.
+    """The work of an agent on batches of 64 requests, without the wait for them.
 
-    A run makes ``batches`` batches of ADDs, each with the one of the DELs behind it, as
+    A run makes ``batches`` batches of ADDs, each followed by the batch of their DELs, as
     :class:`bench.agent.yardstick.Yardstick` does.
     """
 

@@ -1,7 +1,7 @@
-"""A load on the agent's socket: requests as the launcher sends them, and the program for them.
+"""Load the agent's socket with requests as the launcher sends them.
 
-The program is in C (``clients.c``) and the requests are packed beforehand, so that the load costs
-a fraction of the agent's work.
+The program that sends them is in C (``clients.c``), and the requests are packed beforehand, so that
+the load costs a fraction of the agent's work.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from fastipam.agent import protocol
 NETNS = "/run/netns/cni-3f2c1d5a-0b1e-4c55-9a51-6f0a1f6cbb6e"
 POD = ("default", "web-5d9c7b8f4d-x2x9k", "0b6a6f4e-8a5f-4d0f-9a44-6a8f6d1f0c11")
 _ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={}".format(*POD)
-# FASTIPAM_NETNS for a network namespace that is gone; the launcher's own; its mount namespace; 0.
+# FASTIPAM_NETNS: the container's network namespace (gone, so empty), the launcher's network and
+# mount namespaces, and an unknown time of birth (0).
 _SEEN = " ".join(
     ("", *(f"4:{Path(f'/proc/self/ns/{name}').stat().st_ino}" for name in ("net", "mnt")), "0")
 )
 
 
 def requests(data: Path, container: str, cooldown: int | None) -> list[bytes]:
-    """Return a container's ADD and DEL as the launcher sends them, for a store in ``data``."""
+    """Return the ADD and DEL of a container as the launcher sends them, for a store in ``data``."""
     ipam: dict[str, object] = {"type": "fastipam", "subnet": SUBNET, "dataDir": str(data)}
     if cooldown is not None:
         ipam["cooldown"] = cooldown
@@ -54,7 +55,7 @@ def requests(data: Path, container: str, cooldown: int | None) -> list[bytes]:
 
 
 def build(scratch: Path, name: str = "clients") -> Path:
-    """Compile a program of this directory; return its path. Raises Missing without a compiler."""
+    """Compile a C program of this directory and return its path. Raises Missing."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise Missing("a C compiler is missing: install the package gcc")
@@ -67,10 +68,10 @@ def build(scratch: Path, name: str = "clients") -> Path:
 
 
 class Clients:
-    """``count`` clients of one agent and store, each with one request open.
+    """A load of ``count`` clients of one agent and store, each with one request at a time.
 
-    Each connects for every request, as the launcher does. A run makes ``pairs`` ADDs and DELs a
-    client, and adds the time of every answer to ``latencies``.
+    A client connects for every request, as the launcher does. In a run each client makes ``pairs``
+    ADDs and DELs. The latency of every request is added to ``latencies``.
     """
 
     def __init__(
@@ -90,12 +91,12 @@ class Clients:
         self._output = program.with_name(f"{data.name}-{count}.latencies")
         with self._frames.open("wb") as file:
             for number in range(count):
-                # Ids that differ from those of a filled store, which count from 0.
+                # These ids differ from those in a filled store, which are numbers from 0.
                 for frame in requests(data, f"c{number:063x}", cooldown):
                     file.write(len(frame).to_bytes(4, "big") + frame)
 
     def run(self) -> None:
-        """Make the requests. Raises Failed when one fails."""
+        """Send the requests. Raises Failed when a request fails."""
         if spawn(self._command, {}, str(self._frames), str(self._output)):
             raise Failed("the clients of the agent failed")
         self.latencies += array("Q", self._output.read_bytes())

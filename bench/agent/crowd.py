@@ -1,4 +1,4 @@
-"""Many plugin processes at once; when one ends, the next one is started."""
+"""Run many plugin processes at once: when one ends, the next one is started."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _COMMANDS = ("ADD", "DEL")
 
 @dataclass
 class Crowd:
-    """``width`` processes of one program at once. The time of each is added to ``latencies``.
+    """A load of ``width`` processes of one program at once.
 
-    Each of the ``width`` places makes an ADD, then the DEL of the same container, over and over. A
-    latency is that of a whole process, from just before its spawn until its end is noticed.
+    Each of the ``width`` places runs an ADD, then the DEL of the same container, over and over. The
+    time of every process, from just before its spawn until its end is noticed, is added to
+    ``latencies``.
     """
 
     program: str
-    plugin: Plugin  # has the variables and the standard input of the program
+    plugin: Plugin  # gives the variables and the standard input of the program
     width: int
     pairs: int
     latencies: list[float] = field(default_factory=list)
@@ -38,11 +39,11 @@ class Crowd:
 
     @property
     def calls(self) -> int:
-        """The number of processes of a run."""
+        """The number of processes in a run."""
         return 2 * self.pairs * self.width
 
     def run(self) -> None:
-        """Start the processes and wait for them. Raises Failed when one fails."""
+        """Start the processes and wait for them. Raises Failed when a process fails."""
         command, source = [self.program], str(self.plugin.input)
         flying: dict[int, tuple[int, int, int]] = {}  # process id -> place, number, start
 

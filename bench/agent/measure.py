@@ -45,16 +45,17 @@ PAUSE_S = 1.0
 _FEW = (0, 250)
 _MANY = 100_000
 _MILLION = 1_000_000
-# Pairs of one client, or of one place in a crowd, in a run: a run takes at most about a second.
+# ADD and DEL pairs in a run, for each client or place of a crowd. A run takes about a second at
+# most.
 _SOCKET_PAIRS = {1: 64, 8: 32, 64: 16}
 _CROWD_PAIRS = {1: 16, 8: 4, 64: 2}
 _BATCHES = 16
-_MOST_LATENCIES = 4000  # 40 of them are beyond the 99th percentile
+_MOST_LATENCIES = 4000  # kept of each subject, so that 40 are beyond the 99th percentile
 
 
 @dataclass(frozen=True)
 class Effort:
-    """The number of rounds of a run."""
+    """The number of rounds of each part of a run."""
 
     process: int
     pause: int
@@ -68,30 +69,30 @@ FULL = Effort(process=150, pause=40, slow=7, crowd=15, socket=60)
 
 
 def crowd_name(program: str, width: int) -> str:
-    """Return the name of this many processes at once."""
+    """Return the name of the subject with this many processes at once."""
     return f"{program}, {width} at once"
 
 
 def socket_name(clients: int) -> str:
-    """Return the name of this many clients at once."""
+    """Return the name of the subject with this many clients at once."""
     return f"socket, {clients} client{'s' if clients > 1 else ''}"
 
 
 def processor_name(name: str) -> str:
-    """Return the key under which the processor time of a request is kept."""
+    """Return the name of the samples with the processor time of a request."""
     return f"{name}: processor"
 
 
 def latency_name(name: str) -> str:
-    """Return the key under which the single latencies of a subject are kept."""
+    """Return the name of the samples with the latency of each single request."""
     return f"{name}: latency"
 
 
 def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
-    """Measure one launcher at a time, host-local with few and many leases, and /bin/true."""
+    """Measure single processes: the launcher, host-local with few or many leases, /bin/true."""
     with stores.in_memory(scratch) as tmpfs, ExitStack() as stack:
         stores.fill_aside(scratch / "million", tmpfs / "million")
-        # A round of the sweeper over a million leases takes seconds: some samples would see it.
+        # The sweeper is off: a sweep of a million leases takes seconds, and would disturb samples.
         agent = stack.enter_context(Agent(scratch, sweeps=False))
         page = Page(scratch / "floor")
         stack.callback(page.close)
@@ -101,7 +102,7 @@ def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
             true()
             page.commit()
 
-        # What a call costs besides the work: the connection and the disk.
+        # Subjects for the cost of a call apart from its work: the connection and the disk.
         others = [
             Subject(VERSION, 1, lambda: ours.call("VERSION")),
             Subject(FLOOR, 1, floor, floor),
@@ -136,17 +137,17 @@ def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def launcher_name(leases: int, place: str) -> str:
-    """Return the name of the launcher with a store of this many leases, there."""
+    """Return the name of the launcher with a store of this many leases, on disk or tmpfs."""
     return f"{LAUNCHER}, {leases:,} leases" + ("" if place == "disk" else f", {place}")
 
 
 def by_hand_name(leases: int, place: str) -> str:
-    """Return the name of what stands beside :func:`launcher_name`."""
+    """Return the name of the py-lmdb subject that is compared with :func:`launcher_name`."""
     return f"{TRUE} + py-lmdb by hand, {leases:,} leases, {place}"
 
 
 def _by_hand(name: str, true: Callable[[], object], hand: Yardstick) -> Subject:
-    """Return /bin/true and the commit of an ADD, with an untimed release before it."""
+    """Return the subject /bin/true plus the commit of an ADD, with an untimed release before it."""
 
     def add() -> None:
         true()
@@ -161,7 +162,7 @@ def paused_name(name: str) -> str:
 
 
 def after_a_pause(results: Results, effort: Effort, scratch: Path) -> None:
-    """Measure the launcher after a second of quiet, beside its floor after the same second."""
+    """Measure the launcher after a second of quiet, and its floor after such a second."""
     with ExitStack() as stack:
         agent = stack.enter_context(Agent(scratch, "pause"))
         page = Page(scratch / "page")
@@ -198,7 +199,7 @@ def after_a_pause(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def _launcher(name: str, agent: Agent, data: Path, scratch: Path) -> Plugin:
-    """Install the launcher without the entry point, so that only the agent can answer."""
+    """Return the launcher, installed without the entry point, so that only the agent answers."""
     binary = install(scratch / "bin", launcher_only=True)
     return processes.Plugin(name, binary, data, scratch, agent.socket)
 
@@ -226,7 +227,10 @@ def _true() -> str:
 
 
 def _worst(samples: Samples, subject: str, base: str) -> float:
-    """Return the larger ratio of ADD and DEL to the base, whose cost may have no verbs."""
+    """Return the larger of the ratios of ADD and of DEL to the base.
+
+    The base has samples for each command, or the same for both.
+    """
     return max(
         ratio(samples, f"{subject}: {command}", base if base in samples else f"{base}: {command}")
         for command in COMMANDS
@@ -234,14 +238,14 @@ def _worst(samples: Samples, subject: str, base: str) -> float:
 
 
 def _times_faster(samples: Samples, ours: Plugin, peer: Plugin) -> float:
-    """Return the smaller ratio, of ADD and DEL, of the peer's time to the launcher's."""
+    """Return how many times faster the launcher is than the peer: the smaller of ADD and DEL."""
     return min(
         ratio(samples, f"{peer.name}: {command}", f"{ours.name}: {command}") for command in COMMANDS
     )
 
 
 def as_crowds(results: Results, effort: Effort, scratch: Path) -> None:
-    """Measure 1, 8 and 64 processes at once: launcher, host-local with no lease, /bin/true."""
+    """Measure 1, 8 and 64 processes at once: launcher, host-local without leases, /bin/true."""
     with Agent(scratch, "crowd") as agent:
         ours = _launcher("crowd", agent, scratch / "crowd-store", scratch)
         peer = processes.Plugin(
@@ -270,13 +274,13 @@ def as_crowds(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def _keep_latencies(results: Results, latencies: dict[str, list[float]]) -> None:
-    """Keep the latencies, of very many every n-th, so that the file stays readable."""
+    """Keep the latencies; of very many only every n-th, so that the file stays readable."""
     for name, values in latencies.items():
         results.add({latency_name(name): values[:: max(1, len(values) // _MOST_LATENCIES)]})
 
 
 def requests_alone(results: Results, effort: Effort, scratch: Path) -> None:
-    """Measure requests in this process, without a socket and a disk, and the same by hand."""
+    """Measure requests in this process, without socket and disk, and the same work by hand."""
     with stores.in_memory(scratch) as tmpfs, ExitStack() as stack:
         hand = Yardstick(tmpfs / "by-hand", _BATCHES)
         stack.callback(hand.close)
@@ -291,7 +295,7 @@ def requests_alone(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def over_the_socket(results: Results, effort: Effort, scratch: Path) -> None:
-    """Measure 1, 8 and 64 clients that connect for each request, and the same puts by hand."""
+    """Measure 1, 8 and 64 clients that connect for each request, and the same work by hand."""
     with stores.in_memory(scratch) as tmpfs, ExitStack() as stack:
         agent = stack.enter_context(Agent(scratch, "socket"))
         program = clients.build(scratch)
@@ -302,7 +306,7 @@ def over_the_socket(results: Results, effort: Effort, scratch: Path) -> None:
         used: Samples = {}
 
         def add(name: str, work: Yardstick | clients.Clients, clock: Callable[[], int]) -> None:
-            """Add a subject that notes the processor time of a request, too."""
+            """Add a subject that also records the processor time of a request."""
             taken = used.setdefault(processor_name(name), [])
 
             def run() -> None:
@@ -333,7 +337,8 @@ def over_the_socket(results: Results, effort: Effort, scratch: Path) -> None:
                 )
                 add(name, loads[name], agent.processor_ns)
         results.add(interleave(subjects, effort.socket))
-        results.add({name: values[1:] for name, values in used.items()})  # as interleave does
+        # Drop the first round, as interleave does.
+        results.add({name: values[1:] for name, values in used.items()})
         _keep_latencies(
             results, {name: load.latencies[load.requests :] for name, load in loads.items()}
         )
@@ -342,7 +347,7 @@ def over_the_socket(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def memory(results: Results, scratch: Path) -> None:
-    """Compare two agents after the same work, on a store with no lease and one with a million."""
+    """Compare the memory of two agents after the same work: without leases, and with a million."""
     million = scratch / "million"
     if not million.exists():
         stores.fill_aside(million)

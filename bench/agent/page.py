@@ -1,4 +1,4 @@
-"""The least that a durable call needs of the disk: one commit of one page."""
+"""The least disk work of a durable call: one commit of one page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Page:
-    """A store of py-lmdb in ``path`` with one page. :meth:`commit` writes it durably."""
+    """A store of py-lmdb in ``path`` with one page, which :meth:`commit` writes durably."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir()

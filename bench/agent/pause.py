@@ -1,9 +1,9 @@
-"""The first request after a pause, as a node sees it: one pod starts after a quiet second.
+"""Time the first request after a pause, as on a node where one pod starts after a quiet second.
 
-Whoever sleeps wakes with cold caches, and on a processor that has gone to sleep. So every sample of
-every subject comes after the same pause, also those of the floor: `/bin/true`, and one durable
-commit of one page in this process, which has slept as long. What the agent does for a sample is
-counted from before the pause: work in the pause would be seen.
+A process that has slept wakes with cold caches, and on a processor that has gone to sleep. So every
+sample of every subject comes after the same pause, also the samples of the floor: `/bin/true`, and
+one durable commit of one page in this process, which has slept as long. The agent's work for a
+sample is counted from before the pause, so that work during the pause counts too.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Work(NamedTuple):
-    """What a process has done since it started; all of its threads."""
+    """The work of a process, in all of its threads, since it started."""
 
     cpu_ns: int
-    switches: int  # times that a thread went to sleep
-    faults: int  # page faults without a disk
+    switches: int  # how often a thread went to sleep
+    faults: int  # minor page faults: without the disk
 
     def since(self, before: Work) -> Work:
-        """Return what was done since then."""
+        """Return the work done since ``before``."""
         return Work(*(now - then for now, then in zip(self, before, strict=True)))
 
 
@@ -38,7 +38,7 @@ def work_of(process: int) -> Work:
     cpu_ns = switches = faults = 0
     for task in Path(f"/proc/{process}/task").iterdir():
         cpu_ns += int((task / "schedstat").read_text().split()[0])
-        # Behind the name, which may have blanks: state, and 6 numbers; then the minor faults.
+        # After the name, which may have blanks, come the state and 6 numbers; then minor faults.
         faults += int((task / "stat").read_text().rpartition(")")[2].split()[7])
         for line in (task / "status").read_text().splitlines():
             if line.startswith("voluntary_ctxt_switches"):
@@ -48,9 +48,9 @@ def work_of(process: int) -> Work:
 
 @dataclass
 class Paused:
-    """Something to time after a pause. ``before`` runs untimed before the pause.
+    """A subject that is timed after a pause. ``before`` runs untimed before the pause.
 
-    ``work`` gets what the agent did for each sample.
+    ``work`` has the agent's work for each sample.
     """
 
     name: str
@@ -60,15 +60,15 @@ class Paused:
 
     @property
     def typical(self) -> Work:
-        """Return the medians of the work."""
+        """The medians of the work."""
         return Work(*(int(median(values)) for values in zip(*self.work, strict=True)))
 
 
 def take(subjects: Sequence[Paused], rounds: int, pause_s: float, process: int) -> Samples:
-    """Take one sample of every subject a round, each after the pause, and drop the first round.
+    """Take one sample of every subject in each round, each after the pause; drop the first round.
 
-    ``process`` is the agent. Each round begins with the next subject. O(subjects x rounds x
-    pause).
+    ``process`` is the agent's process id. Each round begins with another subject.
+    O(subjects x rounds x pause).
     """
     samples: Samples = {one.name: [] for one in subjects}
     for number in range(rounds + 1):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def render(results: Results) -> str:
-    """Return the whole report, without the parts that were not measured."""
+    """Return the report, without the parts that were not measured."""
     facts = "\n".join(f"- {name}: {value}" for name, value in results.facts.items())
     parts = [
         f"# Benchmark report: the agent\n\n{facts}",

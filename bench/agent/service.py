@@ -1,4 +1,4 @@
-"""An agent that a benchmark starts, measures and ends, and another server beside it."""
+"""An agent, or another server, that a benchmark starts, measures and ends."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _START_S = 20.0
-# With a process id above it: the clock of that process, as clock_getcpuclockid() makes it.
+# The low bits of the id of a process's clock, as clock_getcpuclockid() makes it.
 _CLOCK = 2
 
 
 class Memory(NamedTuple):
-    """MiB of memory that no other process shares, and of mapped pages of the store.
+    """The memory of an agent in MiB: its own, and the mapped pages of the store.
 
     The store is mapped read-only, so its pages are clean pages of the kernel's cache, which the
-    kernel reuses when it needs memory. Everything else is the agent's own.
+    kernel reuses when it needs memory. ``private`` is all other memory that no process shares.
     """
 
     private: float
@@ -59,7 +59,7 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         if self._process.poll() == -signal.SIGKILL:
-            return  # by ``kill``
+            return  # ``kill`` has ended it
         self._process.send_signal(signal.SIGTERM)
         try:
             status = self._process.wait(_START_S)
@@ -70,14 +70,14 @@ class Server:
             raise Failed(f"{self._command} ended with {status}: {self._log.read_text()[-2000:]}")
 
     def start(self) -> None:
-        """Start it, and do not wait until it answers. Ctrl-C on a terminal does not reach it."""
+        """Start the server without waiting until it answers. Ctrl-C does not reach it."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
             )
 
     def wait_ready(self) -> None:
-        """Wait until it answers. Raises Failed when it does not."""
+        """Wait until the server answers. Raises Failed when it does not."""
         give_up = time.monotonic() + _START_S
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > give_up:
@@ -85,7 +85,7 @@ class Server:
             time.sleep(0.01)
 
     def kill(self) -> None:
-        """End it with SIGKILL, which leaves it no time for anything."""
+        """Kill the server with SIGKILL, so that it cannot clean up."""
         self._process.kill()
         self._process.wait()
 
@@ -99,7 +99,7 @@ class Server:
         return time.clock_gettime_ns(~self._process.pid << 3 | _CLOCK)
 
     def answers(self) -> bool:
-        """Return whether it accepts a connection."""
+        """Return whether the server accepts a connection."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             try:
                 connection.connect(str(self.socket))
@@ -109,7 +109,7 @@ class Server:
 
 
 class Agent(Server):
-    """``fastipam agent``, which sweeps if that is said. It never opens the node's own store."""
+    """A ``fastipam agent``, which sweeps if ``sweeps``. It never opens the node's own store."""
 
     def __init__(
         self, scratch: Path, name: str = "agent", *, data: Path | None = None, sweeps: bool = True
@@ -120,7 +120,7 @@ class Agent(Server):
         super().__init__(scratch, name, str(fastipam), "agent", *options, "--socket", status=0)
 
     def memory(self) -> Memory:
-        """Return the memory of the process now. O(mappings)."""
+        """Return the memory that the process has now. O(mappings)."""
         private = store = 0
         of_store = False
         for line in Path(f"/proc/{self._process.pid}/smaps").read_text().splitlines():

@@ -1,8 +1,8 @@
 """The yardstick of the agent: the puts and deletes of its commits, in a Python loop on py-lmdb.
 
-A commit has 64 assignments, the next one 64 releases, with the keys of fastipam and values of the
-sizes of its records (:mod:`bench.by_hand`). What fastipam writes once a commit is written once.
-There are no reads, no search, no checks and no protocol.
+A commit has 64 assignments, and the next commit 64 releases. They have the keys of fastipam, and
+values of the sizes of its records (:mod:`bench.by_hand`). Records that fastipam writes once in a
+commit are written once. There are no reads, no search, no checks and no protocol.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOGETHER = 64
 
 
 class Yardstick(by_hand.Hand):
-    """A store in ``path``. A run makes ``batches`` pairs of commits.
+    """A store in ``path`` that is written by hand. A run makes ``batches`` pairs of commits.
 
     A commit has ``together`` assignments or releases.
     """
@@ -38,7 +38,7 @@ class Yardstick(by_hand.Hand):
 
     @property
     def requests(self) -> int:
-        """The number of assignments and releases of a run."""
+        """The number of assignments and releases in a run."""
         return 2 * len(self._owners) * self._batches
 
     def run(self) -> None:
@@ -63,7 +63,7 @@ class Yardstick(by_hand.Hand):
             self._save(txn)
 
     def release(self) -> None:
-        """Make a commit of the releases of what :meth:`assign` has assigned, if anything."""
+        """Make a commit that releases what the last :meth:`assign` has assigned, if anything."""
         leases, owners, events = (self._db[name] for name in ("leases", "owners", "events"))
         add = self._log.add
         held, self._held = self._held, []

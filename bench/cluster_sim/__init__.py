@@ -1,1 +1,1 @@
-"""Cluster mode in virtual time: thousands of nodes, one store, no waiting."""
+"""Simulate cluster mode in virtual time: thousands of nodes, one store, no waiting."""

@@ -84,7 +84,7 @@ def _cluster(
 
 
 def _feed(world: World, cluster: Cluster, events: Iterable[Event]) -> None:
-    """Run a load; only its next event is in the queue."""
+    """Run a load. Only its next event is in the queue at any time."""
     source = iter(events)
 
     def play(event: Event) -> None:
@@ -122,7 +122,7 @@ def _row(table: Table, name: str, cluster: Cluster, seconds: float) -> float:
 
 
 def _start(table: Table, options: argparse.Namespace) -> list[tuple[str, bool]]:
-    """Run all nodes from the same moment."""
+    """Start all nodes at the same moment."""
     begin = time.perf_counter()
     world = _world(options)
     cluster = _cluster(world, options.nodes, 11, 26)
@@ -137,7 +137,7 @@ def _start(table: Table, options: argparse.Namespace) -> list[tuple[str, bool]]:
 
 
 def _sweep(options: argparse.Namespace) -> Table:
-    """Run the start on stores of other speeds, without a limit for an ADD."""
+    """Run the start on slower and faster stores, without a time limit for an ADD."""
     table = Table(
         *("writes a second", "reads a second", "transactions a claim", "conflicts"),
         *("median wait (s)", "worst wait (s)"),
@@ -201,7 +201,7 @@ def _growth(table: Table, options: argparse.Namespace) -> list[tuple[str, bool]]
 def _shift(
     table: Table, peers: Table, options: argparse.Namespace, nodes: int, length: int
 ) -> list[tuple[str, bool]]:
-    """Run demand that moves, and the models of others."""
+    """Run the load in which demand moves, on fastipam and on the models of other designs."""
     begin = time.perf_counter()
     world = _world(options)
     cluster = _cluster(world, nodes, length, 26)
@@ -255,7 +255,7 @@ def _shift(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit status: 0 when all bars are met, 1 when one is missed."""
+    """Run the simulations; return 0 when all bars are met, 1 when one is missed."""
     options = _arguments(argv)
     if options.quick:
         options.nodes, options.pods = min(options.nodes, 1_000), min(options.pods, 30_000)

@@ -1,4 +1,4 @@
-"""The nodes of a simulated cluster, what they share, and the counts."""
+"""A simulated cluster: its nodes, the state that they share, and the counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Cluster:
-    """All nodes, what they share, and the counts."""
+    """All nodes, the state that they share, and the counts."""
 
     def __init__(
         self,
@@ -49,13 +49,14 @@ class Cluster:
         self.nodes[node].add(pod)
 
     def remove(self, node: int, pod: int) -> None:
-        """Stop a pod; nothing happens if it never got an address."""
+        """Stop a pod. Nothing happens if the pod never got an address."""
         self.nodes[node].remove(pod)
 
     def movable(self) -> float:
-        """Return the share of the pool in blocks without an owner, or wholly free and cooled.
+        """Return the share of the pool in blocks that could move.
 
-        O(nodes), so it is counted only once a tenth of a second.
+        These have no owner, or are wholly free and cooled. O(nodes), so they are counted only once
+        in a tenth of a second.
         """
         if self.world.now < self._counted_s + planner.TICK_S:
             return self._movable
@@ -65,7 +66,7 @@ class Cluster:
         self._movable = free / self.pool.count
         return self._movable
 
-    # The watch of the marks tells every node after one way through the network.
+    # Each node learns of a mark by its watch, after one way through the network.
 
     def mark_is_up(self, needy: str, key: bytes, revision: int, want: Mark) -> None:
         self.marks[needy] = (key, revision, want)

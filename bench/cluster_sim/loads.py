@@ -1,4 +1,4 @@
-"""The loads: pods that start and stop, as (second, node, pod, starts) in order of time."""
+"""The loads: pods that start and stop, as events (second, node, pod, starts) in order of time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def all_at_once(nodes: int) -> Iterator[Event]:
-    """Yield the first address of every node at the same moment."""
+    """Yield a pod that starts on every node, all at the same moment."""
     for node in range(nodes):
         yield 0.0, node, node, True
 
@@ -35,11 +35,11 @@ def growth(nodes: int, pods: int, seconds: float, seed: int) -> Iterator[Event]:
 
 
 def shift(nodes: int, size: int, seed: int) -> Iterator[Event]:
-    """Yield demand that moves: 55 % of the pool evenly, then a tenth of the nodes needs the rest.
+    """Yield demand that moves from all nodes to a tenth of them, the hot nodes.
 
-    The first five minutes are even growth. Then half of the cold nodes are drained, and one in
-    three pods of the other half stops, in random order, while the hot nodes start pods until 90 %
-    of the pool is in use.
+    In the first five minutes the pods of all nodes grow evenly to 55 % of the pool. Then half of
+    the cold nodes are drained, and on the other half one in three pods stops, in random order,
+    while the hot nodes start pods until 90 % of the pool is in use.
     """
     chance = random.Random(seed)
     hot = max(1, nodes // 10)

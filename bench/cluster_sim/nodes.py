@@ -1,8 +1,8 @@
 """The nodes of fastipam in virtual time, with the real planner, keys and transactions.
 
-What a node does with the answers is written here once more, because a real node keeps its addresses
-in a store on disk, and here a block is a count. ``fastipam.cluster.planner`` decides which block to
-try, how many, what to give back, what to donate, and when.
+``fastipam.cluster.planner`` decides which blocks to claim, how many, which to give back or donate,
+and when. The handling of the answers is written here again, because a real node keeps its addresses
+in a store on disk, while here a block is only a count.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ COOLDOWN_S = 30.0
 ADD_TIMEOUT_S = 2.0
 SETTINGS = b"10.0.0.0/11=26"
 MOVABLE_SHARE = (
-    0.02  # of the pool; while this share is free in blocks that could move, no ADD may fail
+    0.02  # no ADD may fail while this share of the pool is free in blocks that could move
 )
 
 
 class Block:
-    """A block as its owner sees it. ``cooled_s`` is when its last address has cooled down."""
+    """A block of a node. ``cooled_s`` is the time when its last address has cooled down."""
 
     __slots__ = ("claimed_s", "cooled_s", "revision", "used")
 
@@ -47,7 +47,7 @@ class Block:
 
 
 class Totals:
-    """The requests of all nodes to the store."""
+    """Counts of the requests that all nodes make to the store."""
 
     def __init__(self) -> None:
         self.claims = self.claimed = self.conflicts = self.looks = 0
@@ -55,7 +55,7 @@ class Totals:
 
 
 class Node:
-    """A node: its blocks, the pods that wait, and the processes of its agent."""
+    """A node: its blocks, its waiting pods, and the processes of its agent."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster = cluster
@@ -64,11 +64,11 @@ class Node:
         self.free = 0
         self.filling = -1
         self.is_cut = False
-        self.life = 0  # increased by a restart, which ends the processes before it
+        self.life = 0  # a restart increases it, which ends the earlier processes
         self.waiting: deque[tuple[float, int, bool]] = (
             deque()
-        )  # since when, pod, whether the node was cut off then
-        self.asked = 0  # ADDs that found no address; each wakes the agent
+        )  # time of the ADD, pod, whether the node was cut off at that time
+        self.asked = 0  # the number of ADDs that found no address; each wakes the agent
         self.pods: dict[int, int] = {}  # pod -> block
         self.last_run = 0
         self.last_claim_s = 0.0
@@ -79,7 +79,7 @@ class Node:
         self.marked = 0
         self.leaving: set[int] = set()  # blocks that are being given to other nodes
 
-    # Pods: what the plugin does, without the network.
+    # Pods: the plugin's part, which does not use the network.
 
     def add(self, pod: int) -> None:
         if self.free:
@@ -93,7 +93,7 @@ class Node:
         self.consider()
 
     def _assign(self, pod: int) -> None:
-        """Take an address of the fullest block, so that other blocks become free."""
+        """Assign an address of the fullest block, so that other blocks become free."""
         size = self.cluster.pool.size
         block = self.blocks.get(self.filling)
         if block is None or block.used == size:
@@ -125,7 +125,7 @@ class Node:
             self.cluster.waits.serve(self.cluster.world.now - since)
 
     def _give_up(self) -> None:
-        """Fail an ADD whose time is over, and count whether there was an address to get."""
+        """Fail the ADDs whose time is over, and count whether an address could have been moved."""
         waits, now = self.cluster.waits, self.cluster.world.now
         while self.waiting and self.waiting[0][0] + self.cluster.add_timeout_s <= now:
             _, _, was_cut = self.waiting.popleft()
@@ -136,12 +136,12 @@ class Node:
                 waits.failed_though_free += 1
 
     def wholly_free(self) -> int:
-        """Return the blocks that could move now."""
+        """Return the number of blocks that could move now."""
         now = self.cluster.world.now
         return sum(not each.used and each.cooled_s <= now for each in self.blocks.values())
 
     def _uses(self) -> list[Use]:
-        """Return the blocks in the planner's form; a block with a cooling address is not free."""
+        """Return the blocks in the planner's form. A cooling address counts as a used one."""
         now, size = self.cluster.world.now, self.cluster.pool.size
         return [
             Use(number, size, max(each.used, int(each.cooled_s > now)), each.claimed_s)
@@ -151,12 +151,15 @@ class Node:
     # The agent.
 
     def restart(self, away_s: float) -> None:
-        """Kill and start the agent. Its last requests are served; then it reads the store again."""
+        """Kill the agent and start it again after ``away_s``.
+
+        The requests that it has sent are served; afterwards it reads the store again.
+        """
         self.life += 1
         self.claiming = self.tidying = self.joined = False
         self.marked = 0
         self.leaving.clear()
-        # Requests that waited fall back to the directly run plugin, which claims for itself.
+        # Waiting requests fall back to the directly run plugin, which claims blocks by itself.
         self.cluster.world.at(self.cluster.world.now + planner.TICK_S, self._serve_directly)
         self.cluster.world.at(self.cluster.world.now + away_s, self.consider)
 
@@ -180,7 +183,7 @@ class Node:
         return planner.to_claim(cluster.watermarks, cluster.pool, demand)
 
     def consider(self) -> None:
-        """Claim, if that is the plan and no claim is running."""
+        """Claim blocks if the planner wants that and no claim is running."""
         if not self.claiming and self._wanted_run():
             self.claiming = True
             self._start(self._claim_all())
@@ -204,15 +207,15 @@ class Node:
         self.claiming = False
 
     def _pause(self, asked: int, seconds: float) -> Generator[Any, Any, None]:
-        """Leave the store alone for a while, until an ADD finds no address."""
+        """Send the store no request for this time, or until an ADD finds no address."""
         until = self.cluster.world.now + seconds
         while self.asked == asked and self.cluster.world.now < until:
             yield planner.TICK_S
 
     def _join(self) -> Generator[Any, Any, None]:
-        """Do what ``Membership.keep`` does: register a new node, or look up what the node has.
+        """Do the same as ``Membership.keep``: register a new node, or read its entry and blocks.
 
-        The session is opened first. Keeping it writes nothing, and nothing in the simulation ends
+        The session is opened first. Renewing it writes nothing, and nothing in the simulation ends
         it.
         """
         keys = self.cluster.keys
@@ -237,7 +240,7 @@ class Node:
         self.cluster.totals.joins += 1
 
     def _collect(self) -> Generator[Any, Any, None]:
-        """Enter the blocks that the store has for this node: after a lost answer, or a donation."""
+        """Add the blocks that the store lists for this node, after a lost answer or a donation."""
         prefix = self.cluster.keys.owned_by(self.name)
         listed, _ = yield _read(lambda engine: engine.list(prefix, deadline_s=1))
         for one in listed:
@@ -248,14 +251,14 @@ class Node:
         self._serve()
 
     def _enter(self, number: int, revision: int) -> None:
-        if number in self.blocks:  # a second answer says the same
+        if number in self.blocks:  # an earlier answer has added it already
             return
         self.blocks[number] = Block(revision, self.cluster.world.now)
         self.free += self.cluster.pool.size
         self._tidy_later()
 
     def _claim(self, run: int) -> Generator[Any, Any, bool]:
-        """Make one claim, as ``Node.claim`` does. Returns False when the pool is used up."""
+        """Make one claim, as ``Node.claim`` does. Return False when the pool is used up."""
         cluster, pool, keys = self.cluster, self.cluster.pool, self.cluster.keys
         owned = frozenset(self.blocks)
         search = Search(pool, self.name, owned, run)
@@ -293,7 +296,7 @@ class Node:
     def _taken(
         self, conditions: list[Compare], operations: list[Put], engine: MemoryEngine
     ) -> Outcome:
-        """Return the transaction, which counts its blocks as owned at the moment it is made."""
+        """Make the transaction of a claim, and count its blocks as owned at that moment."""
         outcome = engine.transact(conditions, operations, deadline_s=1)
         if outcome.succeeded:
             self.cluster.owned_blocks += len(operations) // 2
@@ -304,10 +307,10 @@ class Node:
         assert number is not None
         return number
 
-    # In need, and giving.
+    # Asking other nodes for blocks, and donating blocks.
 
     def _need(self) -> Generator[Any, Any, bool]:
-        """Set a mark when the pool is used up, and look again later. False when no ADD waits."""
+        """Set a mark when the pool is used up, and wait. Return False when no ADD waits."""
         cluster = self.cluster
         missing = len(self.waiting) - self.free
         if missing <= 0:
@@ -332,7 +335,7 @@ class Node:
             yield _write(lambda e: e.transact(condition, [Delete(key)], deadline_s=1))
 
     def answerer(self, needy: str, revision: int) -> Callable[[], None]:
-        """Return what this donor does when its time has come."""
+        """Return the function with which this node answers a mark, after a delay."""
 
         def act() -> None:
             mark = self.cluster.marks.get(needy)
@@ -373,7 +376,7 @@ class Node:
         self.cluster.by_name[needy].receive()
 
     def receive(self) -> None:
-        """Read the blocks again, because the watch says that the mark is gone."""
+        """Read this node's blocks again, because its watch has reported that the mark is gone."""
         self.marked = 0
         self._start(self._collect_surely())
 
@@ -394,7 +397,7 @@ class Node:
         return block
 
     def _left(self, number: int, kept: Block | None) -> None:
-        """Note the outcome of a transaction that gave a block away."""
+        """Record the outcome of a transaction that gives a block away; put back one it kept."""
         self.leaving.discard(number)
         if kept is not None:
             self.blocks[number] = kept
@@ -406,7 +409,7 @@ class Node:
             self._start(self._tidy())
 
     def _tidy(self) -> Generator[Any, Any, None]:
-        """Give back what is not needed, as long as blocks may become free."""
+        """Give back blocks that are not needed, as long as blocks may become free."""
         cluster, keys, pool = self.cluster, self.cluster.keys, self.cluster.pool
         while sum(not each.used for each in self.blocks.values()) > cluster.watermarks.warm:
             yield planner.TIDY_S

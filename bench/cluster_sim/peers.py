@@ -1,13 +1,13 @@
-"""Models of two other designs under the same load: Weave's ring and Calico's blocks.
+"""Models of two other designs for the same load: Weave's ring and Calico's blocks.
 
-Both models are favourable: no message is lost, no node is cut off, and a request costs only its
-round trips. They model which space can serve which node:
+Both models favour the other designs: no message is lost, no node is cut off, and a request costs
+only its round trips. They model which addresses can serve which node:
 
-- **Weave's ring**: each peer begins with an equal share. A peer without space asks others, chosen
-  at random with their free space as weight. A peer that is asked gives half of its largest free
-  range. Space moves down to single addresses, and every peer stores the whole ring.
-- **Calico's blocks**: a block has an affinity to a node, which takes three writes. A node takes
-  a block when its own are full; a block is given back only when it is empty.
+- **Weave's ring**: each peer begins with an equal share. A peer without free addresses asks
+  another one, chosen at random with its free addresses as weight, which gives half of its largest
+  free range, down to a single address. Every peer stores the whole ring.
+- **Calico's blocks**: a block has an affinity to a node, which takes three writes. A node takes a
+  block when its own blocks are full, and gives a block back only when it is empty.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Peer:
-    """A peer's free ranges [start, end), ascending."""
+    """A peer of the ring: its free ranges [start, end), ascending."""
 
     __slots__ = ("ends", "free", "starts")
 
@@ -42,7 +42,7 @@ class _Peer:
         return address
 
     def give(self, start: int, end: int) -> None:
-        """Add a free range, of this peer or from another, and join neighbours."""
+        """Add a free range, and join it with neighbouring ones."""
         at = bisect_left(self.starts, start)
         self.free += end - start
         if at < len(self.starts) and self.starts[at] == end:
@@ -55,7 +55,7 @@ class _Peer:
             del self.starts[at], self.ends[at]
 
     def donate(self) -> tuple[int, int]:
-        """Give away the upper half of the largest free range."""
+        """Remove the upper half of the largest free range, and return it."""
         at = max(range(len(self.starts)), key=lambda at: self.ends[at] - self.starts[at])
         start, end = self.starts[at], self.ends[at]
         half = start + (end - start) // 2
@@ -68,7 +68,7 @@ class _Peer:
 
 
 class Ring:
-    """Weave's ring: ``size`` addresses, equally shared at the beginning."""
+    """The model of Weave's ring: ``size`` addresses, shared equally at the beginning."""
 
     def __init__(self, nodes: int, size: int, chance: random.Random, round_trip_s: float) -> None:
         bounds = [size * at // nodes for at in range(nodes + 1)]
@@ -102,7 +102,7 @@ class Ring:
     def remove(self, node: int, pod: int) -> None:
         del node
         address = self._pods.pop(pod, None)
-        if address is not None:  # to the peer that owns it now
+        if address is not None:  # it returns to the peer that owns it now
             owner = self._owners[bisect_right(self._tokens, address) - 1]
             self._peers[owner].give(address, address + 1)
 
@@ -134,7 +134,7 @@ class Ring:
 
 
 class Affinity:
-    """Calico's blocks: ``count`` blocks of ``size`` addresses."""
+    """The model of Calico's blocks: ``count`` blocks of ``size`` addresses."""
 
     def __init__(self, nodes: int, count: int, size: int, round_trip_s: float) -> None:
         self.waits = Waits()
@@ -185,5 +185,5 @@ class Affinity:
             self.writes += 2
 
     def movable(self) -> int:
-        """The number of blocks without an owner."""
+        """Return the number of blocks without an owner."""
         return len(self._free)

@@ -1,4 +1,4 @@
-"""Virtual time: events in order, processes as generators, and a store that serves one by one."""
+"""Virtual time: a queue of events, processes as generators, a store with one request at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """A request of a process to the shared store. ``work`` is called when the store serves it."""
+    """A request of a process to the shared store, which calls ``work`` to serve it."""
 
     __slots__ = ("work", "writes")
 
@@ -32,8 +32,8 @@ class Call:
 class World:
     """A clock, a queue of events, and a store behind a network.
 
-    A request takes half of ``round_trip_s`` (times a random factor from 0.5 to 1.5) to the store,
-    waits for the requests before it, is served, and travels back.
+    A request travels to the store in half of ``round_trip_s`` (times a random factor from 0.5 to
+    1.5), waits for the earlier requests and is served. Its answer takes the same way back.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class World:
         heappush(self._events, (moment, next(self._numbers), act))
 
     def run(self, until: float = float("inf")) -> None:
-        """Run everything that happens before ``until``."""
+        """Run all events up to the time ``until``."""
         while self._events and self._events[0][0] <= until:
             self.now, _, act = heappop(self._events)
             act()
@@ -69,10 +69,10 @@ class World:
     def start(
         self, process: Process, reaches: Callable[[], bool], lives: Callable[[], bool]
     ) -> None:
-        """Run a process. It yields seconds to sleep, or Calls, whose answers are sent to it.
+        """Run a process, a generator of seconds to sleep and of Calls, to which answers are sent.
 
-        ``reaches`` says whether it can reach the store now. When ``lives`` is false, the process
-        ends, as after SIGKILL, but what it has sent is still served.
+        ``reaches`` returns whether the process can reach the store now. When ``lives`` returns
+        False, the process ends, as after SIGKILL, but requests that it has sent are still served.
         """
         self._advance(process, None, None, reaches, lives)
 
@@ -98,7 +98,7 @@ class World:
         if not isinstance(step, Call):
             self.at(self.now + step, go_on)
         elif not reaches():
-            # As the real engine does with members that accept no connection.
+            # The real engine reports this for members that accept no connection.
             self.at(self.now + 1.0, lambda: go_on(error=EngineUnavailable("cut off")))
         else:
             self._send(step, go_on)
@@ -122,19 +122,19 @@ class World:
 
 
 class Waits:
-    """How long ADDs waited, and how many were given up."""
+    """Counts of ADDs: how long they waited, and how many failed."""
 
     def __init__(self) -> None:
         self.served = 0
         self.waited = 0
         self.worst_s = 0.0
-        self.seconds: list[float] = []  # of the ADDs that waited
+        self.seconds: list[float] = []  # the waits of the ADDs that had to wait
         self.failed = 0
         self.failed_though_free = 0
         self.failed_cut_off = 0
 
     def serve(self, waited_s: float) -> None:
-        """Count an ADD that got its address after this time."""
+        """Count an ADD that got its address after waiting ``waited_s``."""
         self.served += 1
         if waited_s > 0:
             self.waited += 1

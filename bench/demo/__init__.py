@@ -1,1 +1,1 @@
-"""``scripts/demo``: what fastipam does, on a store that is left to be looked at."""
+"""The demo, ``scripts/demo``: it shows what fastipam does, and leaves its store for inspection."""

@@ -31,7 +31,7 @@ from fastipam.errors import FastipamError
 
 _TOP = Path(__file__).parents[2] / "fastipam-demo"
 _WIDTH = 80
-# They would lead the demo's commands to the node's own store and agent.
+# Variables that would make the demo's commands use the node's own store and agent.
 _OF_THE_NODE = ("FASTIPAM_DATA_DIR", "FASTIPAM_SOCKET", "FASTIPAM_TIMEOUT", "PYTHONPATH")
 
 
@@ -57,7 +57,7 @@ def demonstrate(places: Places, effort: Effort, console: Console) -> None:
     begun = perf_counter()
     with places.prepared() as replaced:
         _introduce(places, replaced=replaced, console=console)
-        # Directly below the system's temporary directory: a socket's path has 107 bytes at most.
+        # In the system's temporary directory, because a socket's path has 107 bytes at most.
         with tempfile.TemporaryDirectory(prefix="fastipam-demo-") as sockets:
             Demo(places, effort, Path(sockets), console).run()
         shutil.rmtree(places.scratch)
@@ -83,7 +83,7 @@ def _introduce(places: Places, *, replaced: bool, console: Console) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return exit status 0, 1 when the demo fails, 130 when it is interrupted."""
+    """Run the demo; return 0, 1 when it fails, or 130 when it is interrupted."""
     options = _arguments(argv)
     for name in _OF_THE_NODE:
         os.environ.pop(name, None)

@@ -1,4 +1,4 @@
-"""The same ADDs for host-local, for fastipam without an agent, and for fastipam with one."""
+"""Measure the same ADDs with host-local, and with fastipam without and with an agent."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ if TYPE_CHECKING:
 
     from bench.agent.service import Agent
 
-_DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin")  # Debian's, and the one of containerd and kubelet
-_OWN = b"FASTIPAM_SOCKET"  # is in the launcher, which may be installed under another's name
+_DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin")  # of Debian, and of containerd and kubelet
+_OWN = b"FASTIPAM_SOCKET"  # bytes of fastipam's launcher, which may have another plugin's name
 
 
 class Contender(NamedTuple):
-    """One way to get an address."""
+    """A plugin that takes part in the comparison."""
 
     name: str
     durability: str  # whether an answer survives a power cut
-    make: Callable[[Path, int], Plugin]  # with a new store, for this number of leases
+    make: Callable[[Path, int], Plugin]  # makes it with a new store for this number of leases
 
 
 class Row(NamedTuple):
-    """The median of a contender's ADDs in nanoseconds, for each number of leases."""
+    """A contender's results: the median of its ADDs in nanoseconds, for each number of leases."""
 
     contender: Contender
     medians: list[float]
 
 
 def find_host_local(directories: tuple[str, ...] = _DIRECTORIES) -> Path | None:
-    """Return the first host-local there, or None. fastipam under its name does not count."""
+    """Return the first host-local in these directories, or None.
+
+    A fastipam that is installed under that name does not count.
+    """
     for directory in directories:
         binary = Path(directory, "host-local")
         with suppress(OSError):
@@ -45,7 +48,7 @@ def find_host_local(directories: tuple[str, ...] = _DIRECTORIES) -> Path | None:
 
 
 def contenders(fastipam: Path, agent: Agent, host_local: Path | None) -> Iterator[Contender]:
-    """Yield those that take part; ``fastipam`` is the installed plugin."""
+    """Yield the contenders. ``fastipam`` is the path of the installed plugin."""
     if host_local is not None:
 
         def peer(scratch: Path, leases: int) -> Plugin:
@@ -70,10 +73,10 @@ def measure(
     scratch: Path,
     advance: Callable[[int], object],
 ) -> list[Row]:
-    """Measure ADDs, each a process, with so many leases in the store.
+    """Measure ADDs, each a process, beside each of these numbers of leases in the store.
 
-    The contenders take turns, so that other work on the machine affects all of them. Each ADD is
-    followed by its DEL, which is not timed; then ``advance`` is called with 1. Raises Failed.
+    The contenders alternate, so that other work on the machine affects all of them. Each ADD is
+    followed by its DEL, which is not timed; then ``advance(1)`` is called. Raises Failed.
     """
     rows = [Row(one, []) for one in listed]
     for held in leases:
@@ -93,7 +96,7 @@ def measure(
 
 
 def pair(plugin: Plugin, name: str) -> float:
-    """Make an ADD and its DEL; return the nanoseconds of the ADD. Raises Failed."""
+    """Make an ADD and its DEL, and return the nanoseconds of the ADD. Raises Failed."""
     taken = plugin.call(Step(ADD, name))
     plugin.call(Step(DEL, name))
     return taken

@@ -1,7 +1,7 @@
-"""Replace pods through the agent, many at once, kill the agent in the middle, and look for losses.
+"""Replace pods through the agent, many at once; kill the agent in the middle, and check for losses.
 
-It does what a runtime does. A new pod's ADD comes before its predecessor's DEL. When an ADD fails,
-its container gets a DEL, and the pod is tried again as another container. That is allowed only
+This module acts as a runtime does. A new pod's ADD comes before its predecessor's DEL. When an ADD
+fails, its container gets a DEL, and the pod is tried again as another container. ADDs may fail only
 while the agent is dead or starting; any other failure ends the demo.
 """
 
@@ -33,33 +33,33 @@ class Call(NamedTuple):
     verb: str
     container: str
     pod: tuple[str, str]
-    replaces: str  # of an ADD: the container that gets a DEL after it
+    replaces: str  # for an ADD: the container that gets a DEL after it
 
 
 class Running(NamedTuple):
     """A call whose process has not ended."""
 
     call: Call
-    place: int  # its output file
+    place: int  # the number of its output file
     began_ns: int
 
 
 @dataclass
 class Outcome:
-    """What the runtime was told, and when the agent was away."""
+    """The plugin's answers to the runtime, and the time while the agent was dead or starting."""
 
     answered: dict[str, str] = field(default_factory=dict)  # container → address
     stopped: set[str] = field(default_factory=set)  # containers whose DEL was answered
     calls: int = 0
-    refused: int = 0  # ADDs that failed while the agent was away
-    meanwhile: int = 0  # calls that were answered although they began while it was away
+    refused: int = 0  # ADDs that failed in that time
+    meanwhile: int = 0  # calls that began in that time and were answered
     killed_ns: int = 0
     back_ns: int = 0
     spent_ns: int = 0
 
 
 class Runtime:
-    """A container runtime that runs ``width`` plugin processes at the same time."""
+    """A container runtime with ``width`` plugin processes at the same time."""
 
     def __init__(self, plugin: Path, config: Path, agent: Agent, scratch: Path, width: int) -> None:
         self._plugin, self._config, self._agent = plugin, config, agent
@@ -74,7 +74,7 @@ class Runtime:
     ) -> Outcome:
         """Make the ADDs and their DELs; kill the agent after ``kill_at`` answers. Raises Failed.
 
-        ``advance`` is called with 1 for each pod that got its address, and with 0 for other calls.
+        ``advance(1)`` is called for each pod that got its address, ``advance(0)`` for other calls.
         """
         waiting = iter(pods)
         outcome = self.outcome
@@ -103,7 +103,7 @@ class Runtime:
         return self._todo.popleft() if self._todo else next(waiting, None)
 
     def ask(self, call: Call) -> str:
-        """Make one call; return what the plugin prints. Raises Failed."""
+        """Make one call and return the plugin's output. Raises Failed."""
         what = f"{call.verb} of {call.container}"
         command = [str(self._plugin)]
         status, said = children.ask(what, command, self._environment(call), str(self._config))
@@ -132,7 +132,7 @@ class Runtime:
         self._flying[process] = Running(call, place, began)
 
     def _end_one(self) -> int:
-        """Wait for a process; return how many pods have got their address by it: 1 or 0."""
+        """Wait for a process to end; return 1 if a pod got its address from it, else 0."""
         process, status = children.wait_for_any()
         if process not in self._flying:
             raise Failed("the agent ended, and nobody had killed it")
@@ -161,9 +161,10 @@ class Runtime:
 
 
 def audit(network: Network, outcome: Outcome, living: int) -> list[str]:
-    """Return what the store does not agree with: nothing, unless something was lost.
+    """Return the contradictions between the plugin's answers and the store: none without a loss.
 
-    ``living`` is the number of pods that run now. An address that two of them have is one lease.
+    ``living`` is the number of pods that run now. If two of them had the same address, the store
+    would have one lease for both.
     """
     wrong = [
         f"{address} was given to {count} pods that run"

@@ -1,4 +1,4 @@
-"""What to try on the store that the demo leaves, and how to remove it."""
+"""Commands to try on the store that the demo leaves, and the command that removes it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PORT = 9464
 
 
 class Command(NamedTuple):
-    """A command line, and what it is for."""
+    """A command line and its purpose."""
 
     line: str
     purpose: str
 
 
 def setting(places: Places) -> list[str]:
-    """Return the lines that make the commands find this installation and this store."""
+    """Return shell lines that make the commands use this installation and this store."""
     return [
         f"PATH={typed(Path(sys.executable).parent)}:$PATH",
         f"export FASTIPAM_DATA_DIR={typed(places.store)}",
@@ -34,7 +34,11 @@ def setting(places: Places) -> list[str]:
 
 
 def commands(places: Places, pod: tuple[str, str], address: str, gone: str) -> list[Command]:
-    """Return what to try: on a pod that runs, on its address, and on that of one that is gone."""
+    """Return the commands to try.
+
+    They are about a running pod, about its ``address``, and about ``gone``, the address of a pod
+    that is gone.
+    """
     neighbours = ip_network(f"{address}/28", strict=False)
     directories = f"--bin-dir {typed(places.plugins)} --conf-dir {typed(places.configurations)}"
     port = free_port()
@@ -56,7 +60,7 @@ def commands(places: Places, pod: tuple[str, str], address: str, gone: str) -> l
 
 
 def free_port() -> int:
-    """Return the usual port of the page, or another one when somebody listens there."""
+    """Return the usual port of the page, or another one when that port is in use."""
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

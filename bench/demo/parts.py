@@ -1,4 +1,4 @@
-"""The parts of the demo, in their order. Each says what it does before it begins."""
+"""The parts of the demo, in their order. Each part first prints what it is going to do."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
     from bench.demo.places import Places
     from bench.demo.pool import Deployment
 
-AT_ONCE = 16  # plugin processes, as a runtime starts them when a node comes up
-_NEW = 1 << 32  # the number of the first container that replaces another
+AT_ONCE = 16  # plugin processes at the same time, as when a node comes up
+_NEW = 1 << 32  # the number of the first container that replaces another one
 _COLUMNS = "80"  # of the map
 _LINES = "48"
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done."""
+    """The amount of work in a demo."""
 
-    adds: int  # of each contender
-    leases: tuple[int, ...]  # beside which they are made
-    share: int  # the /12 is filled to the whole of it divided by this
-    pods: int  # that are replaced
+    adds: int  # ADDs of each contender
+    leases: tuple[int, ...]  # numbers of leases beside which the ADDs are made
+    share: int  # the /12 is filled to 1/share
+    pods: int  # the number of pods that are replaced
 
 
 FULL = Effort(adds=30, leases=(0, 10_000), share=1, pods=10_000)
@@ -60,7 +60,7 @@ QUICK = Effort(adds=5, leases=(0, 1_000), share=16, pods=500)
 
 
 class Demo:
-    """A demo in a directory that was prepared; ``sockets`` is a directory with a short path."""
+    """A demo in a prepared directory. ``sockets`` is a directory with a short path."""
 
     def __init__(self, places: Places, effort: Effort, sockets: Path, console: Console) -> None:
         self._places, self._effort, self._console = places, effort, console
@@ -93,7 +93,7 @@ class Demo:
         self._console.print(text, highlight=False, markup=False)
 
     def _show(self, text: str) -> None:
-        """Print a command or a document, whose lines are not wrapped."""
+        """Print a command or a document without wrapping its lines."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
@@ -129,7 +129,8 @@ class Demo:
         listed = list(beside.contenders(self._plugin, self._agent, host_local))
         with self._progress("measuring", len(listed) * len(effort.leases) * effort.adds) as advance:
             rows = beside.measure(listed, effort.leases, effort.adds, self._places.scratch, advance)
-        # Now, while they are in memory: the 10,000 files of host-local take half a minute later.
+        # Remove the 10,000 files of host-local now, while they are cached: later it takes half a
+        # minute.
         for one in self._places.scratch.iterdir():
             if one.is_dir():
                 shutil.rmtree(one)
@@ -147,7 +148,7 @@ class Demo:
         )
 
     def _fill(self) -> list[Deployment]:
-        """Fill the pool; return the deployments that run afterwards."""
+        """Fill the pool, stop some deployments, and return those that still run."""
         effort = self._effort
         with fastipam.open(self._places.store) as ipam:
             network = ipam.network(NETWORK, SUBNET, cooldown_s=0)
@@ -181,7 +182,7 @@ class Demo:
         )
 
     def _short_life(self) -> str:
-        """Start a pod and stop it; return the address that it had."""
+        """Start and stop a pod, and return the address that it had."""
         call = Call(ADD, "container-2", ("ci", "build-1"), "")
         runtime = self._runtime(1)
         address: str = json.loads(runtime.ask(call))["ips"][0]["address"]
@@ -189,7 +190,7 @@ class Demo:
         return address.partition("/")[0]
 
     def _churn(self, living: list[Deployment]) -> Call:
-        """Replace pods and kill the agent in the middle; return one that runs. Raises Failed."""
+        """Replace pods and kill the agent in the middle; return a running pod. Raises Failed."""
         pods = self._effort.pods
         self._title(f"{pods:,} pods are replaced through the agent, {AT_ONCE} calls at a time")
         self._say(f"The agent is killed (SIGKILL) after {pods // 2:,} of them, and started again …")

@@ -1,4 +1,4 @@
-"""The directory of a demo: made anew by every run, and never anybody else's."""
+"""The directory of a demo: each run replaces it, and refuses a directory that is not a demo's."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MARK = ".made-by-scripts-demo"
-_PEER = struct.Struct("3i")  # process, user, group: SO_PEERCRED
+_PEER = struct.Struct("3i")  # SO_PEERCRED: process, user and group
 
 
 @dataclass(frozen=True)
 class Places:
-    """What lies where in the directory of a demo."""
+    """The paths in the directory of a demo."""
 
     top: Path
 
@@ -49,15 +49,15 @@ class Places:
 
     @property
     def scratch(self) -> Path:
-        """What is removed at the end."""
+        """The directory of temporary files, which is removed at the end."""
         return self.top / "scratch"
 
     @contextmanager
     def prepared(self) -> Iterator[bool]:
-        """Make the directory empty and keep others out, for a ``with`` block.
+        """Empty the directory, and lock it for a ``with`` block.
 
-        The value is whether it replaces that of an earlier run. Raises Failed when the directory is
-        not a demo's, or when a demo or an agent works in it.
+        The value is whether the directory of an earlier run was replaced. Raises Failed when the
+        directory is not a demo's, or when a demo or an agent uses it.
         """
         try:
             replaces = self._remove()
@@ -105,11 +105,11 @@ def _listener(path: Path) -> int | None:
 
 
 def shown(path: Path) -> str:
-    """Return a path as a user would type it here: relative when it is below this directory."""
+    """Return a path as a user would type it: relative if it is below the current directory."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def typed(path: Path) -> str:
-    """Return a path as a shell reads it."""
+    """Return a path quoted for a shell."""
     return shlex.quote(shown(path))

@@ -1,4 +1,4 @@
-"""A /12 full of pods, some of which stop again."""
+"""Fill a /12 with the pods of deployments."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ class Deployment(NamedTuple):
 
     @property
     def space(self) -> str:
-        """The namespace of its pods."""
+        """The namespace of the deployment's pods."""
         return SPACES[self.number % len(SPACES)]
 
     @property
     def numbers(self) -> range:
-        """The numbers of its pods' containers."""
+        """The numbers of the containers of its pods."""
         return range(self.first, self.first + self.pods)
 
     @property
     def owners(self) -> list[tuple[str, str]]:
-        """Its pods' containers and interfaces."""
+        """The owners (container, interface) of its pods."""
         return [(container(at), IFNAME) for at in self.numbers]
 
     def pod(self, at: int) -> tuple[str, str]:
-        """Return namespace and name of the pod whose container has this number."""
+        """Return (namespace, name) of the pod whose container has this number."""
         return self.space, f"{self.space}-{self.number}-{at - self.first}"
 
 
 def deployments(pods: int) -> list[Deployment]:
-    """Return deployments of different sizes that have so many pods together."""
+    """Return deployments of different sizes that have ``pods`` pods together."""
     chance = random.Random(_SEED)
     made: list[Deployment] = []
     first = 0
@@ -76,7 +76,7 @@ def fill(network: Network, listed: Sequence[Deployment], advance: Callable[[int]
 
 
 def choose(listed: Sequence[Deployment], pods: int) -> list[Deployment]:
-    """Return deployments that have at least so many pods together, from all over the pool."""
+    """Return random deployments, from all over the pool, with ``pods`` or more pods together."""
     chosen: list[Deployment] = []
     for one in random.Random(_SEED).sample(listed, len(listed)):
         if pods <= 0:

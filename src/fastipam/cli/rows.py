@@ -79,7 +79,7 @@ def are_several(ipam: Ipam, only: str | None) -> bool:
 
 
 def earlier_boots(ipam: Ipam, only: str | None = None) -> int:
-    """Return how many leases are of an earlier boot. O(leases), or O(1) if all are released."""
+    """Return how many leases are of an earlier boot. O(leases), then O(1) once all are swept."""
     if not ipam.store.unswept:
         return 0
     count = 0
