@@ -67,7 +67,7 @@ client.close()
 
 
 def _measure(code: str) -> tuple[float, float, float]:
-    """Run a process; return its milliseconds of processor time, its MiB and the resident ones."""
+    """Run a process; return (processor ms, private MiB, resident MiB)."""
     before = getrusage(RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code + _MEMORY],
@@ -85,7 +85,7 @@ def _measure(code: str) -> tuple[float, float, float]:
 
 
 def main() -> int:
-    """Measure, print the table; return 1 when a bar is missed."""
+    """Measure and print the table; return 1 when a bar is missed."""
     parser = argparse.ArgumentParser(prog="python -m bench.kubernetes_client", description=__doc__)
     parser.add_argument("--rounds", type=int, default=21)
     options = parser.parse_args()

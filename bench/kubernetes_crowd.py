@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from fastipam.cluster.node.node import Node
     from fastipam.cluster.registries.kubernetes.client import Client
 
-ALL_S = 15.0  # until the last of 500 nodes has its block
-POSTS_BAR = 1.2  # creations a claim
+ALL_S = 15.0  # the bar for the time until the last of 500 nodes has its block
+POSTS_BAR = 1.2  # the bar for creations per claim
 PATIENCE_S = 300.0
 
 
@@ -57,7 +57,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _part(file: str, go: str) -> int:
-    """Run these nodes; print a JSON object for each."""
+    """Run the nodes in ``file`` when ``go`` exists, and print a JSON object for each."""
     from fastipam.cluster.engines import pool
     from fastipam.cluster.engines.http import connect
     from fastipam.cluster.registries.kubernetes.access import Access, parse_server
@@ -125,7 +125,7 @@ def first_block(
     sleep: Callable[[float], None],
     began: float,
 ) -> dict[str, Any]:
-    """Claim until the node has a block, as an agent does; return what it took since ``began``."""
+    """Claim until the node has a block, as an agent does; return the time since ``began``."""
     from fastipam.cluster import planner
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.engine import EngineError
@@ -172,7 +172,7 @@ def _resident_kib(pid: int) -> int:
 def _run(
     options: argparse.Namespace, api: ApiServer, place: Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return a row for each node, and what the simulator needs to know of this run."""
+    """Return a row for each node, and the simulator's inputs that were measured in this run."""
     costs = calibrate.probe(api)
     names = [f"node-{at:04}" for at in range(options.nodes)]
     tokens = {name: api.node(name).token for name in names}
@@ -220,7 +220,7 @@ def _run(
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the crowd took."""
+    """Return the figures of the whole crowd."""
     served = [row for row in rows if row["seconds"] is not None]
     seconds = sorted(row["seconds"] for row in served)
     posts = sum(row["requests"].get("POST addressblocks", 0) for row in served)
@@ -246,7 +246,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit status."""
+    """Measure and print; return the exit status."""
     options = _arguments(argv)
     if options.part:
         return _part(*options.part)

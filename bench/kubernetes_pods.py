@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _COUNTS = (30, 60)
-# Before fastipam's by name: the runtime takes the first.
+# The runtime takes the first file, and this name sorts before fastipam's.
 _CONFIGURATION = "00-host-local.conflist"
 _METRICS_PORT = 9464
 _POOLS = [
@@ -42,7 +42,7 @@ _POOLS = [
 
 
 def _host_local() -> str:
-    """The network configuration of the other side: the same plugin ``ptp``, both families."""
+    """Return the configuration for host-local: the same plugin ``ptp``, both families."""
     ranges = [[{"subnet": "10.99.0.0/16"}], [{"subnet": "fd99::/64"}]]
     routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
     ipam = {"type": "host-local", "ranges": ranges, "routes": routes}
@@ -54,18 +54,18 @@ def _host_local() -> str:
 
 
 class _Side:
-    """One of the two IPAM plugins on the node: made current, and measured."""
+    """One of the two IPAM plugins on the node, which can be made current and measured."""
 
     def __init__(self, cluster: Cluster, *, host_local: bool) -> None:
         self.cluster = cluster
         (self.node,) = cluster.nodes.values()
         self.host_local = host_local
         self.seconds: dict[int, list[float]] = {count: [] for count in _COUNTS}
-        self.adds: list[tuple[int, float]] = []  # how many, and their seconds
-        self.waited = 0.0  # of all pods together
+        self.adds: list[tuple[int, float]] = []  # number of ADDs, and their seconds together
+        self.waited = 0.0  # the seconds until Ready, of all pods together
 
     def choose(self) -> None:
-        """Let the runtime use it, and wait until it does."""
+        """Make the runtime use this plugin, and wait until it does."""
         path = self.node.own("/etc/cni/net.d") / _CONFIGURATION
         if self.host_local:
             path.write_text(_host_local())
@@ -77,7 +77,7 @@ class _Side:
         )
 
     def run(self, count: int) -> None:
-        """Measure one Deployment, and wait until its pods are gone."""
+        """Measure one Deployment of ``count`` pods, and wait until its pods are gone."""
         before = self._requests()
         began = time.monotonic()
         workloads.scale(self.cluster, "Deployment", "web", count)
@@ -91,7 +91,7 @@ class _Side:
         until(lambda: not self.node.run("ls", "/run/netns").stdout.split(), "namespaces are gone")
 
     def _requests(self) -> tuple[int, float]:
-        """How many ADDs the agent has served, and in how many seconds all together."""
+        """Return the number of ADDs that the agent has served, and their seconds together."""
         url = f"http://{self.node.addresses[0]}:{_METRICS_PORT}/metrics"
         program = f"import urllib.request as u; print(u.urlopen({url!r}).read().decode())"
         text = self.node.run(sys.executable, "-c", program).stdout
@@ -104,7 +104,7 @@ class _Side:
 
 
 def _waited(pod: dict[str, Any]) -> float:
-    """The seconds from a pod's creation until it was Ready."""
+    """Return the seconds from a pod's creation until it was Ready."""
     created = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
     conditions = pod["status"]["conditions"]
     (ready,) = (each["lastTransitionTime"] for each in conditions if each["type"] == "Ready")
@@ -138,12 +138,12 @@ def _measure(place: Path, rounds: int) -> list[_Side]:
 
 
 def _told(seconds: list[float]) -> str:
-    """The median, and the runs."""
+    """Return the median and the single runs as text."""
     return f"{median(seconds):.1f} ({', '.join(f'{one:.1f}' for one in seconds)})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit status."""
+    """Measure and print; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.kubernetes_pods", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side and count")
     options = parser.parse_args(argv)

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from fastipam.cluster.node.share import Share
     from fastipam.cluster.registries.kubernetes.client import Client
 
-LISTS_BAR = 1  # a node
+LISTS_BAR = 1  # lists of each node
 _SETTLED_S = 2 * SPREAD_S
 _QUIET_S = 10.0
 
 
 class _Noting(Counter[tuple[str, str]]):
-    """Counts requests, and notes when each list and each read of a block was asked for."""
+    """Counts requests, and records the time of each list and of each read of a block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,9 +61,9 @@ def _keeper(machine: Machine, client: Client) -> Keeper:
 def _run(
     api: ApiServer, place: Path, nodes: int
 ) -> tuple[list[list[tuple[float, str]]], list[float]]:
-    """Return, for each node, the lists since the server began to serve again.
+    """Return the lists of each node after the restart, and the times of all reads of own blocks.
 
-    And the moments at which nodes looked at their own blocks, sorted.
+    Times are seconds since the server was killed; those of the reads are sorted.
     """
     machines = [Machine(place, api, f"node-{at:03}") for at in range(nodes)]
     notings, keepers = [], []
@@ -91,7 +91,7 @@ def _run(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit status."""
+    """Measure and print; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.kubernetes_restart", description=__doc__)
     parser.add_argument("--nodes", type=int, default=30)
     parser.add_argument("--etcd", type=Path, help="the etcd to start [default: Debian's, PyPI's]")

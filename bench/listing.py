@@ -1,8 +1,8 @@
-"""Time ``list`` and ``stats`` on a full /12, and with a single lease: ``python -m bench.listing``.
+"""Time ``list`` and ``stats`` on a full /12, and on one lease: ``python -m bench.listing``.
 
-Processes on the full store and on the other alternate, so that other work on the machine affects
-both. Figures are medians of wall clock, from the start of the process to its first row. The other
-store has one lease, because an empty list has no first row.
+Processes on the two stores alternate, so that other work on the machine affects both. Figures are
+medians of wall clock time, from the start of the process to its first row. The second store has one
+lease, because an empty list has no first row.
 """
 
 from __future__ import annotations

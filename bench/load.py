@@ -1,4 +1,4 @@
-"""What else the machine is doing: a warning for a report whose figures were disturbed."""
+"""Measure the load by other processes, for a warning in a report whose figures it disturbed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-QUIET = 0.15  # of all processors, used by others: above it a report has a warning
-_NAMED = 3
+QUIET = 0.15  # the share of all processors that others may use without a warning in the report
+_NAMED = 3  # commands that a warning names
 
 
 class Load(NamedTuple):
-    """The load average of the last minute, and what other processes used during a look."""
+    """The load average of the last minute, and the processors' use by others in a measurement."""
 
     average: float
     processors: int
@@ -24,7 +24,7 @@ class Load(NamedTuple):
 
 
 def look(seconds: float = 1.0) -> Load:
-    """Look for that long, in which this process sleeps."""
+    """Measure the load for ``seconds``, during which this process sleeps."""
     busy, before = _ticks(), _processes()
     begun = time.monotonic()
     time.sleep(seconds)
@@ -37,7 +37,7 @@ def look(seconds: float = 1.0) -> Load:
 
 
 def warning(looks: Mapping[str, Load]) -> str:
-    """Return a sentence if others used the machine in one of the looks, or an empty text."""
+    """Return a sentence if others used the machine in one of the measurements, else ""."""
     said = [
         f"{load.busy:.0%} of {load.processors} processors {when}"
         + f" (load average {load.average:.1f}"
@@ -54,13 +54,13 @@ def warning(looks: Mapping[str, Load]) -> str:
 
 
 def _ticks() -> int:
-    """Return the ticks in which the processors were not idle."""
+    """Return the number of ticks in which the processors were not idle."""
     fields = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return sum(fields) - fields[3] - fields[4]
 
 
 def _processes() -> dict[tuple[int, str], int]:
-    """Return the ticks that each process has used."""
+    """Return the number of ticks that each process has used."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,4 +1,4 @@
-"""Where and when a report was made."""
+"""Facts about the machine, the versions and the date of a report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROOT = Path(__file__).parent.parent
 
 
 def facts() -> dict[str, str]:
-    """Return machine, versions, commit and date."""
+    """Return machine, system, versions, commit and date."""
     return {
         "machine": f"{_processor()}, {os.cpu_count()} cores, {_memory_gib():.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
@@ -26,7 +26,7 @@ def facts() -> dict[str, str]:
 
 
 def footer(facts_: dict[str, str]) -> str:
-    """Return the facts in two lines, for a picture."""
+    """Return the facts as two lines of text, for a picture."""
     first = f"{facts_['machine']}; {facts_['system']}; {facts_['python']}"
     return f"{first}\n{facts_['packages']}; commit {facts_['commit']}; {facts_['date']}"
 
@@ -43,7 +43,7 @@ def _memory_gib() -> float:
 
 
 def _commit() -> str:
-    """Return the abbreviated commit, with a plus sign when the sources differ from it."""
+    """Return the abbreviated commit, with a plus sign if the sources have changed since."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(

@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).parent.parent
 _NS_PER_MS = 1e6
 DURABLE_PAIR, TMPFS_PAIR = "durable pair", "pair on a tmpfs"
-_TOGETHER = 1000  # pairs of one transaction
+_TOGETHER = 1000  # pairs in one transaction
 
 
 @dataclass(frozen=True)
 class Effort:
-    """The number of rounds of a run."""
+    """The number of rounds of each part of a run."""
 
     memory: int
     store: int
     process: int
     fills: int
-    long: int  # transactions of 40,000 pairs
+    long: int  # the number of transactions with 40,000 pairs
     bulk: int
     peer_seconds: float
-    peers: tuple[str, ...]  # sizes and fills of the peers, in pytest's names: "/12-99.00"
+    peers: tuple[str, ...]  # sizes and fills of the peers' tests, as in pytest's ids: "/12-99.00"
     text: str
 
 
@@ -50,7 +50,7 @@ QUICK = Effort(
     process=10,
     fills=1,
     peer_seconds=0.02,
-    # netaddr needs ten seconds for a half-full /12, as long as all other peers together.
+    # Without half-full pools: netaddr needs ten seconds for a /12, as long as all other peers.
     peers=tuple(
         f"/{prefix}-{100 * fill:.2f}" for prefix in (24, 12) for fill in memory.FILLS if fill != 0.5
     ),
@@ -152,7 +152,7 @@ def _beside(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def _long_transaction(results: Results, effort: Effort, beside: by_hand.Beside) -> float:
-    """Return how many times an early pair of one transaction a late one costs."""
+    """Return the ratio of the cost of a late pair in a transaction to that of an early pair."""
     samples: Samples = {}
     for _ in range(effort.long):
         for name, values in beside.long_transaction().items():
@@ -178,7 +178,7 @@ def _bulk(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def _fill(results: Results, effort: Effort, scratch: Path) -> None:
-    """Fill stores in turns; the first one is kept."""
+    """Fill stores alternately with both sides. The first store of fastipam is kept."""
     ours, beside = "fill, durable", "fill, durable, by hand"
     samples: Samples = {ours: [], beside: []}
     for number in range(effort.fills):
@@ -208,7 +208,7 @@ def _opening(results: Results, effort: Effort, scratch: Path, million: Path) -> 
 
 
 def _flatness(results: Results, effort: Effort, scratch: Path, kind: str) -> None:
-    """Compare pairs on the store of a million leases in ``scratch`` with pairs on one of none."""
+    """Compare pairs on a store with a million leases, in ``scratch``, and on one without leases."""
     calls, bar = {
         DURABLE_PAIR: (10, bars.LEASES_FLATNESS),
         TMPFS_PAIR: (200, bars.LEASES_FLATNESS_TMPFS),
@@ -238,7 +238,7 @@ def _flatness(results: Results, effort: Effort, scratch: Path, kind: str) -> Non
 
 
 def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
-    """Measure CNI plugins and bare starts, alternately."""
+    """Measure CNI plugins and bare starts of programs alternately."""
     processes.require_host_local()
     plugins = [processes.host_local(leases, scratch) for leases in processes.HOST_LOCAL_LEASES]
     plugins += _fastipam(scratch)
@@ -251,8 +251,8 @@ def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def _fastipam(scratch: Path) -> list[Plugin]:
-    """Install the plugin for a store without a lease and for one with a million."""
-    # Without an agent the launcher starts the entry point, which is what this measures.
+    """Return the plugin on a store without leases, and on one with a million."""
+    # Measure the entry point directly: without an agent the launcher starts it.
     binary = processes.install_plugin(scratch / "bin").with_name(DIRECT)
     million = scratch / "million"
     if not million.exists():
@@ -271,7 +271,7 @@ def _judge_plugin(results: Results, samples: Samples) -> None:
 
 
 def compare(results: Results, before: Results) -> list[tuple[str, float]]:
-    """Return how many times an earlier run's median each subject costs. Raises Missing."""
+    """Return the ratio of each subject's median to that of an earlier run. Raises Missing."""
     found = [
         (name, median(values) / median(before.samples[name]))
         for name, values in results.samples.items()

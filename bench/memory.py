@@ -1,6 +1,6 @@
-"""Subjects in memory: ``Bitmap``, and what one would use without it.
+"""Subjects in memory: ``Bitmap``, and the alternatives to it, its peers.
 
-A *pair* takes the next free address and releases it, so the fill does not change. Every peer is
+A *pair* allocates the next free address and releases it, so the fill does not change. Every peer is
 used as its documentation suggests, with a round-robin cursor if possible.
 """
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 PREFIXES = (24, 20, 16, 12)
 FILLS = (0.0, 0.5, 0.99, 0.9999)
 BASE = int(IPv4Address("10.32.0.0"))
-SEED = 20260101  # the same scattered addresses in every run
+SEED = 20260101  # fixed, so that every run has the same scattered addresses
 LIBRARIES = ("bitarray", "pyroaring", "netaddr", "pytest_benchmark")
 CALLS = 10_000
 
 
 def require(*libraries: str) -> None:
-    """Raise Missing with the names of the libraries, of these or the peers, that are missing."""
+    """Raise Missing if some of these libraries, or by default of all peers', are missing."""
     absent = [name for name in libraries or LIBRARIES if find_spec(name) is None]
     if absent:
         raise Missing(
@@ -43,13 +43,13 @@ def require(*libraries: str) -> None:
 
 @cache
 def free_addresses(size: int, fill: float) -> list[int]:
-    """Return the scattered free indices of this fill; there is at least one."""
+    """Return the free indices, scattered, for this fill. There is at least one."""
     taken = min(int(size * fill), size - 1)
     return sorted(Random(SEED).sample(range(size), size - taken)) if taken else list(range(size))
 
 
 def filled_bitmap(size: int, fill: float) -> Bitmap:
-    """Return a Bitmap of this fill."""
+    """Return a Bitmap with this fill."""
     bitmap = Bitmap(size)
     if fill:
         bitmap.allocate_many(size)
@@ -91,7 +91,7 @@ def _bitarray(size: int, fill: float) -> tuple[int, Callable[[], None]]:
 
 
 def _pyroaring(size: int, fill: float) -> tuple[int, Callable[[], None]]:
-    # The set of the free addresses, because it can find its next member, not its next gap.
+    # A set of the free addresses, because a BitMap can find its next member but not its next gap.
     free: Any = import_module("pyroaring").BitMap(free_addresses(size, fill))
     cursor = 0
 
@@ -115,7 +115,7 @@ def _addresses(size: int) -> list[IPv4Address]:
 
 
 def _set(size: int, fill: float) -> tuple[int, Callable[[], None]]:
-    # What many scripts do: take the first address of the network that is not in the set.
+    # As many scripts do: take the first address of the network that is not in the set.
     network = IPv4Network((BASE, 32 - (size - 1).bit_length()))
     taken: set[IPv4Address] = set()
     if fill:
@@ -134,7 +134,7 @@ def _set(size: int, fill: float) -> tuple[int, Callable[[], None]]:
 
 
 def _netaddr(size: int, fill: float) -> tuple[int, Callable[[], None]]:
-    # As netaddr's documentation does: an IPSet of the available addresses.
+    # As in netaddr's documentation: an IPSet of the available addresses.
     netaddr: Any = import_module("netaddr")
     if fill:
         free = netaddr.IPSet(netaddr.IPAddress(BASE + i) for i in free_addresses(size, fill))
@@ -159,18 +159,18 @@ PEERS = {
 
 
 def pair(peer: str, prefix: int, fill: float) -> Subject:
-    """Return a pair of this peer on a pool of this size and fill."""
+    """Return the subject of a peer's pair on a pool of this size and fill."""
     calls, run = PEERS[peer](1 << (32 - prefix), fill)
     return Subject(f"{peer} /{prefix} {fill:.2%}", calls, run)
 
 
 def pairs() -> list[Subject]:
-    """Return Bitmap's pair at every size and fill."""
+    """Return the subjects of Bitmap's pair at every size and fill."""
     return [pair("fastipam", prefix, fill) for prefix in PREFIXES for fill in FILLS]
 
 
 def calls_of_a_bitmap() -> list[Subject]:
-    """Return an empty method, ``allocate`` on a fresh /12, and ``allocate_many`` of a million."""
+    """Return three subjects: an empty method; ``allocate`` and ``allocate_many`` on a fresh /12."""
     holder = [Bitmap(1 << 20)]
 
     def renew() -> None:
@@ -195,7 +195,7 @@ def calls_of_a_bitmap() -> list[Subject]:
 
 
 def full_size_kib() -> float:
-    """Return the memory of a full /12 in KiB."""
+    """Return the memory of a Bitmap of a full /12 in KiB."""
     bitmap = Bitmap(1 << 20)
     bitmap.allocate_many(1 << 20)
     return bitmap.__sizeof__() / 1024

@@ -1,14 +1,14 @@
 """Measure scrapes, the picture and the command ``map``, on an empty and on a full /12.
 
-Then scrapes and the page's numbers of a dual-stack network, whose range sets are counted anew each
-time: with a million leases, and with a million addresses that cool.
+Then measure scrapes and the page's numbers of a dual-stack network, whose range sets are counted
+for each request: with a million leases, and with a million cooling addresses.
 
     python -m bench.observability
 
 Each figure is the median of rounds in which both sides are measured alternately. For processes it
-is processor time, which is the same on a busy machine. One part asks the agent's loop for its
-version over and over, alone and while page and metrics are fetched without a pause: it shows how
-much readers slow down plugin calls.
+is processor time, which is the same on a busy machine. One part sends VERSION to the agent's loop
+over and over, first alone and then while page and metrics are fetched without a pause: it shows how
+much readers of these slow down plugin calls.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 FASTIPAM = Path(sys.executable).with_name("fastipam")
 ROUNDS = 41
 ASKED = 3000
-HALF = 16 * BATCH  # pods of the dual-stack network, each with two addresses
+HALF = 16 * BATCH  # the pods of the dual-stack network, each with two addresses
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Looked:
-    """An agent that shows one store."""
+    """An agent that serves the page and the metrics of one store."""
 
     def __init__(self, directory: Path, store: Path, port: int) -> None:
         self.socket = str(directory / f"{store.name}.sock")
@@ -57,7 +57,7 @@ class Looked:
             time.sleep(0.01)
 
     def get(self, path: str) -> bytes:
-        """Return the body of an answer."""
+        """Fetch a path and return the body of the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
         answer = connection.getresponse()
@@ -93,14 +93,14 @@ class Looked:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Return the milliseconds of one call."""
+    """Return the time of one call in milliseconds."""
     begun = time.perf_counter()
     call()
     return (time.perf_counter() - begun) * 1e3
 
 
 def turns(sides: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Return the median milliseconds of each side, measured alternately."""
+    """Measure all sides alternately, and return the median of each in milliseconds."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, call in sides.items():
@@ -114,7 +114,7 @@ def say(what: str, empty: float, full: float) -> None:
 
 
 def scrapes(empty: Looked, full: Looked) -> None:
-    """Measure a scrape: how long the scraper waits, and what the agent computes."""
+    """Measure a scrape: the scraper's waiting time, and the agent's processor time."""
     found = turns({each.store.name: each.scrape for each in (empty, full)})
     say("scrape", found["empty"], found["full"])
     used = {}
@@ -127,14 +127,14 @@ def scrapes(empty: Looked, full: Looked) -> None:
 
 
 def draw(store: Path, target: Path, *options: str) -> Callable[[], object]:
-    """Run the command ``map``."""
+    """Return a function that runs the command ``map``."""
     command = [str(FASTIPAM), "map", "--data-dir", str(store), *options]
     wanted = command if not options or options[0] == "--json" else [*command, "-o", str(target)]
     return lambda: subprocess.run(wanted, stdout=subprocess.DEVNULL, check=True)
 
 
 def maps(directory: Path, empty: Path, full: Path) -> None:
-    """Measure the command ``map`` as whole processes, and the share of the imports."""
+    """Measure the command ``map`` as whole processes, and its imports alone."""
     imports = (
         "import fastipam.cli.commands, fastipam.cli.commands.map_, rich.console;"
         "import fastipam.picture.png, fastipam.picture.layers, fastipam.picture.text"
@@ -154,7 +154,7 @@ def maps(directory: Path, empty: Path, full: Path) -> None:
 
 
 def cpu_ms(call: Callable[[], object]) -> float:
-    """Return the processor time of the processes that a call runs."""
+    """Return the processor time, in ms, of the processes that a call runs."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     call()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -162,7 +162,7 @@ def cpu_ms(call: Callable[[], object]) -> float:
 
 
 def loop(agent: Looked) -> None:
-    """Measure the agent's answers to VERSION, alone and while readers ask as fast as they can."""
+    """Measure the agent's answers to VERSION, alone and while a reader fetches without a pause."""
     stop = threading.Event()
 
     def look() -> None:
@@ -171,7 +171,7 @@ def loop(agent: Looked) -> None:
             number = 0
             while not stop.is_set():
                 number += 1
-                net.reserve("10.32.0.77", reason=str(number))  # each request finds a new state
+                net.reserve("10.32.0.77", reason=str(number))  # so that each request has to read
                 for path in ("/metrics", "/api/status", agent.picture, "/"):
                     agent.get(path)
 
@@ -191,7 +191,7 @@ def loop(agent: Looked) -> None:
 
 
 def fill_both(path: Path, *, cooling: bool) -> None:
-    """Make a store with a million addresses of two families in use: half of them of each."""
+    """Make a store with a million addresses in use, half of them of each family."""
     with fastipam.open(path, durability="relaxed") as ipam:
         net = ipam.network(NETWORK, [SUBNET, "fd00:32::/64"], cooldown_s=86400, history=0)
         for done in range(0, HALF, BATCH):
@@ -205,7 +205,7 @@ def fill_both(path: Path, *, cooling: bool) -> None:
 
 
 def both_families(directory: Path) -> None:
-    """Measure what scrapes and the page's numbers of a dual-stack network cost the agent."""
+    """Measure the agent's processor time for scrapes and the page's numbers of a dual stack."""
     for at, cooling in enumerate((False, True)):
         store = directory / ("cooling" if cooling else "leases")
         fill_both(store, cooling=cooling)

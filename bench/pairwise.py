@@ -1,9 +1,8 @@
-"""Compare two commits on one machine: both are built, and measured alternately.
+"""Compare two commits on one machine: build both, and measure them alternately.
 
-Each is built into a directory of its own, by the same toolchain and with the same packages. A turn
-is a fresh process that imports one build. The order of the two changes every round, so that both
-are affected alike when the machine is slow for a while, and by what the other one left in the
-caches.
+Each commit is built into a directory of its own, by the same toolchain and with the same packages.
+A turn is a fresh process that imports one build. The order of the builds changes every round, so
+that slow phases of the machine, and the caches that the other build leaves, affect both alike.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _TREE = "this tree"
 
 
 def run(command: list[str], what: str, **options: object) -> str:
-    """Return what a program prints. Raises Missing when it fails."""
+    """Run a program and return its output. Raises Missing when it fails."""
     done = subprocess.run(  # type: ignore[call-overload]
         command, capture_output=True, text=True, check=False, **options
     )
@@ -38,7 +37,7 @@ def run(command: list[str], what: str, **options: object) -> str:
 
 
 def _source(ref: str | None, scratch: Path) -> Path:
-    """Return the sources of a commit, or of the tree as it is."""
+    """Return the directory with the sources of a commit, or of the tree as it is."""
     if ref is None:
         return _ROOT
     target = scratch / "source"
@@ -52,7 +51,7 @@ def _source(ref: str | None, scratch: Path) -> Path:
 
 
 def build(ref: str | None, scratch: Path) -> Path:
-    """Build a commit; return the directory to import it from. Raises Missing."""
+    """Build a commit, and return the directory to import it from. Raises Missing."""
     target = scratch / "built"
     scratch.mkdir(parents=True)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
@@ -64,13 +63,13 @@ def build(ref: str | None, scratch: Path) -> Path:
 
 
 def environment(built: Path) -> dict[str, str]:
-    """Return the variables with which Python imports a build, and these benchmarks."""
+    """Return environment variables with which Python imports a build and these benchmarks."""
     path = os.pathsep.join((str(built), str(_ROOT)))
     return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _turn(built: Path, scratch: Path) -> dict[str, float]:
-    """Run one fresh process on a build; return the nanoseconds of every subject."""
+    """Run one fresh process on a build, and return the nanoseconds of every subject."""
     command = [sys.executable, "-m", "bench.turn", str(built), str(scratch)]
     text = run(command, f"a turn of {built}", env=environment(built), cwd=str(scratch))
     found: dict[str, float] = json.loads(text)
@@ -80,7 +79,7 @@ def _turn(built: Path, scratch: Path) -> dict[str, float]:
 def measure(
     base: str, head: str | None, rounds: int, scratch: Path
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Return for each subject the base's and the head's nanoseconds in every round.
+    """Return the nanoseconds of each subject in every round, for the base and for the head.
 
     The first round fills the disk's caches and is dropped. Subjects that only one build has are
     left out.

@@ -33,7 +33,7 @@ _NS_PER_MS = 1e6
 
 
 def draw(results: Results, directory: Path) -> list[Path]:
-    """Draw every picture for which the results have figures; return their paths."""
+    """Draw every picture for which the results have figures, and return the paths."""
     mpl.rcParams.update({"svg.hashsalt": "fastipam", "font.size": 10, "svg.fonttype": "none"})
     drawn = []
     for name, paint, wanted in (
@@ -102,7 +102,7 @@ def _leases(axes: Any, results: Results) -> None:
 
 
 def _pair(axes: Any, results: Results) -> None:
-    """Draw the nanoseconds of a pair in memory by fill, one line a size."""
+    """Draw the nanoseconds of a pair in memory against the fill, with a line for each size."""
     labels = [f"{fill * 100:g} %" for fill in memory.FILLS]
     for prefix, color in zip(memory.PREFIXES, SHADES, strict=True):
         costs = [results.median(f"fastipam /{prefix} {fill:.2%}") for fill in memory.FILLS]
@@ -118,7 +118,7 @@ def _pair(axes: Any, results: Results) -> None:
 
 
 def _peers(axes: Any, results: Results) -> None:
-    """Draw the nanoseconds of a pair on a /12, one group of bars a fill."""
+    """Draw the nanoseconds of a pair on a /12, with a group of bars for each fill."""
     width = 0.8 / len(memory.PEERS)
     for at, peer in enumerate(memory.PEERS):
         places, costs = [], []

@@ -1,7 +1,7 @@
 """Subjects that are whole processes: CNI plugins as a runtime starts them, and bare starts.
 
-Every sample is one process, from its spawn to its end. Standard input and output are files, so no
-thread and no pipe of the benchmark is involved.
+Every sample is one process, from its spawn to its end. Standard input and output are files, so that
+neither threads nor pipes of the benchmark disturb the sample.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.errors import Failed, Missing
 from bench.sampling import Subject
 from bench.stores import CONTAINER, IFNAME, NETWORK, SUBNET
 
-HOST_LOCAL = Path("/usr/lib/cni/host-local")  # where Debian's containernetworking-plugins puts it
+HOST_LOCAL = Path("/usr/lib/cni/host-local")  # from Debian's containernetworking-plugins
 STATIC = HOST_LOCAL.with_name("static")
 HOST_LOCAL_LEASES = (0, 250, 1_000, 10_000)
 _FIRST = 0x0A200002
@@ -58,7 +58,7 @@ def install_plugin(directory: Path) -> Path:
 
 
 def run_python(code: str, *words: str, built: Path) -> None:
-    """Run a line of Python with what is built there. Raises Missing when it fails."""
+    """Run a line of Python that imports the build ``built``. Raises Missing when it fails."""
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
         env={**os.environ, "PYTHONPATH": str(built)},
@@ -91,7 +91,7 @@ class Plugin:
 
     @property
     def input(self) -> Path:
-        """Return the network configuration, the standard input of every call."""
+        """The file of the network configuration, which is the standard input of every call."""
         return self.scratch / f"{self.name.replace(' ', '-').replace(',', '')}.json"
 
     def environment(self, command: str, container: str = CONTAINER) -> dict[str, str]:
@@ -123,7 +123,7 @@ class Plugin:
         self.call("DEL")
 
     def subjects(self) -> list[Subject]:
-        """Return ADD, with an untimed DEL before it, and DEL, with an untimed ADD before it."""
+        """Return two subjects: ADD after an untimed DEL, and DEL after an untimed ADD."""
         return [
             Subject(f"{self.name}: ADD", 1, lambda: self.call("ADD"), lambda: self.call("DEL")),
             Subject(f"{self.name}: DEL", 1, lambda: self.call("DEL"), self._ensure),
@@ -135,7 +135,7 @@ class Plugin:
 
 
 def host_local(leases: int, scratch: Path) -> Plugin:
-    """Return host-local with this many leases, which it keeps as one file an address."""
+    """Return host-local with this many leases, which are files, one for each address."""
     data = scratch / f"host-local-{leases}"
     directory = data / NETWORK
     directory.mkdir(parents=True)
@@ -149,7 +149,7 @@ def host_local(leases: int, scratch: Path) -> Plugin:
 
 
 def start(name: str, *command: str) -> Subject:
-    """Return a program that does nothing."""
+    """Return the subject of a program's start, for a program that does nothing."""
     environment = {"PATH": os.environ.get("PATH", os.defpath)}
 
     def run() -> None:
@@ -160,7 +160,7 @@ def start(name: str, *command: str) -> Subject:
 
 
 def bare_starts() -> list[Subject]:
-    """Return the bare starts, the cost of a process before it does anything."""
+    """Return the subjects of bare starts: the cost of a process that does nothing."""
     true = shutil.which("true")
     if true is None:
         raise Missing("the program `true` is missing")

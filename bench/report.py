@@ -29,7 +29,7 @@ _MILLION = (
 
 
 def render(results: Results, against: Sequence[tuple[str, float]] = ()) -> str:
-    """Return the whole report, without the parts that were not measured."""
+    """Return the report, without the parts that were not measured."""
     parts = [_facts(results), verdicts(results.verdicts), _calls(results), _peers(results)]
     parts += [_stores(results), _million(results), _processes(results)]
     parts += [results.plugins.strip(), _against(against)]

@@ -1,4 +1,4 @@
-"""Everything that one run has measured, and its form as a file."""
+"""The results of a run, and the file in which they are kept."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Results:
-    """Raw samples in nanoseconds a call, and the verdicts drawn from them.
+    """Raw samples in nanoseconds per call, and the verdicts drawn from them.
 
-    ``samples`` are of subjects that alternated. ``peers`` are those of pytest-benchmark, measured
-    one after the other, with the key (peer, prefix, fill).
+    ``samples`` are from subjects that were measured alternately. ``peers`` are from
+    pytest-benchmark, which measures one after the other; their keys are those of :func:`peer_key`.
     """
 
     facts: dict[str, str]
@@ -31,7 +31,7 @@ class Results:
     plugins: str = ""  # the report of the workloads, which has files of its own
 
     def add(self, samples: Samples) -> Samples:
-        """Keep these samples."""
+        """Add samples to the results, and return the samples."""
         self.samples.update(samples)
         return samples
 
@@ -72,7 +72,7 @@ def _rounded(samples: Samples) -> dict[str, object]:
 
 
 def _dump(document: dict[str, dict[str, object]]) -> str:
-    """Return JSON with a line for each entry of a group, so that a diff shows what has changed."""
+    """Return JSON with one line for each entry of a group, so that a diff is readable."""
     groups = []
     for name, group in document.items():
         entries = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in group.items())
@@ -81,12 +81,12 @@ def _dump(document: dict[str, dict[str, object]]) -> str:
 
 
 def peer_key(peer: str, prefix: int, fill: float) -> str:
-    """Return the name of a peer's pair in a file."""
+    """Return the name of a peer's pair, by which its samples are kept."""
     return f"{peer} /{prefix} {fill:.2%}"
 
 
 def read(path: Path) -> Results:
-    """Read the file of an earlier run. Raises Missing when there is none, or it is another file."""
+    """Read the results of an earlier run. Raises Missing if the file cannot be read as one."""
     try:
         document = json.loads(path.read_text())
         facts, samples, peers = (document[key] for key in ("facts", "samples", "peers"))

@@ -46,13 +46,13 @@ ip link set eth0 up
 ip address add 172.16.0.1/12 dev eth0
 """
 _PATIENCE_S = 120.0
-_POLL_S = 0.1  # the fake serves in this process, and needs its time
+_POLL_S = 0.1  # rare, because the fake API server serves in this process
 _PORT = 9464
 _FASTIPAM = Path(sys.executable).with_name("fastipam")
 
 
 def _blocks(count: int, nodes: int) -> list[dict[str, Any]]:
-    """Return as many blocks, every second one of the pool, in turns of the nodes."""
+    """Return ``count`` blocks, every second one of the pool, owned by the nodes in turn."""
     made = []
     for at in range(count):
         number = 2 * at
@@ -64,7 +64,7 @@ def _blocks(count: int, nodes: int) -> list[dict[str, Any]]:
 
 
 def _seed(server: FakeServer, blocks: list[dict[str, Any]]) -> None:
-    """Put the blocks into the fake: nobody looks at how fast that is."""
+    """Put the blocks into the fake API server, which is not timed."""
     machines.accept(server, cidr="10.0.0.0/8", size=24)
     kind = server.api.by_plural["addressblocks"]
 
@@ -77,7 +77,7 @@ def _seed(server: FakeServer, blocks: list[dict[str, Any]]) -> None:
 
 
 class _Agent:
-    """An agent's process."""
+    """The process of an agent."""
 
     def __init__(self, site: Site, routes: str) -> None:
         command = [
@@ -89,7 +89,7 @@ class _Agent:
         self._process = subprocess.Popen(command)
 
     def wait(self, true: Callable[[], bool]) -> float:
-        """Return the seconds since the start when it is the case."""
+        """Wait until ``true`` returns True; return the seconds since the agent's start."""
         while not true():
             if self._process.poll() is not None or time.monotonic() > self.began + _PATIENCE_S:
                 raise SystemExit("the agent has ended, or is too slow")
@@ -97,24 +97,24 @@ class _Agent:
         return time.monotonic() - self.began
 
     def memory(self) -> tuple[float, float]:
-        """Return the most and the present MiB."""
+        """Return (highest, present) memory in MiB."""
         text = Path(f"/proc/{self._process.pid}/status").read_text()
         found = dict(line.split(":", 1) for line in text.splitlines())
         return tuple(int(found[key].split()[0]) / 1024 for key in ("VmHWM", "VmRSS"))  # type: ignore[return-value]
 
     def processor_s(self) -> float:
-        """Return its processor time so far."""
+        """Return the processor time of the agent so far, in seconds."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def end(self) -> None:
-        """End it."""
+        """End the agent."""
         self._process.terminate()
         self._process.wait()
 
 
 def _round(server: FakeServer, count: int) -> dict[str, list[float]]:
-    """Return figures by row: seconds, most MiB, MiB at the end, processor seconds."""
+    """Return, by row of the table: seconds, highest MiB, MiB at the end, processor seconds."""
     rows = {}
 
     def is_whole() -> bool:
@@ -131,7 +131,7 @@ def _round(server: FakeServer, count: int) -> dict[str, list[float]]:
         return routes in text and "fastipam_routes_complete 1.0" in text
 
     def measure(name: str, agent: _Agent, seconds: float) -> None:
-        time.sleep(2)  # what the start has left to do is its own
+        time.sleep(2)  # let the agent finish, so that the figures include all work of its start
         rows[name] = [seconds, *agent.memory(), agent.processor_s()]
 
     with tempfile.TemporaryDirectory() as directory:
@@ -157,7 +157,7 @@ def _round(server: FakeServer, count: int) -> dict[str, list[float]]:
 
 
 def _inside(options: argparse.Namespace) -> int:
-    """Measure in this network namespace; print the table."""
+    """Measure in this network namespace and print the table; return the exit status."""
     subprocess.run(["sh", "-ec", _LINK], check=True)
     found: dict[str, list[list[float]]] = {}
     for _ in range(options.rounds):
@@ -193,7 +193,7 @@ def _inside(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Run again in a network namespace, and measure there; return 1 when a bar is missed."""
+    """Run this program again in a new network namespace to measure there; return its status."""
     parser = argparse.ArgumentParser(prog="python -m bench.routes", description=__doc__)
     parser.add_argument("--routes", type=int, default=10_000)
     parser.add_argument("--nodes", type=int, default=5000)

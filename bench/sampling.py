@@ -1,4 +1,4 @@
-"""Timing on a busy machine: subjects alternate, and samples of one round are compared."""
+"""Time subjects on a busy machine: they alternate, and the samples of one round are compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Samples = dict[str, list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Something to time. ``run`` makes ``calls`` calls of it in its own loop.
+    """Work that is timed. ``run`` makes ``calls`` calls in its own loop.
 
     ``before`` runs untimed before every sample.
     """
@@ -31,10 +31,10 @@ class Subject:
 def interleave(
     subjects: Sequence[Subject], rounds: int, clock: Callable[[], int] = perf_counter_ns
 ) -> Samples:
-    """Take one sample of every subject a round; each round begins with the next subject.
+    """Take one sample of every subject in each round; each round begins with another subject.
 
-    So a slow second of the machine affects all of them, and their order in the caches changes. The
-    first round is dropped. The garbage collector is off, as with ``timeit``.
+    So a slow second of the machine affects all subjects, and each one follows different others in
+    the caches. The first round is dropped. The garbage collector is off, as with ``timeit``.
     """
     samples: Samples = {subject.name: [] for subject in subjects}
     gc.collect()
@@ -52,7 +52,7 @@ def interleave(
 
 
 def time_once(subject: Subject, clock: Callable[[], int] = perf_counter_ns) -> float:
-    """Return the nanoseconds a call of one sample."""
+    """Take one sample, and return the nanoseconds per call."""
     if subject.before is not None:
         subject.before()
     start = clock()
@@ -61,14 +61,14 @@ def time_once(subject: Subject, clock: Callable[[], int] = perf_counter_ns) -> f
 
 
 def ratio(samples: Samples, subject: str, base: str) -> float:
-    """Return the ratio to the base's cost: the median of the ratios within each round."""
+    """Return a subject's cost relative to the base's: the median of the rounds' ratios."""
     return median(one / other for one, other in zip(samples[subject], samples[base], strict=True))
 
 
 def ratio_of_ratios(samples: Samples, ours: tuple[str, str], base: tuple[str, str]) -> float:
-    """Return by how much more the first of ``ours`` costs than the second, than it is of ``base``.
+    """Return the ratio of ``ours`` (first to second) divided by the same ratio of ``base``.
 
-    It is the median of the quotients within each round.
+    It is the median of the rounds' quotients.
     """
     mine, theirs = (
         [one / other for one, other in zip(samples[first], samples[second], strict=True)]
@@ -78,5 +78,5 @@ def ratio_of_ratios(samples: Samples, ours: tuple[str, str], base: tuple[str, st
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that this share of the samples does not exceed. O(n log n)."""
+    """Return the smallest value that this share of the values does not exceed. O(n log n)."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]

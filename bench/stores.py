@@ -1,4 +1,4 @@
-"""Stores of fastipam that are measured: filled ones, and subjects on them."""
+"""Stores of fastipam for measurements, such as filled ones, and subjects on them."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 NETWORK = "podnet"
 SUBNET = "10.32.0.0/12"
 LEASES = 1_048_573  # a /12 without network, broadcast and gateway address
-BATCH = 32_768  # owners a transaction in the timed fill
-AGENT_BATCH = 64  # owners a transaction in stores that pairs are timed in, as an agent commits
-ROOM = 1000  # addresses released after a fill, so that a pair finds some,
-STRIDE = LEASES // ROOM  # and what is between them
-CONTAINER = "c0ffee" * 10 + "c0de"  # 64 hexadecimal digits, as runtimes name them
+BATCH = 32_768  # owners in a transaction of the timed fill
+AGENT_BATCH = 64  # owners in a transaction, as of an agent, for stores in which pairs are timed
+ROOM = 1000  # addresses that are released after a fill, so that a pair finds free ones
+STRIDE = LEASES // ROOM  # the distance between them
+CONTAINER = "c0ffee" * 10 + "c0de"  # 64 hexadecimal digits, like a runtime's ids
 IFNAME = "eth0"
 
 _MEMORY = Path("/dev/shm")
 _SPACE = (
     3 << 30
-)  # bytes; a store of a million leases takes less than half a GiB, and there are five
+)  # bytes for five stores of a million leases; each takes less than half a GiB
 
 
 def owners(first: int, count: int) -> list[tuple[str, str]]:
-    """Return containers with ids as of a runtime: (id, interface)."""
+    """Return owners (container id, interface), with ids like a runtime's."""
     return [(f"{number:064x}", IFNAME) for number in range(first, first + count)]
 
 
 def fill(path: Path, durability: Durability, batch: int = BATCH) -> float:
     """Make a store in which every address of a /12 has a lease; return the seconds of the calls.
 
-    Owners are random keys to LMDB, so a small commit writes a page for each of them. A large one
-    frees thousands of pages at once, and LMDB carries the list of them through every commit after
-    it. Leases that came in small commits leave no such list.
+    To LMDB owners are random keys, so a small commit writes a page for each of them. A large commit
+    frees thousands of pages at once, and LMDB then carries the list of them through every later
+    commit. Small commits leave no such list.
     """
     taken = 0.0
     with fastipam.open(path, durability) as ipam:
@@ -62,9 +62,10 @@ def fill(path: Path, durability: Durability, batch: int = BATCH) -> float:
 
 
 def fill_aside(*paths: Path) -> None:
-    """Make the store of :func:`fill` with commits as small as an agent's, in memory.
+    """Make the store of :func:`fill` with commits as small as an agent's, and copy it to ``paths``.
 
-    Sixteen thousand syncs take minutes on a busy disk, and none of this is timed.
+    It is made in memory, because sixteen thousand syncs take minutes on a busy disk, and this is
+    not timed.
     """
     with in_memory(paths[0].parent) as aside:
         made = aside / "store"
@@ -76,14 +77,14 @@ def fill_aside(*paths: Path) -> None:
 
 @contextmanager
 def in_memory(scratch: Path) -> Iterator[Path]:
-    """Make a directory on a tmpfs, or in ``scratch`` if there is none with room."""
+    """Make a directory on a tmpfs, or in ``scratch`` if no tmpfs has room."""
     room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _SPACE
     with tempfile.TemporaryDirectory(prefix="bench-", dir=_MEMORY if room else scratch) as path:
         yield Path(path)
 
 
 def make_room(path: Path) -> None:
-    """Release some addresses of a filled store, spread over the whole pool."""
+    """Release some addresses in a filled store, spread over the whole pool."""
     with fastipam.open(path) as ipam:
         net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
         numbers = [at * STRIDE for at in range(ROOM)]
@@ -95,7 +96,7 @@ def make_room(path: Path) -> None:
 
 
 def touch(path: Path) -> None:
-    """Make a store that has the network and no lease."""
+    """Make a store that has the network but no lease."""
     with fastipam.open(path, durability="durable") as ipam:
         net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
         net.allocate(CONTAINER, IFNAME)
@@ -103,7 +104,7 @@ def touch(path: Path) -> None:
 
 
 def pair(name: str, net: Network, calls: int) -> Subject:
-    """Assign one address and release it."""
+    """Return the subject of a pair: assign an address and release it."""
 
     def run() -> None:
         for _ in repeat(None, calls):
@@ -114,7 +115,7 @@ def pair(name: str, net: Network, calls: int) -> Subject:
 
 
 def open_and_look(name: str, path: Path) -> Subject:
-    """Open a store, look one address up, close it."""
+    """Return a subject that opens a store, looks up an address and closes the store."""
 
     def run() -> None:
         with fastipam.open(path) as ipam:
@@ -124,7 +125,7 @@ def open_and_look(name: str, path: Path) -> Subject:
 
 
 def copy(source: Path, target: Path, *, compact: bool = False) -> None:
-    """Copy a store. In a compacted copy no page is free, and pages are in order."""
+    """Copy a store. With ``compact`` the copy has no free pages, and its pages are in order."""
     target.mkdir()
     with lmdb.open(str(source), map_size=64 << 30, max_dbs=32) as env:
         env.copy(str(target), compact=compact)

@@ -24,7 +24,7 @@ def duration(nanoseconds: float | None) -> str:
         return "-"
     nanoseconds = float(
         f"{nanoseconds:.3g}"
-    )  # rounded before the unit is chosen: 999.9 ns are 1 us
+    )  # round before the unit is chosen, so that 999.9 ns is 1 us
     for size, unit in _UNITS:
         if nanoseconds >= size:
             return f"{digits(nanoseconds / size)} {unit}"
@@ -32,7 +32,7 @@ def duration(nanoseconds: float | None) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; the first column is aligned to the left, the others to the right."""
+    """Return a Markdown table. The first column is aligned left, the others right."""
     widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -45,7 +45,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def verdicts(found: Sequence[Verdict]) -> str:
-    """Return the bars with what was measured, or nothing without any."""
+    """Return the section with bars and measured figures, or "" without any."""
     rows = [
         (
             one.bar.name,

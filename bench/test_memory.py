@@ -1,4 +1,4 @@
-"""pytest-benchmark: a pair in memory, of fastipam and its peers, at every size and fill.
+"""Tests for pytest-benchmark: a pair in memory, of fastipam and peers, at every size and fill.
 
 A timed call makes ``calls`` pairs; ``python -m bench`` divides by them.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("prefix", memory.PREFIXES, ids=lambda prefix: f"/{prefix}")
 @pytest.mark.parametrize("peer", memory.PEERS)
 def test_pair(benchmark: BenchmarkFixture, peer: str, prefix: int, fill: float) -> None:
-    """Take the next free address and release it."""
+    """Time a pair: allocate the next free address and release it."""
     subject = memory.pair(peer, prefix, fill)
     benchmark.group = f"pair /{prefix} {fill:.2%}"
     benchmark.extra_info.update(peer=peer, prefix=prefix, fill=fill, calls=subject.calls)
@@ -28,7 +28,7 @@ def test_pair(benchmark: BenchmarkFixture, peer: str, prefix: int, fill: float) 
 
 @pytest.mark.parametrize("name", ["empty method", "allocate", "allocate_many"])
 def test_call(benchmark: BenchmarkFixture, name: str) -> None:
-    """Make calls on a fresh /12, which is made untimed before each round."""
+    """Time calls on a fresh /12, which is made untimed before each round."""
     subject = next(one for one in memory.calls_of_a_bitmap() if one.name == name)
     benchmark.group = "calls"
     benchmark.extra_info.update(peer=name, calls=subject.calls)

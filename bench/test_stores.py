@@ -1,4 +1,4 @@
-"""pytest-benchmark: a pair in the store, by fastipam and by py-lmdb."""
+"""Tests for pytest-benchmark: a pair in the store, by fastipam and by hand in py-lmdb."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_pair(
     cooldown: bool,
     side: int,
 ) -> None:
-    """Assign an address and release it: two transactions."""
+    """Time a pair: assign an address and release it, in two transactions."""
     beside = by_hand.Beside(tmp_path / "stores", durability, cooldown=cooldown)
     try:
         subject = beside.subjects(100 if durability == "relaxed" else 10)[side]

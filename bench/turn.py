@@ -1,7 +1,7 @@
 """Measure one build once, for a comparison of two: ``python -m bench.turn BUILT SCRATCH``.
 
-Prints a JSON object, subject → nanoseconds, each the median of a few samples. It uses little more
-of fastipam than its documented interface, because the build may be an older one.
+It prints a JSON object, subject → nanoseconds, each the median of a few samples. It uses hardly
+more of fastipam than the documented interface, because the build may be an old one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def install(built: Path, scratch: Path) -> Path:
 
 
 def _plugin(built: Path, scratch: Path) -> list[Subject]:
-    """Return ADD and DEL of the entry point of this build."""
+    """Return the subjects ADD and DEL of the build's entry point."""
     binary = install(built, scratch)
     plugin = processes.Plugin("plugin", binary, scratch / "data", scratch)
     plugin.try_out()
@@ -61,7 +61,7 @@ def _plugin(built: Path, scratch: Path) -> list[Subject]:
 
 
 def main(built: Path, scratch: Path) -> None:
-    """Measure and print."""
+    """Measure a build once and print the figures."""
     import fastipam
 
     if not Path(fastipam.__file__).is_relative_to(built):

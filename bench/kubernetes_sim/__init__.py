@@ -1,1 +1,1 @@
-"""Nodes on the Kubernetes API in virtual time; ``python -m bench.kubernetes_sim``."""
+"""Simulate nodes on the Kubernetes API in virtual time; ``python -m bench.kubernetes_sim``."""

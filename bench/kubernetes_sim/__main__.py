@@ -31,7 +31,7 @@ from fastipam.cluster.registries.kubernetes.registry import KubernetesRegistry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Of a server of release 1.36 with one etcd (python -m bench.kubernetes_crowd --json).
+# Measured on a server of release 1.36 with one etcd (python -m bench.kubernetes_crowd --json).
 COST_MS = {
     "get": 1.0, "list": 0.4, "post": 3.1, "put": 2.3, "delete": 3.1, "tls": 2.4,
     "refuse": 0.1, "object": 0.002, "event": 0.01, "sync": 2.0, "trip": 1.0,
@@ -44,7 +44,7 @@ COMPARED = {
     "postponed_a_node": "answers 429 a client",
     "last_s": "seconds to the last one served",
 }
-# Nodes, API servers, the bar in seconds. Agents watch all blocks (routes).
+# Nodes, API servers, and the bar in seconds. The agents watch all blocks, for routes.
 STARTS = ((5_000, 1, 60.0), (5_000, 3, 20.0), (10_000, 3, 60.0))
 HAND_OVER, QUICK_HAND_OVER = 1_000, 60
 WAIT_BAR_S, HAND_OVER_BAR, DONORS_BAR = 2.0, 8, 1.0
@@ -85,7 +85,7 @@ def _costs(text: str) -> Costs:
 
 
 def start(options: argparse.Namespace, nodes: int, servers: int) -> dict[str, Any]:
-    """Let all nodes start in one instant, each with a pod; return what it took."""
+    """Start all nodes in one instant, each with a pod, and return the figures."""
     world = World(options.seed)
     cluster = Cluster(
         world,
@@ -120,7 +120,8 @@ def start(options: argparse.Namespace, nodes: int, servers: int) -> dict[str, An
     owned = {
         (pair, each.records.settings.node) for each in agents for pair in each.records.active()
     }
-    creations = cluster.served["POST", "addressblocks"]  # those that another node has won, too
+    # All creations count, also those that failed because another node was faster.
+    creations = cluster.served["POST", "addressblocks"]
     return {
         "nodes": nodes,
         "servers": servers,
@@ -137,10 +138,10 @@ def start(options: argparse.Namespace, nodes: int, servers: int) -> dict[str, An
 
 
 def hand_over(options: argparse.Namespace, nodes: int) -> dict[str, Any]:
-    """Let nodes of a used up pool need a block, one after the other; return what it took.
+    """Let nodes need a block of a used up pool, one after the other, and return the figures.
 
-    Half of the nodes have one block each, the other half all others, of which they use none. A
-    fifth of the nodes, of the first half, fill their block and need another one.
+    Half of the nodes have one block each. The other half have all other blocks, and use none of
+    them. A fifth of the nodes, all in the first half, fill their block and need another one.
     """
     world = World(options.seed)
     cluster = Cluster(
@@ -158,7 +159,7 @@ def hand_over(options: argparse.Namespace, nodes: int) -> dict[str, Any]:
         each.start(10 * at / nodes)
         world.at(10 * at / nodes, each.add_pod)
     world.run(20)
-    # Those of the second half take what is left of the pool.
+    # The nodes of the second half claim the rest of the pool.
     rich = agents[nodes // 2 :]
     while free := count - sum(len(each.records.active()) for each in agents):
         for each in rich[:free]:
@@ -197,7 +198,7 @@ def hand_over(options: argparse.Namespace, nodes: int) -> dict[str, Any]:
 def _in_process(
     options: argparse.Namespace, part: str, nodes: int, servers: int = 1
 ) -> dict[str, Any]:
-    """Run it in a process of its own: a world replaces clocks in the modules that it drives."""
+    """Run a simulation in its own process, because a world replaces clocks in modules."""
     command = [sys.executable, "-m", "bench.kubernetes_sim", "--part", part]
     command += ["--nodes", str(nodes), "--servers", str(servers), "--seed", str(options.seed)]
     command += ["--processors", str(options.processors), "--writes", str(options.writes)]
@@ -265,7 +266,7 @@ def _starts(options: argparse.Namespace) -> tuple[Table, list[tuple[str, bool]]]
 
 
 def like(file: Path, seed: int) -> tuple[Table, list[tuple[str, bool]]]:
-    """Run the crowd of a real run on the model; return both beside each other."""
+    """Run the crowd of a real run on the model; return a table with both, and the verdicts."""
     real = json.loads(file.read_text())
     world = World(seed)
     costs = Costs(trip=0.2, **real["cost_ms"])
@@ -273,7 +274,7 @@ def like(file: Path, seed: int) -> tuple[Table, list[tuple[str, bool]]]:
         world,
         costs,
         processors=real["processors"],
-        writes_per_s=1e6,  # that etcd waits for no disk: its time is in the costs
+        writes_per_s=1e6,  # no limit: the costs include the time of that etcd, which never syncs
         phase_s=real["phase_s"],
     )
     cluster.accept("10.32.0.0/12", 24)
@@ -297,7 +298,7 @@ def like(file: Path, seed: int) -> tuple[Table, list[tuple[str, bool]]]:
     verdicts = []
     for name, text in COMPARED.items():
         one, other = real[name], found[name]
-        # So few answers 429 that one more or less is a quarter are no difference.
+        # With so few answers 429 that one more or less is a quarter, a difference means nothing.
         few = name == "postponed_a_node" and max(one, other) * real["nodes"] < 8
         ratio = other / one if one else float(other == one)
         table.add_row(text, str(one), str(other), f"{ratio:.2f}")
@@ -307,7 +308,7 @@ def like(file: Path, seed: int) -> tuple[Table, list[tuple[str, bool]]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit status: 0 when all bars are met, 1 when one is missed."""
+    """Run the simulations; return 0 when all bars are met, 1 when one is missed."""
     options = _arguments(argv)
     if options.part:
         hands = options.part == "hand-over"

@@ -1,8 +1,9 @@
 """Agents in virtual time: the real keeper, planner, node, registry and client of each node.
 
-Only what touches this machine is replaced. A node's records are in memory (:class:`Records`, with
-the transactions of ``fastipam.cluster.node.share``), because thousands of LMDB environments in one
-process are too many. An address is a number in a count. Threads are processes of the world.
+Only the parts that use this machine are replaced. A node's records are in memory
+(:class:`Records`, with the transactions of ``fastipam.cluster.node.share``), because one process
+cannot have thousands of LMDB environments. Addresses are only counted. Threads are processes of the
+world.
 """
 
 from __future__ import annotations
@@ -48,27 +49,27 @@ _EPOCH_NS = 1_700_000_000 * 10**9
 
 
 class _Lock:
-    """The lock of a node on which nobody else works."""
+    """A stand-in for the lock of a node, which nothing else locks."""
 
     def __init__(self, _: object) -> None:
         pass
 
     def try_take(self) -> bool:
-        """Take it."""
+        """Take the lock, which always succeeds."""
         return True
 
     def release(self) -> None:
-        """Release it."""
+        """Release the lock."""
 
 
 def _recover(node: Any, found: Sequence[BlockId], _: object) -> Any:
-    """Confirm found blocks: no pod runs that would have addresses of them."""
+    """Confirm found blocks, because no running pod can have addresses of them."""
     node.confirm_found(found)
     return SimpleNamespace(entered=(), remarks=())
 
 
 class Records(Share):
-    """A node's records in memory."""
+    """The records of a node, in memory instead of a store."""
 
     __slots__ = ("_blocks", "_heard", "_member", "changes", "used")
 
@@ -86,7 +87,7 @@ class Records(Share):
         self._member: Member | None = None
         self._heard = Heard()
         self._blocks: dict[BlockId, Block] = {}
-        self.used: dict[BlockId, int] = {}  # addresses of a block that are not free
+        self.used: dict[BlockId, int] = {}  # the number of addresses in a block that are not free
         self.changes = 0
 
     def adopt_pools(self, pools: Sequence[AddressPool]) -> bool:
@@ -97,7 +98,7 @@ class Records(Share):
         return True
 
     def require_engine(self) -> None:
-        pass  # there is one
+        pass  # the engine never changes
 
     def member(self) -> Member | None:
         return copy(self._member)
@@ -112,18 +113,18 @@ class Records(Share):
         return "" if self._member and self._member.revision else "not registered"
 
     def free(self) -> int:
-        """Return the addresses that can be assigned."""
+        """Return the number of addresses that can be assigned."""
         return sum(use.size - use.used for _, use in self.survey()[0])
 
     def lacking(self, lines: Lines | None = None) -> list[int]:  # noqa: ARG002  # there is one
         return [4] if self.doubt() or self.free() <= 0 else []
 
     def generation(self) -> tuple[int, int]:
-        """Return what changes with each address."""
+        """Return a value that changes with each assignment."""
         return self.changes, sum(self.used.values())
 
     def survey(self) -> tuple[list[tuple[Geometry, Use]], dict[str, int]]:
-        """Return what is used of each active block, and how many blocks are in which state."""
+        """Return the use of each active block, and the number of blocks by state."""
         uses, states = [], dict[str, int]()
         for pair, block in self._blocks.items():
             states[STATES[block.state]] = states.get(STATES[block.state], 0) + 1
@@ -136,7 +137,7 @@ class Records(Share):
         return uses, states
 
     def active(self) -> list[BlockId]:
-        """Return the blocks from which addresses are assigned."""
+        """Return the active blocks, from which addresses are assigned."""
         return [pair for pair, each in self._blocks.items() if each.state == ACTIVE]
 
     def forget_registration(self) -> None:
@@ -234,16 +235,16 @@ class Records(Share):
 
 
 def _ignore(*_: object) -> None:
-    """Log nothing."""
+    """Discard a log line."""
 
 
 def _defect(*_: object) -> None:
-    """End the simulation by the defect that a keeper would only log."""
-    raise  # noqa: PLE0704  # it is called where the exception was caught
+    """Raise the exception that a keeper would only log, to end the simulation."""
+    raise  # noqa: PLE0704  # the caller handles the exception
 
 
 def install(cluster: Cluster) -> None:
-    """Put the stand-ins in place. Once, before the first agent."""
+    """Replace parts of the keeper by the stand-ins. Call it once, before the first agent."""
     logging.disable(logging.CRITICAL)
     log = SimpleNamespace(info=_ignore, warning=_ignore, exception=_defect)
     stand_ins: dict[str, object] = {
@@ -257,7 +258,7 @@ def install(cluster: Cluster) -> None:
 
 
 def virtual_client(cluster: Cluster) -> Client:
-    """Return the real client, whose connections and clock are the world's."""
+    """Return the real client, with the connections and the clock of the world."""
     access: Any = SimpleNamespace(
         servers=[one.server for one in cluster.servers],
         tls=lambda: None,
@@ -270,9 +271,10 @@ def virtual_client(cluster: Cluster) -> Client:
 
 
 class Agent:
-    """A node's agent. ``served_s``: when its first pod had an address.
+    """The agent of a node. ``served_s`` has the wait of each pod for its address.
 
-    ``has_routes``: it watches all blocks, once it has one itself. Only the cost is simulated.
+    With ``has_routes`` it watches all blocks once it has a block itself; only the cost of that is
+    simulated.
     """
 
     def __init__(
@@ -288,10 +290,10 @@ class Agent:
             on_blocks=self._serve,
             clock=clock,
         )
-        self.served_s: list[float] = []  # when each pod got its address
-        self.waiting: list[float] = []  # since when pods wait
-        self.handing = 0  # requests with which blocks were asked for, given and taken
-        self.gave = self.came_late = 0  # answers to others, and those after somebody else's
+        self.served_s: list[float] = []  # how long each pod waited for its address
+        self.waiting: list[float] = []  # since when each waiting pod waits
+        self.handing = 0  # requests to ask for blocks, donate them and collect them
+        self.gave = self.came_late = 0  # donations that succeeded, and that another node preceded
         node = self.keeper.node
         for what in ("write_mark", "donate", "collect"):
             vars(node)[what] = partial(self._count, what, getattr(node, what))
@@ -316,7 +318,7 @@ class Agent:
         return found
 
     def start(self, moment: float = 0.0) -> None:
-        """Start its processes."""
+        """Start the processes of the agent."""
         self._world.start(self._run, moment)
         if self.follows:
             self._world.start(self.keeper._watch_marks, moment)
@@ -329,14 +331,14 @@ class Agent:
             self._world.random.choice(cluster.servers).begin_watch()
 
     def add_pod(self) -> None:
-        """Let a pod ask for an address."""
+        """Start a pod, which asks for an address."""
         self.waiting.append(self._world.now)
         self._serve()
         if self.waiting:
             self.keeper.need("pod")
 
     def fill(self) -> None:
-        """Use all addresses of its blocks."""
+        """Mark all addresses of the node's blocks as used."""
         for _, use in self.records.survey()[0]:
             pool = self.records.settings.geometries[0]
             self.records.used[4, pool.address(use.number)] = use.size

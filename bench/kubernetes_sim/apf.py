@@ -1,15 +1,16 @@
-"""Priority and fairness of an API server, for the priority level that all agents share.
+"""A model of API Priority and Fairness, for the priority level that all agents share.
 
-As kube-apiserver 1.36 has it by default (apiserver: pkg/apis/flowcontrol/bootstrap/default.go,
-pkg/util/flowcontrol). All agents are one service account, which is one flow: of the 128 queues of
-``workload-low`` it uses 6. The other levels are idle here.
+It follows the defaults of kube-apiserver 1.36 (pkg/apis/flowcontrol/bootstrap/default.go and
+pkg/util/flowcontrol of apiserver). All agents have one service account, which is one flow: it uses
+6 of the 128 queues of ``workload-low``. The other levels are idle here.
 
-- 600 seats for all, by shares. A level lends what it does not use, and every 10 s the limits are
-  set anew by what was used in the 10 s before. So a level that was idle begins with fewer seats
-  than its nominal 245.
-- A request takes a seat when one is free, else it waits in the shortest of its queues, 15 s at
-  most. When that has 50 requests it is answered 429.
-- Retry-After is 1 s, is doubled while many are refused, up to 32 s, and falls by one.
+- All levels together have 600 seats, distributed by shares. A level lends seats that it does not
+  use, and every 10 s the limits are set again from the use in the last 10 s. So a level that was
+  idle begins with fewer seats than its nominal 245.
+- A request takes a seat if one is free. Otherwise it waits in the shortest of its queues, for 15 s
+  at most. If that queue has 50 requests, the answer is 429.
+- Retry-After is 1 s. It is doubled while many requests are refused, up to 32 s, and otherwise
+  falls by 1 s.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from bench.kubernetes_sim.world import World
 
 SERVER_SEATS = 600
-# Level -> shares, the part of its seats that it lends (percent).
+# Level -> its shares, and the percentage of its seats that it lends.
 LEVELS = {
     "system": (30, 33),
     "node-high": (40, 25),
@@ -43,22 +44,22 @@ _LONGEST_RETRY_S = 32
 
 
 def _seats(name: str) -> tuple[int, int]:
-    """Return a level's nominal seats, and those that it keeps."""
+    """Return a level's nominal seats, and the seats that it never lends."""
     shares, lent = LEVELS[name]
     nominal = math.ceil(SERVER_SEATS * shares / sum(one for one, _ in LEVELS.values()))
     return nominal, nominal - math.floor(nominal * lent / 100 + 0.5)
 
 
 def allocate(demand: float, high: int) -> int:
-    """Return the level's seats for a smoothed demand and a highest one, all others idle."""
+    """Return the agents' level's seats, from smoothed and highest demand; other levels idle."""
     bounds, targets = [], []
     for name in LEVELS:
         nominal, kept = _seats(name)
         low = max(kept, min(nominal, high)) if name == LEVEL else kept
         bounds.append(low)
         targets.append(max(low, demand) if name == LEVEL else low)
-    # Each gets its target times one factor, and not less than its bound; none reaches its upper
-    # bound, which is its nominal seats and 600 more.
+    # Each level gets its target times one factor, but not less than its bound. No level reaches its
+    # upper bound, which is 600 more than its nominal seats.
     free = set(range(len(bounds)))
     while True:
         left = SERVER_SEATS - sum(bounds[at] for at in range(len(bounds)) if at not in free)
@@ -75,7 +76,7 @@ IDLE_SEATS = allocate(0.0, 0)
 
 
 class Work:
-    """A request before the server: ``seats`` while it runs, ``linger_s`` after it has run."""
+    """A request at the server. It takes ``seats`` while it runs and for ``linger_s`` after that."""
 
     __slots__ = ("has_begun", "is_wanted", "linger_s", "queue", "seats", "start")
 
@@ -84,40 +85,41 @@ class Work:
         self.linger_s = linger_s
         self.start = start
         self.has_begun = False
-        self.is_wanted = True  # its client has not gone away
+        self.is_wanted = True  # its client still waits
         self.queue: int | None = None
 
 
 class Level:
-    """The queues and the seats of the priority level. ``phase_s``: when its limit is set next."""
+    """The queues and seats of the priority level. ``phase_s`` is when its limit is set next."""
 
     def __init__(self, world: World, phase_s: float) -> None:
         self.limit = IDLE_SEATS
         self.refused = 0
         self._world = world
         self._queues: list[deque[Work]] = [deque() for _ in range(QUEUES)]
-        self._seats = [0] * QUEUES  # that the requests of a queue want
-        self._came = self._went = 0  # requests: the queues take turns
+        self._seats = [0] * QUEUES  # the seats that the requests in each queue want
+        self._came = self._went = 0  # counts of requests, by which the queues take turns
         self._used = self._running = 0
-        self._waiting = 0  # seats that waiting requests want
+        self._waiting = 0  # the seats that all waiting requests want
         self._demand = 0.0
-        # The demand since the limit was set: the highest, and its integrals.
+        # Since the limit was set: the highest demand, and the integrals of demand and its square.
         self._high = self._sum = self._squares = 0.0
         self._since = self._began = world.now
         self._smoothed = 0.0
-        self._history: list[tuple[int, int]] = []  # second, refused in it
+        self._history: list[tuple[int, int]] = []  # second, and the requests refused in it
         self._second, self._count = -1, 0
         self._retry_s, self._retry_at = 1, -100
         world.at(phase_s, self._adjust)
 
     def arrive(self, work: Work, refuse: Callable[[int], None]) -> None:
-        """Start it, queue it, or refuse it with a Retry-After."""
+        """Start a request, queue it, or refuse it with a Retry-After."""
         if not work.is_wanted:
             return
         self._came += 1
         at = min(((self._came + at) % QUEUES for at in range(QUEUES)), key=self._seats.__getitem__)
         queue = self._queues[at]
-        # As there: while some seats are free, but too few for the next request, a queue grows on.
+        # As in kube-apiserver, a queue may grow beyond its length while some seats are free, even
+        # if they are too few for the next request.
         if self._used >= self.limit and len(queue) >= QUEUE_LENGTH:
             self._drop(refuse)
             return
@@ -129,7 +131,7 @@ class Level:
             self._world.at(self._world.now + WAIT_S, lambda: self._expire(work, refuse))
 
     def cancel(self, work: Work) -> bool:
-        """Take a request out of its queue, if it has not begun."""
+        """Remove a request from its queue if it has not begun; return whether it was removed."""
         work.is_wanted = False
         if work.has_begun or work.queue is None:
             return False
@@ -145,7 +147,7 @@ class Level:
         self._note()
 
     def finish(self, work: Work) -> None:
-        """Note that a request was answered; its seats stay taken while it lingers."""
+        """End a request, which was answered. Its seats stay taken while it lingers."""
         self._running -= 1
         if work.linger_s:
             self._world.at(self._world.now + work.linger_s, lambda: self._release(work))
@@ -167,7 +169,7 @@ class Level:
                 self._went += 1
             queue = self._queues[self._went % QUEUES]
             work = queue[0]
-            # One that wants more seats than there are runs alone.
+            # A request that wants more seats than there are runs alone.
             if self._used + work.seats > self.limit and (self._running or work.seats <= self.limit):
                 return
             queue.popleft()
@@ -199,7 +201,7 @@ class Level:
         elif dropped < self._retry_s and self._retry_s > 1:
             self._retry_s -= 1
 
-    # Seats that are lent and borrowed.
+    # Lending and borrowing of seats.
 
     def _note(self) -> None:
         self._integrate()

@@ -1,7 +1,8 @@
-"""What requests cost a real API server and its etcd: the input of the simulator.
+"""Measure the cost of requests on a real API server and its etcd: the input of the simulator.
 
-One client asks the quiet server for each kind of request in turn, which gives the proportions. The
-processor time that both used in the run itself, over the requests of that run, gives the size.
+A client sends the quiet server each kind of request in turn, which gives the proportions of the
+costs. The processor time of server and etcd in the run itself, divided by its requests, gives their
+size.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
     from tests.kubernetes.server import ApiServer
 
-_TICKS_S = 100  # of /proc/stat
+_TICKS_S = 100  # ticks in a second, in /proc/stat
 
 
 def processor_s(pids: Iterable[int]) -> float:
-    """Return the processor seconds of these processes so far."""
+    """Return the processor time of these processes so far, in seconds."""
     total = 0
     for pid in pids:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -40,7 +41,7 @@ def processor_s(pids: Iterable[int]) -> float:
 
 
 def idle_s() -> float:
-    """Return the seconds for which processors of this machine were idle so far."""
+    """Return the idle time of all processors of this machine so far, in seconds."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     return (int(fields[4]) + int(fields[5])) / _TICKS_S
 
@@ -51,7 +52,7 @@ def pids_of(api: ApiServer) -> list[int]:
 
 
 def probe(api: ApiServer, rounds: int = 100) -> dict[str, float]:
-    """Return the milliseconds of a processor that a request of each kind costs server and etcd."""
+    """Return the processor time of server and etcd, in ms, for a request of each kind."""
     pids = pids_of(api)
     rest = api.node("probe")
 
@@ -79,7 +80,7 @@ def probe(api: ApiServer, rounds: int = 100) -> dict[str, float]:
     time.sleep(2)
     quiet = (processor_s(pids) - before) / (time.monotonic() - began)
     front = Rest(api.port, api.ca, rest.token)
-    new = spent(lambda _: front.get("/livez"))  # each has a connection of its own
+    new = spent(lambda _: front.get("/livez"))  # each request has a connection of its own
     found = {
         "get": spent(lambda _: client.get(objects.NODES, "probe", deadline_s=30)),
         "list": spent(lambda _: client.list(objects.POOLS, from_cache=True, deadline_s=30)),
@@ -112,11 +113,11 @@ def scaled(
     postponed: int,
     used_s: float,
 ) -> dict[str, float]:
-    """Return the costs times one factor, so that these requests have cost ``used_s`` seconds.
+    """Return the costs times one factor, so that these requests cost ``used_s`` seconds together.
 
     ``postponed`` of the requests were answered 429.
     """
-    mean = (costs["get"] + costs["post"]) / 2  # of a request that was not postponed
+    mean = (costs["get"] + costs["post"]) / 2  # the cost of a request that was not postponed
     expected = connections * costs["tls"] - postponed * (mean - costs["refuse"])
     for what, count in requests.items():
         method = what.partition(" ")[0].lower().replace("patch", "put")
@@ -126,11 +127,11 @@ def scaled(
 
 
 def phase_s(api: ApiServer, moment: float) -> float:
-    """Return how long after a moment (time.time) the server shares out its seats anew."""
+    """Return the seconds from a moment (time.time) until the server distributes its seats again."""
     local = time.localtime(moment)
     now_s = local.tm_hour * 3600 + local.tm_min * 60 + local.tm_sec + moment % 1
     for line in (api.directory / "apiserver.log").read_text(errors="replace").splitlines():
-        if "periodic rebalancing" in line:  # klog's: I1129 13:00:00.123456 …
+        if "periodic rebalancing" in line:  # a line of klog: I1129 13:00:00.123456 …
             hours, minutes, seconds = line.split()[1].split(":")
             began_s = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
             return round(10 - (now_s - began_s) % 10, 3)

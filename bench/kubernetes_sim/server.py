@@ -1,7 +1,7 @@
-"""Kubernetes API servers in virtual time: their processors, their queues, the store behind them.
+"""Kubernetes API servers in virtual time: their processors, queues, and the store behind them.
 
-The objects are those of the tests' fake API server, which passes the same suite as a real one. What
-a request costs is an input (:class:`Costs`).
+The objects come from the tests' fake API server, which passes the same test suite as a real one.
+The costs of requests are an input (:class:`Costs`).
 """
 
 from __future__ import annotations
@@ -36,20 +36,23 @@ if TYPE_CHECKING:
     from fastipam.cluster.engines.tls import TlsFiles
 
 _TOKEN = "admin"
-_WATCHES_A_SEAT, _EVENT_S, _MOST_SEATS = 10, 0.005, 10  # what a write's watchers cost, as estimated
+# The server's own estimate of what the watchers of a write cost.
+_WATCHES_A_SEAT, _EVENT_S, _MOST_SEATS = 10, 0.005, 10
 _BYTES_A_SEAT, _OBJECT_BYTES = 100_000, 600
 _PAGE = 500
 _CHANGES = ("POST", "PUT", "DELETE", "PATCH")
 
 
 class Costs:
-    """Milliseconds of a processor, and of the store.
+    """The costs of requests, in milliseconds.
 
-    ``refuse``: an answer 429, and as much of every other request comes before its queue. ``get``,
-    ``post``, ``put``, ``delete``, ``list``: a whole request; ``object``: each stored object that a
-    list looks at. ``tls``: a new connection. ``event``: one event for one watcher. ``client``: what
-    a request costs the client, where that runs on the same processors. ``sync``: until the store
-    has a write on its disk. ``trip``: through the network and back.
+    Processor time: ``get``, ``post``, ``put``, ``delete`` and ``list`` for a whole request, and
+    ``object`` more for each stored object that a list reads. ``refuse`` is for an answer 429; every
+    other request spends as much before its queue. ``tls`` is for a new connection, ``event`` for
+    one event of one watcher, ``client`` for the client, if it runs on the same processors.
+
+    Other times: ``sync`` until the store has a write on its disk, ``trip`` through the network and
+    back.
     """
 
     def __init__(self, **given: float) -> None:
@@ -58,7 +61,7 @@ class Costs:
         vars(self).update(given)
 
     def of(self, request: Request, stored: int) -> float:
-        """Return the seconds of a processor for a request after its queue."""
+        """Return the processor time of a request after its queue, in seconds."""
         verb = request.verb
         whole: float = vars(self)[
             "get" if verb == "WATCH" else verb.lower().replace("patch", "put")
@@ -69,17 +72,17 @@ class Costs:
 
 
 class Processors:
-    """So many processors, which serve one piece of work after the other."""
+    """A number of processors, each of which does one piece of work after the other."""
 
     def __init__(self, world: World, count: float) -> None:
         self.busy_s = 0.0
         self._world = world
         whole = max(1, math.ceil(count))
-        self._slower = whole / count  # 1.5 processors are two slower ones
+        self._slower = whole / count  # 1.5 processors are modelled as two slower ones
         self._free_at = [0.0] * whole
 
     def run(self, seconds: float, then: Callable[[], object]) -> None:
-        """Do a piece of work, and call ``then``."""
+        """Do a piece of work that takes ``seconds``, then call ``then``."""
         seconds *= self._slower
         end = max(self._world.now, self._free_at[0]) + seconds
         self.busy_s += seconds
@@ -88,7 +91,7 @@ class Processors:
 
 
 class Store:
-    """The etcd behind all servers: one write after the other."""
+    """The etcd behind all servers, which makes one write after the other."""
 
     def __init__(self, world: World, writes_per_s: float, sync_s: float) -> None:
         self._world = world
@@ -97,31 +100,31 @@ class Store:
         self._free_at = 0.0
 
     def write(self, then: Callable[[], object]) -> None:
-        """Make a write, and call ``then``."""
+        """Make a write, then call ``then``."""
         self._free_at = max(self._world.now, self._free_at) + self._each_s
         self._world.at(self._free_at + self._sync_s, then)
 
 
 class _Objects(Api):
-    """The objects, which the registry writes as tests on a real server want them: unchecked."""
+    """The objects of the servers, without checks: other tests prove that they are valid."""
 
     @staticmethod
     def _check(*_: object) -> None:
-        """Take it as it is: checks are most of the time of a simulation."""
+        """Accept every object: checks would take most of the time of a simulation."""
 
     @staticmethod
     def _page(
         kind: Kind, held: dict[Key, Stored], chosen: Selector, version: int, start: str, limit: int
     ) -> bytes:
         fields = [(path[1], value) for path, equal, value in chosen.terms if path[0] == "spec"]
-        if fields and len(fields) == len(chosen.terms):  # chosen before they are sorted
+        if fields and len(fields) == len(chosen.terms):  # filter first, so that less is sorted
             name, value = fields[-1]
             held = {key: one for key, one in held.items() if one.value["spec"].get(name) == value}
         return Api._page(kind, held, chosen, version, start, limit)
 
 
 class Cluster:
-    """The API servers over one state. Create it before any client."""
+    """The API servers over one state. It has to be created before any client."""
 
     def __init__(
         self,
@@ -136,11 +139,11 @@ class Cluster:
         self.world = world
         self.costs = costs
         self.api = _Objects(manifests.load())
-        self.api.access.policies.clear()  # the administrator asks
+        self.api.access.policies.clear()  # all requests come from an administrator
         self.api.access.add(_TOKEN, User("admin", ("system:masters",)))
         self.store = Store(world, writes_per_s, costs.sync / 1000)
         self.served = Counter[tuple[str, str]]()  # requests that were not answered 429
-        self.watchers = 0  # of the blocks, for routes; as many on each server
+        self.watchers = 0  # of the blocks, for routes; spread evenly over the servers
         self.servers: list[ApiServer] = []
         for at in range(servers):
             phase = world.random.random() * 10 if phase_s is None else phase_s
@@ -167,7 +170,7 @@ class Cluster:
         return VirtualConnection(self.world, found)
 
     def do(self, method: str, target: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Do something as an administrator, at once; return the object."""
+        """Make a request as an administrator, which takes no time; return the object."""
         request = parse(method, target, _headers(method), dump(body), self.api.kinds)
         answer = self.servers[0].answer(request)
         assert isinstance(answer, Answer)
@@ -176,7 +179,7 @@ class Cluster:
         return found
 
     def accept(self, cidr: str, block_size: int) -> None:
-        """Make a pool that is in force."""
+        """Create a pool that is in force."""
         path = "/apis/fastipam.io/v1alpha1/addresspools"
         made = self.do("POST", path, bodies.pool("default", cidr, block_size))
         accepted = {"generation": made["metadata"]["generation"], "spec": made["spec"]}
@@ -184,7 +187,7 @@ class Cluster:
 
     @property
     def refused(self) -> int:
-        """Answers 429 of all servers."""
+        """The number of answers 429 of all servers."""
         return sum(one.level.refused for one in self.servers)
 
 
@@ -194,7 +197,7 @@ def _headers(method: str) -> dict[str, str]:
 
 
 class ApiServer:
-    """One server."""
+    """An API server: its processors, its priority level and its watches."""
 
     def __init__(
         self, cluster: Cluster, processors: Processors, phase_s: float, server: Server
@@ -211,7 +214,7 @@ class ApiServer:
         return self._half_s * (0.5 + self.cluster.world.random.random())
 
     def answer(self, request: Request) -> Answer | WatchStart:
-        """Do what is asked, at once."""
+        """Serve a request, which takes no time here."""
         api = self.cluster.api
         try:
             api.authenticate(request)
@@ -220,7 +223,7 @@ class ApiServer:
             return Answer(error.code, dump(error.status), error.headers)
 
     def take(self, message: bytes, reply: Callable[[Any], None]) -> Callable[[], object]:
-        """Serve a request; return what its client calls that has gone away."""
+        """Serve a request; return the function that a client calls when it gives up."""
         head, _, body = message.partition(b"\r\n\r\n")
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
         request = parse(method, target, _headers(method), body, self.cluster.api.kinds)
@@ -264,7 +267,7 @@ class ApiServer:
         return lambda: self.level.cancel(work)
 
     def begin_watch(self) -> None:
-        """Send a new watcher all blocks. He is counted, and no more of him is simulated."""
+        """Add a watcher of all blocks. Its first list costs time; then it is only counted."""
         stored = self.cluster.api.store.objects
         blocks = [kind for kind in stored if kind.plural == objects.BLOCKS.plural]
         listed = sum(len(stored[kind]) for kind in blocks)
@@ -283,7 +286,7 @@ class ApiServer:
         return len(self.front.watches[kind]) + more
 
     def _estimate(self, request: Request) -> Work:
-        """Return what the server takes a request for, before it knows what it costs."""
+        """Return the server's estimate of a request, before its cost is known."""
         if request.method in _CHANGES:
             watchers = self._watchers(request)
             if watchers < _WATCHES_A_SEAT:
@@ -298,7 +301,7 @@ class ApiServer:
 
 
 def _nothing() -> None:
-    """Do nothing: nobody waits for it."""
+    """Do nothing at the end of work for which no client waits."""
 
 
 class VirtualConnection(Connection):
@@ -368,7 +371,7 @@ class VirtualConnection(Connection):
         self._world.at(self._world.now + self._to.trip(), arrive)
 
     def chunk(self, deadline: float, most: int = 0) -> bytes | None:  # noqa: ARG002
-        # A follower looks up from a quiet watch twice a second; here every ten seconds will do.
+        # A real follower wakes twice a second during a quiet watch; here ten seconds are enough.
         deadline = max(deadline, self._world.now + 10)
         if not self._chunks and not self._world.wait(self._box, deadline):
             raise TimeoutError("no event in time")

@@ -1,7 +1,7 @@
 """Virtual time for code that blocks: each process is a greenlet, and a wait is an event.
 
-The registry, its client and the planner are called as in an agent. Where they wait, the world runs
-whatever comes next. Nothing here looks at a real clock, so the same seed gives the same figures.
+The registry, its client and the planner are called as in an agent. While they wait, the world runs
+the next event. Nothing here reads a real clock, so the same seed gives the same figures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class World:
-    """A clock and a queue of events. Clients live in it after :meth:`take_clocks`."""
+    """A clock and a queue of events. Clients use its time after :meth:`take_clocks`."""
 
     def __init__(self, seed: int) -> None:
         self.now = 0.0
@@ -33,7 +33,7 @@ class World:
         self._hub = getcurrent()
 
     def take_clocks(self) -> None:
-        """Give the modules of the client this world's clock and chance, until the process ends."""
+        """Give the client's modules this world's clock and random numbers, for good."""
         virtual = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         for module in (client, http, pool, stream, watch):
             vars(module)["time"] = virtual
@@ -46,22 +46,22 @@ class World:
         heappush(self._events, (moment, next(self._numbers), act))
 
     def run(self, until: float = float("inf"), done: Callable[[], bool] = lambda: False) -> None:
-        """Run everything that happens before ``until``, or before ``done``."""
+        """Run all events up to the time ``until``, or until ``done`` returns True."""
         while self._events and self._events[0][0] <= until and not done():
             self.now, _, act = heappop(self._events)
             act()
 
     def start(self, process: Callable[[], object], moment: float = 0.0) -> None:
-        """Run a process from this time on. What it raises ends the simulation."""
+        """Run a process from this time on. An exception of the process ends the simulation."""
         self.at(max(self.now, moment), greenlet(process, parent=self._hub).switch)
 
     def sleep(self, seconds: float) -> None:
-        """Let a process wait."""
+        """Let the calling process wait."""
         self.at(self.now + max(0.0, seconds), getcurrent().switch)
         self._hub.switch()
 
     def wait(self, box: Box, until: float) -> bool:
-        """Let a process wait for an answer; return False when it did not come in time."""
+        """Let the calling process wait for an answer; return False if it did not come in time."""
         if not box.is_full:
             box.waiter = mine = getcurrent().switch
             self.at(max(until, self.now), lambda: box.give_up(mine))
@@ -71,7 +71,7 @@ class World:
 
 
 class Box:
-    """What a process waits for: empty, then full."""
+    """A place for an answer that a process waits for: first empty, then full."""
 
     __slots__ = ("_world", "is_full", "value", "waiter")
 
@@ -82,16 +82,16 @@ class Box:
         self.waiter: Callable[[], object] | None = None
 
     def fill(self, value: Any = None) -> None:
-        """Put the answer in, and wake who waits."""
+        """Put the answer in, and wake the waiting process."""
         self.is_full, self.value = True, value
         self._wake()
 
     def empty(self) -> None:
-        """Make room for the next one."""
+        """Remove the answer, to make room for the next one."""
         self.is_full, self.value = False, None
 
     def give_up(self, waiter: Callable[[], object]) -> None:
-        """Wake who waits, if it is still the same wait."""
+        """Wake the waiting process, if it is still in the same wait."""
         if self.waiter is waiter:
             self._wake()
 

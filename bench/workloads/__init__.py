@@ -1,1 +1,1 @@
-"""Workloads of pods, for IPAM plugins and libraries: which is the fastest, and where."""
+"""Compare IPAM plugins and libraries by workloads of pods."""

@@ -53,9 +53,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return 0, or 1 when a contender gave an address that another container had.
+    """Run the workloads; return 1 when a contender gave an address that was in use, else 0.
 
-    Raises Missing, and Failed when a call of fastipam's failed.
+    Raises Missing, and Failed when a call of fastipam failed.
     """
     arguments = _arguments(argv)
     if arguments.scratch is not None:

@@ -1,4 +1,4 @@
-"""What plugins answer, and the check that no address is given while another container has it."""
+"""Read the answers of plugins, and check that no address is given to two containers at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class GivenTwice(Failed):
 
 
 def addresses(said: str | bytes) -> list[str]:
-    """Return the addresses of an answer without their prefixes; none when it is not an answer."""
+    """Return the addresses in an answer without prefix lengths, or [] if it is not an answer."""
     try:
         return [str(one["address"]).partition("/")[0] for one in json.loads(said)["ips"]]
     except (ValueError, KeyError, TypeError):
@@ -25,7 +25,7 @@ def addresses(said: str | bytes) -> list[str]:
 
 
 class Held:
-    """The addresses that a contender has given and not been asked to release."""
+    """The addresses that a contender has given and has not been asked to release."""
 
     def __init__(self, contender: str) -> None:
         self._contender = contender
@@ -33,7 +33,7 @@ class Held:
         self._addresses: dict[str, list[str]] = {}
 
     def given(self, who: str, found: list[str]) -> None:
-        """Keep a container's addresses. Raises GivenTwice when another one has one of them."""
+        """Record a container's addresses. Raises GivenTwice if another container has one."""
         for one in found:
             owner = self._owners.setdefault(one, who)
             if owner != who:
@@ -44,25 +44,25 @@ class Held:
         self._addresses[who] = found
 
     def released(self, who: str) -> None:
-        """Forget a container's addresses: its DEL begins."""
+        """Remove a container's addresses, because its DEL begins."""
         for one in self._addresses.pop(who, ()):
             self._owners.pop(one, None)
 
 
 class Pipe:
-    """Standard output of one process after the other, read when each has ended."""
+    """A pipe for the standard output of one process after the other, read when each has ended."""
 
     def __init__(self, room: int = _ROOM) -> None:
         self._readable, self.writable = os.pipe()
         os.set_blocking(self._readable, False)
         self._room = room
         if room != _ROOM:
-            with suppress(OSError):  # a limit of the machine: it keeps its size
+            with suppress(OSError):  # the machine's limit is lower: the pipe keeps its size
                 fcntl.fcntl(self.writable, fcntl.F_SETPIPE_SZ, room)
         self.path = f"/proc/self/fd/{self.writable}"
 
     def read(self) -> bytes:
-        """Return what has been written."""
+        """Return the data that has been written so far."""
         with suppress(BlockingIOError):
             return os.read(self._readable, self._room)
         return b""

@@ -1,4 +1,4 @@
-"""The contenders: everything that assigns addresses to a container and releases them.
+"""The contenders: plugins and libraries that assign addresses to containers and release them.
 
 A contender is made for one workload, with its own store.
 """
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 NETNS = "/run/netns/bench"
 _ERRORS = 1 << 20  # bytes of standard error that are kept
 NOT_STATED = "not stated"
-# What a runtime tells a plugin about the pod.
+# CNI_ARGS, in which a runtime names the pod.
 POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=pod-{}"
 
 
 class TakesNoPart(Exception):
-    """The contender cannot do the workload; the text says why."""
+    """A contender cannot do the workload; the text says why."""
 
 
 class Contender(ABC):
-    """A contender. ``seed`` and ``close`` are not timed."""
+    """The base class of contenders. ``seed`` and ``close`` are not timed."""
 
     own = False  # whether it is fastipam
     durability = NOT_STATED  # what an answer promises after a crash
@@ -49,19 +49,19 @@ class Contender(ABC):
 
     @abstractmethod
     def seed(self, leases: int, give_up: Callable[[], bool]) -> int:
-        """Assign addresses to containers 0 to ``leases``; return how many, within the limit."""
+        """Assign addresses to ``leases`` containers, or until ``give_up``; return how many."""
 
     @abstractmethod
     def call(self, step: Step) -> float:
-        """Make one call and return its nanoseconds. Raises Failed when it fails."""
+        """Make one call and return its nanoseconds. Raises Failed when the call fails."""
 
     @abstractmethod
     def close(self) -> None:
-        """Release everything that is open."""
+        """Close everything that the contender has open."""
 
 
 class Library(Contender):
-    """A contender in this process; ``add`` and ``delete`` are called with container ids."""
+    """A contender in this process. ``add`` and ``delete`` are called with container ids."""
 
     def __init__(
         self,
@@ -186,16 +186,16 @@ class Plugin(Contender):
         return leases
 
     def close(self) -> None:
-        """Close the pipe of the answers; everything else is in the directory."""
+        """Close the pipe for the answers. Everything else is in the contender's directory."""
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
 
     def try_out(self, wanted: int) -> None:
-        """Make an ADD and a DEL, and check the answer.
+        """Make an ADD and a DEL, and check that the answer has ``wanted`` addresses.
 
-        Raises Missing when there is no address, Failed when there is no answer, TakesNoPart when
-        there is one address instead of two.
+        Raises Missing when it has not, TakesNoPart when it has one instead of two, and Failed when
+        there is no answer.
         """
         step = Step(ADD, "f" * 64)
         status, said, errors = self._ask(step)
@@ -217,7 +217,7 @@ class Plugin(Contender):
         return status, [] if status else addresses(said)
 
     def collect(self) -> int:
-        """Ask the plugin to release what no container has (CNI's GC); return its exit status."""
+        """Call the plugin with GC and no valid attachments; return its exit status."""
         document = json.loads(self._input.read_text())
         document |= {"cniVersion": "1.1.0", "cni.dev/valid-attachments": []}
         source = self._input.with_name("gc.json")
@@ -233,20 +233,20 @@ class Plugin(Contender):
         return False
 
     def start_service(self) -> None:
-        """Start the process that ``kill_service`` killed."""
+        """Start the process that ``kill_service`` has killed."""
 
     def reboot(self) -> str:
-        """Change what the plugin can see of a boot; return what that was."""
+        """Simulate a reboot for the plugin, and return how."""
         return "no boot id that could be changed for this binary"
 
     def fail(self, step: Step, status: int) -> None:
-        """Make the call again, and raise Failed with what the plugin says."""
+        """Make a failed call again, and raise Failed with the plugin's answer."""
         code, (again, said, errors) = os.waitstatus_to_exitcode(status), self._ask(step)
         why = f": {_heard(said, errors)}" if again else "; the same call, made again, succeeded"
         raise Failed(f"{self.name}: {step.verb} ended with status {code}{why}")
 
     def _ask(self, step: Step) -> tuple[int, str, str]:
-        """Make a call; return its exit status, the answer, and what it said to standard error."""
+        """Make a call; return exit status, standard output and standard error."""
         command, source = [str(self.binary)], str(self._input)
         what = f"{self.name}: {step.verb}"
         errors = Pipe(_ERRORS)
@@ -265,7 +265,7 @@ def _heard(said: str, errors: str) -> str:
 
 
 class HostLocal(Plugin):
-    """Debian's host-local. Leases are made as it stores them, one file an address."""
+    """Debian's host-local. Its leases are written directly, as one file for each address."""
 
     durability = "written to files that are not synced: a power failure may lose them"
 
@@ -294,12 +294,12 @@ class HostLocal(Plugin):
     def _names(self, number: int) -> list[str]:
         value = 0x0A200002 + number
         names = [".".join(str(value >> shift & 255) for shift in (24, 16, 8, 0))]
-        # On Linux host-local keeps colons in file names.
+        # On Linux host-local's file names have the colons of an address.
         return [*names, f"2001:db8::{number + 2:x}"] if self._dual else names
 
 
 class Static(Plugin):
-    """Debian's static, which stores nothing and prints its configuration: the least possible."""
+    """Debian's static, which stores nothing and prints its configuration: the least work."""
 
     durability = "keeps nothing: it prints the address of its configuration"
     keeps = False
@@ -314,7 +314,7 @@ class Static(Plugin):
 
 
 class Fastipam(Plugin):
-    """fastipam as a process, with an agent or without. Leases are made with the library."""
+    """fastipam as a process, with or without an agent. Its leases are made with the library."""
 
     own = True
     durability = "synced to the disk before the answer"
@@ -352,7 +352,7 @@ class Fastipam(Plugin):
 
 
 class Other(Plugin):
-    """Another IPAM binary, with the ``ipam`` section that its user wrote."""
+    """Another IPAM binary, with the ``ipam`` section that the user of the benchmark wrote."""
 
     def __init__(self, guest: Guest, workload: Workload, scratch: Path) -> None:
         data = scratch / "data"
@@ -362,7 +362,7 @@ class Other(Plugin):
 
 
 def fill_network(network: fastipam.Network, leases: int) -> None:
-    """Assign addresses to containers 0 to ``leases``, many a transaction."""
+    """Assign addresses to the containers below ``leases``, many in a transaction."""
     for first in range(0, leases, BATCH):
         last = min(first + BATCH, leases)
         network.allocate_many((container(number), IFNAME) for number in range(first, last))

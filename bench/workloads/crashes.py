@@ -1,7 +1,7 @@
-"""After ``kill -9`` and after a reboot: what is lost, what leaks, and what frees it.
+"""Count the addresses that are lost or leak after ``kill -9`` and after a reboot.
 
-Nothing is read from a contender's store. Its pool is a small one, which is filled up before and
-after: an address that no pod has, and that is not given to a new one either, has leaked.
+A contender's store is not read. Instead its pool is small, and is filled up before and after: an
+address that no pod has, and that a new pod does not get either, has leaked.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _MOST = 1 << 8  # more than the pool has
 
 
 class Killed(TypedDict):
-    """What ``kill -9`` did to a contender."""
+    """The result of ``kill -9`` for a contender."""
 
     contender: str
     what: str  # what was killed
-    kills: int  # of calls that had not answered
+    kills: int  # the number of killed calls that had not answered
     held: int
     lost: int  # addresses of running pods that were given to others
     leaked: int
@@ -44,32 +44,32 @@ class Killed(TypedDict):
 
 
 class Rebooted(TypedDict):
-    """What a reboot left behind of a contender's leases."""
+    """The result of a reboot for a contender."""
 
     contender: str
     held: int
     leaked: int
-    seen: str  # what of the reboot the contender could see
+    seen: str  # how the contender could notice the reboot
     freed_by: str
-    first_ns: float | None  # the first ADD, None when it was refused
+    first_ns: float | None  # the time of the first ADD, or None when it was refused
     note: str
 
 
 def small(name: str, prefix: int) -> Workload:
-    """Return a workload without calls, on a small pool."""
+    """Return a workload without calls on a small pool."""
     return Workload(name, name, 0, 0, lambda _: iter(()), pool=f"10.32.0.0/{prefix}")
 
 
 @dataclass
 class Pool:
-    """A contender with a small pool, and the pods that it was asked for."""
+    """A contender with a small pool, and the pods for which it was called."""
 
     plugin: Plugin
     _number: int = 0
-    times: list[float] = field(default_factory=list)  # of the ADDs that gave an address
+    times: list[float] = field(default_factory=list)  # in ns, of the ADDs that gave an address
 
     def add(self) -> tuple[str, str | None]:
-        """Ask for an address for a new pod; return its container and the address, or None."""
+        """Make an ADD for a new pod; return its container, and the address or None."""
         self._number += 1
         who = container(self._number)
         begun = perf_counter_ns()
@@ -80,11 +80,11 @@ class Pool:
         return who, addresses[0]
 
     def remove(self, who: str) -> None:
-        """Release a pod's address; a refusal is no failure here."""
+        """Release a pod's address. A refusal is not a failure here."""
         self.plugin.attempt(Step(DEL, who))
 
     def fill(self) -> dict[str, str]:
-        """Ask for addresses until one is refused; return them by container."""
+        """Make ADDs until one is refused; return the addresses by container."""
         given: dict[str, str] = {}
         held = Held(self.plugin.name)
         for _ in range(_MOST):
@@ -100,14 +100,14 @@ class Pool:
         )
 
     def free(self) -> dict[str, str]:
-        """Return which addresses new pods get now; they are released again."""
+        """Return the addresses that new pods can get now, by container; release them again."""
         given = self.fill()
         for who in given:
             self.remove(who)
         return given
 
     def hold(self, count: int) -> dict[str, str]:
-        """Return so many new pods with their addresses. Raises Failed."""
+        """Make ADDs for ``count`` new pods; return the addresses by container. Raises Failed."""
         held: dict[str, str] = {}
         known = Held(self.plugin.name)
         for _ in range(count):
@@ -120,7 +120,7 @@ class Pool:
 
 
 def kill(make: Callable[[], Plugin], rounds: int) -> Killed:
-    """Kill calls at random moments, every second time the service behind the plugin, if any."""
+    """Kill ADDs at random moments; every second time kill the service behind the plugin, if any."""
     pool = Pool(make())
     plugin, chance = pool.plugin, Random(SEED)
     capacity = len(pool.free())
@@ -133,7 +133,7 @@ def kill(make: Callable[[], Plugin], rounds: int) -> Killed:
         found, status = _kill_one(plugin, who, chance.uniform(0, usual), of_service=of_service)
         service |= found
         if status == 0:
-            pool.remove(who)  # it had answered
+            pool.remove(who)  # it had answered before it was killed
         else:
             victims.append(who)
         before = len(pool.times)
@@ -158,7 +158,7 @@ def kill(make: Callable[[], Plugin], rounds: int) -> Killed:
 
 
 def _kill_one(plugin: Plugin, who: str, wait_s: float, *, of_service: bool) -> tuple[bool, int]:
-    """Begin an ADD and kill it, or its service; return whether there was one, and the status."""
+    """Begin an ADD and kill it or its service; return (whether the service was, wait status)."""
     with children.patience(f"{plugin.name}: an ADD that is killed"):
         process = plugin.begin(Step(ADD, who))
         time.sleep(wait_s)
@@ -169,9 +169,9 @@ def _kill_one(plugin: Plugin, who: str, wait_s: float, *, of_service: bool) -> t
 
 
 def reboot(make: Callable[[], Plugin]) -> Rebooted:
-    """Fill the pool, reboot, and see how many of its addresses new pods get.
+    """Fill the pool, reboot, and count how many of its addresses new pods get.
 
-    No container of before runs, their namespaces are gone, and the store is as it was.
+    After the reboot no old container runs, their namespaces are gone, and the store is unchanged.
     """
     pool = Pool(make())
     plugin = pool.plugin

@@ -1,4 +1,4 @@
-"""Run contenders through a workload, alternately, each until its time is up."""
+"""Run contenders through a workload alternately, each until its time is up."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from bench.workloads.contenders import Contender
     from bench.workloads.traces import Workload
 
-_FEWEST = 12  # calls, for an interval of ADD and one of DEL, unless
-_LONGEST = 10  # times the budget have been spent
-_TURN_NS = 50_000_000  # shorter than what slows a machine down, longer than a call
+# A contender makes this many calls, enough for intervals of ADD and of DEL, unless it has spent
+# _LONGEST times its budget.
+_FEWEST = 12
+_LONGEST = 10
+_TURN_NS = 50_000_000  # longer than a call, and shorter than a slow phase of the machine
 
 
 @dataclass
 class Outcome:
-    """What a contender did in a workload, with every latency in nanoseconds."""
+    """The result of a contender in a workload, with every latency in nanoseconds."""
 
     contender: str
     whole: bool  # whether a call is a process
@@ -37,7 +39,7 @@ class Outcome:
     pods: int
     latencies: dict[str, list[float]] = field(default_factory=lambda: {ADD: [], DEL: []})
     spent_ns: float = 0.0
-    note: str = ""  # why it took no part, or what failed
+    note: str = ""  # why the contender took no part, or which call failed
     failed: bool = False
     twice: bool = False  # whether it gave an address that another container had
     own: bool = False
@@ -45,12 +47,12 @@ class Outcome:
 
     @property
     def calls(self) -> int:
-        """The number of calls."""
+        """The number of calls that were made."""
         return sum(map(len, self.latencies.values()))
 
 
 class _Track:
-    """A contender on its way through the workload."""
+    """The progress of a contender in a workload."""
 
     def __init__(
         self, workload: Workload, contender: Contender, budget_s: float, seed_s: float
@@ -86,11 +88,11 @@ class _Track:
         )
 
     def turn(self) -> bool:
-        """Make some calls. Returns False when none is left, one failed, or the time is over."""
+        """Make some calls. Return False when none is left, one failed, or the time is over."""
         spent = self.outcome.spent_ns
         enough = self.outcome.calls >= _FEWEST or spent >= _LONGEST * self._budget_ns
         if spent >= self._budget_ns and enough:
-            return False  # at once when it takes no part
+            return False  # in the first turn if it takes no part
         try:
             return self._calls()
         except Failed as error:
@@ -117,7 +119,7 @@ class _Track:
         return spent > 0
 
     def _phase(self) -> list[Step]:
-        """Return the next steps of one verb, which may run at the same time."""
+        """Return the next steps that have the same verb, which may run at the same time."""
         steps = [self._ahead] if self._ahead else list(islice(self._steps, 1))
         self._ahead = None
         for step in self._steps:
@@ -131,9 +133,10 @@ class _Track:
 def crowd(
     plugin: Plugin, steps: Sequence[Step], width: int, latencies: dict[str, list[float]]
 ) -> float:
-    """Make the calls with ``width`` processes at once; return the nanoseconds until the last.
+    """Make the calls with ``width`` processes at once; return the nanoseconds until the last ends.
 
-    They begin in their order. One of a container that has a call under way waits for its end.
+    The calls begin in their order. A call for a container waits until the container's earlier call
+    has ended.
     """
     waiting = deque(steps)
     flying: dict[int, tuple[Step, int, Pipe]] = {}
@@ -178,10 +181,10 @@ def drive(
 ) -> list[Outcome]:
     """Make the contenders, run them alternately for 50 ms each, and close them.
 
-    Each contender assigns the pods of the beginning for at most ``seed_s``, then makes the calls of
-    the workload in order, and stops after ``budget_s``, but makes twelve calls if they do not take
-    ten times as long. What it did is reported; nothing is extrapolated. The garbage collector is
-    off.
+    Each contender first assigns the initial pods, for at most ``seed_s``. Then it makes the calls
+    of the workload in order, and stops after ``budget_s``. It makes at least twelve calls, unless
+    they take ten times the budget. The calls that were made are reported; nothing is extrapolated.
+    The garbage collector is off.
     """
     tracks: list[_Track] = []
     try:

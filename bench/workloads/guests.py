@@ -1,4 +1,4 @@
-"""Binaries that a user names: their options, their ``ipam`` sections, and what is refused."""
+"""The IPAM binaries that a user names: their options, ``ipam`` sections, and checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DATA, _SUBNET, _SUBNET6 = "{data}", "{subnet}", "{subnet6}"
 
 @dataclass(frozen=True)
 class Guest:
-    """A user's binary. ``template`` is the text of its ``ipam`` section, or None."""
+    """A binary of the user. ``template`` is the text of its ``ipam`` section, or None."""
 
     name: str
     binary: Path
@@ -31,11 +31,11 @@ class Guest:
 
     @property
     def fills(self) -> bool:
-        """Whether its pool is the one that the work asks for, so that it can be filled up."""
+        """Whether its pool is the workload's, so that the pool can be filled up."""
         return self.template is None or _SUBNET in self.template
 
     def section(self, pools: Sequence[str], data: Path) -> dict[str, Any]:
-        """Return its ``ipam`` section for these pools. Raises Missing for a live store."""
+        """Return the ``ipam`` section for these pools. Raises Missing for a live node's store."""
         if self.template is None:
             ranges = [[{"subnet": pool}] for pool in pools]
             return {"type": self.binary.name, "ranges": ranges, "dataDir": str(data)}
@@ -47,7 +47,7 @@ class Guest:
 
 
 def named(words: Sequence[str], option: str) -> dict[str, str]:
-    """Return the values of an option NAME=VALUE by name. Raises Missing."""
+    """Return the values of an option NAME=VALUE, by name. Raises Missing."""
     found: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -66,7 +66,7 @@ def guests(
     taken: Sequence[str],
     elsewhere: Sequence[str] = (),
 ) -> list[Guest]:
-    """Return the binaries that the options name. Raises Missing when one cannot be used."""
+    """Return the binaries that the options name. Raises Missing if one of them cannot be used."""
     paths = named(plugins, "--plugin")
     templates, durable = named(configs, "--config"), named(durabilities, "--durability")
     options: dict[str, Mapping[str, str] | Sequence[str]] = {
@@ -118,7 +118,7 @@ def _paths(value: object) -> Iterator[Path]:
 
 
 def refuse_live(path: Path, option: str) -> None:
-    """Raise Missing when a path is a live node's store, or below one."""
+    """Raise Missing when a path is the store of a live node, or is below one."""
     real = path.resolve()
     for live in LIVE:
         if real == live.resolve() or live.resolve() in real.parents:
@@ -132,7 +132,7 @@ def refuse_live(path: Path, option: str) -> None:
 
 
 def _holder(directory: Path) -> str:
-    """Return the id of a process that has a store of this directory open, or an empty text."""
+    """Return the id of a process that has the store in this directory open, or ""."""
     store = {str(directory / name) for name in ("data.mdb", "lock.mdb")}
     if not any(map(os.path.exists, store)):
         return ""
@@ -141,5 +141,5 @@ def _holder(directory: Path) -> str:
             if str(link.readlink()) in store:
                 return link.parts[2]
         except OSError:
-            continue  # it has ended, or belongs to another user
+            continue  # the process has ended, or belongs to another user
     return ""

@@ -1,7 +1,7 @@
-"""The contenders in this process: fastipam's library, and what one would write around a set.
+"""The contenders in this process: fastipam's library, and simple code around a set of addresses.
 
-The others keep only a dictionary of owners: no file, no other process, nothing after a crash. That
-is why they are faster than a store.
+That code keeps only a dictionary of owners: no file, nothing for other processes, nothing after a
+crash. That is why it is faster than a store.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RESERVED = (0, 1, _SIZE - 1)  # network, gateway and broadcast address
 
 
 def store(durability: Literal["durable", "relaxed"]) -> Make:
-    """Use fastipam's library on its own store."""
+    """Return a maker of contenders with fastipam's library on a store of their own."""
 
     def make(name: str, workload: Workload, scratch: Path) -> Library:
         ipam = open_with(scratch / "store", durability)
@@ -58,7 +58,7 @@ def _with_owners(name: str, take: Callable[[], Any], give: Callable[[Any], objec
 
 
 def bitmap(name: str, _: Workload, __: Path) -> Library:
-    """Use ``fastipam.Bitmap``."""
+    """Return a contender with ``fastipam.Bitmap``."""
     bits = fastipam.Bitmap(_SIZE)
     for index in _RESERVED:
         bits.acquire(index)
@@ -66,7 +66,7 @@ def bitmap(name: str, _: Workload, __: Path) -> Library:
 
 
 def bits(name: str, _: Workload, __: Path) -> Library:
-    """Use a bitarray: take the first zero after a cursor."""
+    """Return a contender with a bitarray: it takes the first zero after a cursor."""
     array: Any = import_module("bitarray").bitarray(_SIZE)
     array.setall(0)
     for index in _RESERVED:
@@ -89,7 +89,7 @@ def bits(name: str, _: Workload, __: Path) -> Library:
 
 
 def roaring(name: str, _: Workload, __: Path) -> Library:
-    """Use a pyroaring set of the free addresses: take the next member after a cursor."""
+    """Return a contender with a pyroaring set of the free addresses, and a cursor."""
     free: Any = import_module("pyroaring").BitMap(range(2, _SIZE - 1))
     cursor = 0
 
@@ -107,7 +107,7 @@ def roaring(name: str, _: Workload, __: Path) -> Library:
 
 
 def set_of_addresses(name: str, _: Workload, __: Path) -> Library:
-    """Take the first host of the network that is not in a set, as many scripts do."""
+    """Return a contender that takes the first host not in a set, as many scripts do."""
     network = IPv4Network((_FIRST, 12))
     taken = {IPv4Address(_FIRST + 1)}
 
@@ -122,7 +122,7 @@ def set_of_addresses(name: str, _: Workload, __: Path) -> Library:
 
 
 def netaddr_set(name: str, _: Workload, __: Path) -> Library:
-    """Keep an IPSet of the available addresses, as netaddr's documentation does."""
+    """Return a contender with an IPSet of the available addresses, as netaddr's documents do."""
     netaddr: Any = import_module("netaddr")
     free = netaddr.IPSet(netaddr.IPNetwork((_FIRST, 12)))
     for index in _RESERVED:

@@ -1,4 +1,4 @@
-"""Where fastipam loses: every median of somebody else that is lower, for the same work."""
+"""Find where fastipam loses: every median of another contender that is lower for the same work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Loss(TypedDict):
-    """A median of fastipam's that is above one of another contender."""
+    """A median of fastipam that is above the median of another contender."""
 
     work: str
     verb: str
@@ -34,9 +34,9 @@ class Verdict(TypedDict):
 
 
 def judge(works: Mapping[str, Sequence[Summary]]) -> Verdict:
-    """Compare each row of fastipam's with each other contender's row of the same work and kind.
+    """Compare the medians of fastipam with those of each other contender in the same work.
 
-    Processes are compared with processes, calls in a process with calls in a process.
+    Processes are compared only with processes, and library calls only with library calls.
     """
     compared, losses = 0, []
     for work, found in works.items():
@@ -72,7 +72,7 @@ def _loss(work: str, verb: str, own: Summary, other: Summary) -> Loss:
 
 
 def by_pair(losses: Iterable[Loss]) -> dict[tuple[str, str], list[Loss]]:
-    """Return the losses of each contender of fastipam's to each other contender."""
+    """Return the losses by pair: (contender of fastipam, other contender)."""
     pairs: dict[tuple[str, str], list[Loss]] = {}
     for one in losses:
         pairs.setdefault((one["own"], one["other"]), []).append(one)

@@ -1,4 +1,4 @@
-"""Measure every contender in every workload, with more and more leases, and after crashes."""
+"""Measure every contender in every workload, with growing numbers of leases, and after crashes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TAKEN = (AGENT, NO_AGENT, HOST_LOCAL, "static", "whereabouts", *libraries.STORES
 
 
 class Budget(NamedTuple):
-    """The seconds that a contender may take for the pods of the beginning, and for its calls."""
+    """The seconds that a contender may take for the initial pods, and for its calls."""
 
     seed_s: float
     workload_s: float
@@ -48,14 +48,14 @@ class Budget(NamedTuple):
 
 @dataclass(frozen=True)
 class Effort:
-    """The budgets of processes and libraries, the numbers of leases, and of what is killed."""
+    """The amount of work: budgets of processes and libraries, numbers of leases and of kills."""
 
     process: Budget
     library: Budget
     leases: tuple[int, ...]
-    files: int  # the largest number for host-local
+    files: int  # the largest number of leases for host-local
     kills: int
-    prefix: int  # of the pool that is filled up
+    prefix: int  # the prefix length of the pool that is filled up
     text: str
 
 
@@ -76,7 +76,7 @@ def run(
     only: Sequence[str] = NAMES,
     more: Mapping[str, PluginMaker] | None = None,
 ) -> Suite:
-    """Measure the named work. ``more`` makes contenders that need something which runs."""
+    """Measure the named work. ``more`` has makers of contenders that need a running service."""
     processes.require_peers()
     suite = Suite(machine.facts() | disk.facts(scratch))
     suite.facts |= {"scratch": str(scratch.parent), "run": effort.text, "work": ", ".join(only)}
@@ -104,7 +104,7 @@ def run(
 
 
 class Arena:
-    """Makes the contenders of a workload, each in its own directory, and measures them."""
+    """Makes the contenders of a workload, each in a directory of its own, and measures them."""
 
     agent: Agent
 
@@ -138,7 +138,7 @@ class Arena:
         return self._go(workload, 1, set())
 
     def grow(self, leases: int) -> list[Summary]:
-        """Measure all contenders with this many leases, except those that gave up at fewer."""
+        """Measure all contenders with this many leases, except those that gave up with fewer."""
         out = set(self._gave_up)
         if leases > self._effort.files and HOST_LOCAL not in out:
             out.add(HOST_LOCAL)
@@ -161,9 +161,10 @@ class Arena:
         here = self._scratch / workload.name.replace(" ", "-").replace(",", "")
         out = out | self._suite.withdrawn.keys()
         made = dict(libraries.STORES)
-        if not workload.dual:  # a second family would be a second object, and nothing else
+        if not workload.dual:  # for these a second family would only be a second object
             made |= libraries.IN_MEMORY
-        alone = workload.at_once > 1 and not workload.phased  # a library's calls are one by one
+        # A library makes one call after the other, so it takes no part in such a workload.
+        alone = workload.at_once > 1 and not workload.phased
         inside: list[Maker] = [
             partial(make, name, workload, here / name.replace(" ", "-"))
             for name, make in ({} if alone else made).items()
@@ -190,7 +191,7 @@ class Arena:
 
     def crash(self, only: Sequence[str]) -> None:
         """Kill and reboot every contender that keeps leases."""
-        own = partial(Fastipam, AGENT, self._whole)  # as installed: it answers without its agent
+        own = partial(Fastipam, AGENT, self._whole)  # with the entry point, as it is installed
         makers = self._plugins | {AGENT: lambda work, here: own(work, here, self.agent)}
         del makers["static"]
         for number, (name, make) in enumerate(makers.items()):
@@ -239,7 +240,7 @@ class Arena:
 
 
 def own_failures(suite: Suite) -> None:
-    """Raise Failed when a call of fastipam's failed."""
+    """Raise Failed when a call of fastipam failed."""
     own = {name for name, one in suite.entrants.items() if one["own"]} | {AGENT, NO_AGENT}
     for one in suite.failures():
         if one["contender"] in own:

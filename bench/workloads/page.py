@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: the summary first, then every figure."""
+"""Render the report as one self-contained HTML file: first the summary, then every figure."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ _TITLES = {
     "at-once": "calls a second of a node's churn, with 1, 8 and 64 processes at once",
     "workloads": "ADD in every workload: p50, p99 and p99.9",
 }
-_WORDS = 14  # a longer cell is text, and may be broken
+_WORDS = 14  # characters; a longer cell is a text, which may be wrapped
 
 
 def render(suite: Suite, pictures: Mapping[str, str], colours: Mapping[str, str]) -> str:
-    """Return the page. ``pictures`` are the SVGs by name, ``colours`` those of the contenders."""
+    """Return the page. ``pictures`` has SVGs by name, ``colours`` the colours of contenders."""
     summary, detail = _summary(suite, pictures, colours), _detail(suite, pictures, colours)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -135,7 +135,7 @@ def _plots(pictures: Mapping[str, str], names: Iterable[str]) -> str:
 
 
 def _table(rows: Rows, colours: Mapping[str, str], level: int = 2) -> str:
-    """Return a table that scrolls by itself when it is wider than the page."""
+    """Return a table, which scrolls when it is wider than the page."""
     texts = {
         at
         for at in range(1, len(rows.head))
@@ -167,7 +167,7 @@ def _table(rows: Rows, colours: Mapping[str, str], level: int = 2) -> str:
 
 
 def _cell(cell: str) -> str:
-    """Return a cell as HTML, in which a number and its unit stay on one line."""
+    """Return a cell as HTML, with a number and its unit kept on one line."""
     return re.sub(r"(?<=\d) (?=(?:[mnu]?s|x)\b)", "&nbsp;", escape(cell))
 
 

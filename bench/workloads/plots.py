@@ -1,4 +1,4 @@
-"""Draw the suite as SVG: one colour a contender in all pictures, the legend below the lines."""
+"""Draw the suite as SVG. A contender has the same colour in all pictures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def colours(suite: Suite) -> dict[str, str]:
 
 
 def draw(suite: Suite) -> dict[str, str]:
-    """Return the pictures for which there are figures: the text of each SVG by its name."""
+    """Return the pictures for which there are figures: SVG texts by name."""
     mpl.rcParams.update({"svg.hashsalt": "fastipam", "font.size": 10, "svg.fonttype": "none"})
     drawn = {}
     if suite.growth:
@@ -77,7 +77,7 @@ def _of(found: list[Summary], name: str) -> Summary | None:
 
 
 def _growth(axes: Any, suite: Suite, colors: dict[str, str], verb: str, whole: bool) -> None:
-    """Draw a verb against the number of leases: the median, with its interval as a bar."""
+    """Draw the median time of a verb, with its interval, against the number of leases."""
     for name, mark in zip(_names(suite.growth.values(), whole=whole), _MARKS * 2, strict=False):
         points = []
         for leases, found in suite.growth.items():
@@ -108,7 +108,7 @@ def _short(leases: int) -> str:
 
 
 def _at_once(axes: Any, suite: Suite, colors: dict[str, str]) -> None:
-    """Draw the calls a second of the churn against the processes at once."""
+    """Draw the calls per second in the churn against the number of processes at once."""
     for name, mark in zip(_names(suite.works.values(), whole=True), _MARKS * 2, strict=False):
         points = [
             (at, rate(one))
@@ -125,7 +125,7 @@ def _at_once(axes: Any, suite: Suite, colors: dict[str, str]) -> None:
 
 
 def _tails(axes: Any, suite: Suite, colors: dict[str, str]) -> None:
-    """Draw the ADD of the processes in every workload: p50, and ticks at p99 and p99.9."""
+    """Draw the processes' ADD in every workload: a dot at p50, ticks at p99 and p99.9."""
     chosen = _names(suite.works.values(), whole=True)
     step = 0.8 / max(1, len(chosen))
     for at, name in enumerate(chosen):

@@ -1,4 +1,4 @@
-"""What a run has found, as rows: for the terminal and for the page."""
+"""The results of a run as tables, for the terminal and for the page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Cells: TypeAlias = "list[tuple[str, ...]]"
 
 
 class Rows(NamedTuple):
-    """A table: its title, its head and its rows; the first cell of a row may be a contender."""
+    """A table: its title, head and rows. The first cell of a row may be a contender."""
 
     title: str
     head: tuple[str, ...]
@@ -28,12 +28,12 @@ class Rows(NamedTuple):
     text: str = ""
 
     def markdown(self, level: int) -> str:
-        """Return it for a terminal or a Markdown file."""
+        """Return the table as Markdown."""
         return f"{'#' * level} {self.title}\n\n" + table(self.head, self.rows)
 
 
 def overview(suite: Suite) -> Rows:
-    """Return one row for each plugin: the figures that are asked for first."""
+    """Return the most important figures, with one row for each plugin."""
     widths = [one for one in ("churn", "churn 8", "churn 64") if one in suite.works]
     leases = [one for one in suite.growth if one in ("0", "1000", "10000", "100000")]
     head = (
@@ -94,7 +94,7 @@ def _left(suite: Suite, name: str) -> str:
 
 
 def growth(suite: Suite, verb: str, *, whole: bool) -> Rows:
-    """Return the median of a verb, with its interval, against the number of leases."""
+    """Return the median of a verb, with its interval, for each number of leases."""
     rows: Cells = []
     for name, entrant in suite.entrants.items():
         if entrant["whole"] is whole:
@@ -118,7 +118,7 @@ def median_of(summary: Summary | None, verb: str) -> str:
 
 
 def workload(suite: Suite, name: str, *, whole: bool) -> Rows:
-    """Return a workload's contenders of a kind, the cheapest first."""
+    """Return the contenders of a kind in a workload, the cheapest first."""
     found = [one for one in suite.works[name] if one["whole"] is whole]
     found.sort(key=lambda one: cost(one, ADD) or float("inf"))
     head = (
@@ -206,7 +206,7 @@ def reboots(suite: Suite) -> Rows:
 
 
 def losses(suite: Suite, *, whole: bool) -> tuple[Rows, Rows]:
-    """Return where fastipam loses: by pair of contenders, and each median."""
+    """Return two tables of fastipam's losses: by pair of contenders, and by median."""
     found = [
         one for one in suite.verdict()["losses"] if suite.entrants[one["own"]]["whole"] is whole
     ]
@@ -244,7 +244,7 @@ def losses(suite: Suite, *, whole: bool) -> tuple[Rows, Rows]:
 
 
 def lost(suite: Suite) -> str:
-    """Return how many of the compared medians are lost."""
+    """Return a sentence that says how many of the compared medians fastipam loses."""
     verdict = suite.verdict()
     count, compared = len(verdict["losses"]), verdict["compared"]
     if not count:
@@ -259,19 +259,19 @@ def lost(suite: Suite) -> str:
 
 
 def wrong(suite: Suite) -> list[str]:
-    """Return why contenders have no figures, a sentence each."""
+    """Return a sentence for each withdrawn contender that says why it has no figures."""
     return [f"{why}. Its figures are not compared." for why in suite.withdrawn.values()]
 
 
 def left_out(suite: Suite) -> Rows:
-    """Return what was not measured and what failed, each with its reason."""
+    """Return a table of the work that was not measured or failed, each with its reason."""
     rows: Cells = [(one["contender"], one["work"], one["why"]) for one in suite.skipped]
     rows += [(one["contender"], one["work"], f"failed: {one['why']}") for one in suite.failures()]
     return Rows("Not measured, and failed", ("contender", "work", "why"), rows)
 
 
 def text(suite: Suite, level: int = 2) -> str:
-    """Return the report as Markdown: warnings, what is asked first, and the losses."""
+    """Return the report as Markdown: warnings, the most important figures, and the losses."""
     parts = [f"FAILED: {one}" for one in wrong(suite)]
     parts += [f"WARNING: {one}" for one in suite.warnings]
     said = ("machine", "filesystem", "device", "sync", "run", "commit", "date")

@@ -1,4 +1,4 @@
-"""All that one run of the suite has found, and its form as JSON."""
+"""The results of one run of the suite, and their form as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERSION = 1
 
 
 class Entrant(TypedDict):
-    """A contender, as the report names it."""
+    """The facts about a contender in the report."""
 
     own: bool
     whole: bool  # whether a call is a process
@@ -28,7 +28,7 @@ class Entrant(TypedDict):
 
 
 class Skipped(TypedDict):
-    """Work that a contender was not asked for, or could not do."""
+    """Work that a contender was not given, or could not do."""
 
     contender: str
     work: str
@@ -37,7 +37,7 @@ class Skipped(TypedDict):
 
 @dataclass
 class Suite:
-    """The report's figures. ``works`` and ``growth`` are by the work's name."""
+    """The figures of the report. ``works`` has them by the name of the workload."""
 
     facts: dict[str, str]
     warnings: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Suite:
     withdrawn: dict[str, str] = field(default_factory=dict)  # contenders without figures, and why
 
     def verdict(self) -> Verdict:
-        """Return where fastipam loses, in all the work of this run."""
+        """Return the losses of fastipam in all the work of this run."""
         after = [
             of_adds(one["contender"], one["next_ns"], own=self.entrants[one["contender"]]["own"])
             for one in self.kills
@@ -64,7 +64,7 @@ class Suite:
         return self.works | beside
 
     def withdraw(self) -> None:
-        """Remove the figures of the contenders that are ``withdrawn``: nothing is compared."""
+        """Remove the figures of the withdrawn contenders, so that they are not compared."""
         for one in (one for found in self._all().values() for one in found):
             if one["contender"] in self.withdrawn:
                 one["verbs"], one["note"] = {}, self.withdrawn[one["contender"]]
@@ -76,7 +76,7 @@ class Suite:
                 rebooted["note"] = self.withdrawn[rebooted["contender"]]
 
     def failures(self) -> list[Skipped]:
-        """Return the work in which a contender's call failed."""
+        """Return the work in which a call of a contender failed."""
         failed = [
             Skipped(contender=one["contender"], work=work, why=one["note"])
             for work, found in self._all().items()

@@ -1,4 +1,4 @@
-"""What is kept of an outcome: counts, percentiles, and some of the latencies."""
+"""Summarise an outcome: counts, percentiles, and some of the latencies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SHARES = {
     "p50": (0.5, 1),
     "p99": (0.99, 100),
     "p99.9": (0.999, 1000),
-}  # and the least number of calls for it
-_KEPT = 400
+}  # each with its share, and the least number of calls for which it is computed
+_KEPT = 400  # latencies of a verb that are kept
 
 
 class Verb(TypedDict):
-    """Percentiles in nanoseconds, or None where there were too few calls."""
+    """The calls of a verb. Percentiles are in nanoseconds, or None with too few calls."""
 
     calls: int
     percentiles: dict[str, float | None]
@@ -30,7 +30,7 @@ class Verb(TypedDict):
 
 
 class Summary(TypedDict):
-    """A contender in a workload."""
+    """The summary of a contender in a workload."""
 
     contender: str
     own: bool
@@ -40,7 +40,7 @@ class Summary(TypedDict):
     pods: int
     seconds: float
     verbs: dict[str, Verb]
-    note: str  # why it took no part, or what failed
+    note: str  # why the contender took no part, or which call failed
     failed: bool
 
 
@@ -66,7 +66,7 @@ def _verb(latencies: list[float]) -> Verb:
 
 
 def summarise(outcome: Outcome) -> Summary:
-    """Compute percentiles of all latencies; only some latencies go into the file."""
+    """Return the summary of an outcome, with percentiles of all latencies and some latencies."""
     return Summary(
         contender=outcome.contender,
         own=outcome.own,
@@ -82,7 +82,7 @@ def summarise(outcome: Outcome) -> Summary:
 
 
 def of_adds(contender: str, latencies: list[float], *, own: bool) -> Summary:
-    """Return the summary of a plugin's ADDs that were no part of a workload."""
+    """Return the summary of a plugin's ADDs that were not part of a workload."""
     count = len(latencies)
     return Summary(
         contender=contender, own=own, whole=True, calls_wanted=count, pods_wanted=0, pods=0,
@@ -97,5 +97,5 @@ def cost(summary: Summary, verb: str, name: str = "p50") -> float | None:
 
 
 def rate(summary: Summary) -> float:
-    """Return the calls a second."""
+    """Return the calls per second."""
     return sum(one["calls"] for one in summary["verbs"].values()) / max(summary["seconds"], 1e-9)

@@ -1,7 +1,7 @@
-"""The workloads: what is assigned and released, in which order, without a clock or a plugin.
+"""The workloads: sequences of ADDs and DELs, without a clock or a plugin.
 
 Every sequence is made from a fixed seed, so that each contender gets the same one. A workload
-begins with some pods, which are assigned untimed.
+begins with some initial pods, whose addresses are assigned untimed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """What happens to ``present`` pods; ``steps(n)`` when only n of them could be assigned."""
+    """A sequence of calls beside ``present`` initial pods.
+
+    ``steps(n)`` returns the sequence when only n of the initial pods got an address.
+    """
 
     name: str
     title: str
@@ -46,22 +49,22 @@ class Workload:
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """Return the CIDRs of the pools; each gives one address."""
+        """The CIDRs of the pools, each of which gives an address."""
         return (self.pool, POOL_V6) if self.dual else (self.pool,)
 
 
 def container(number: int) -> str:
-    """Return a container id as of a runtime."""
+    """Return a container id like a runtime's."""
     return f"{number:064x}"
 
 
 def fill(_: int) -> Iterator[Step]:
-    """Yield pods that start; none stops."""
+    """Yield pods that start; no pod stops."""
     return (Step(ADD, container(number)) for number in range(10_000))
 
 
 def churn(present: int) -> Iterator[Step]:
-    """Yield pods with exponentially distributed lifetimes; each is replaced when it stops.
+    """Yield pods with exponentially distributed lifetimes, each replaced when it stops.
 
     This is the steady state of a node: which pod stops next does not depend on its age.
     """
@@ -76,7 +79,7 @@ def churn(present: int) -> Iterator[Step]:
 
 
 def restart(present: int) -> Iterator[Step]:
-    """Yield restarts of a node: the runtime deletes all pods, then starts every pod again."""
+    """Yield restarts of a node, in which the runtime deletes all pods and starts them again."""
     for round_ in range(10):
         first = round_ * present
         yield from (Step(DEL, container(first + at)) for at in range(present))
@@ -92,7 +95,7 @@ def crash_loop(present: int) -> Iterator[Step]:
 
 
 def rolling_update(present: int) -> Iterator[Step]:
-    """Yield the replacement of every pod; the new one starts before the old one stops."""
+    """Yield the replacement of every pod. Each new pod starts before the old one stops."""
     for number in range(present):
         yield Step(ADD, container(present + number))
         yield Step(DEL, container(number))
@@ -115,7 +118,7 @@ WORKLOADS = (
 
 
 def growth(leases: int) -> Workload:
-    """Return pairs with this many leases, to measure the cost of a call against their number."""
+    """Return a workload of pairs beside this many leases, to measure their effect on a call."""
     return Workload(
         f"{leases:,} leases",
         f"Beside {leases:,} leases",

@@ -1,1 +1,1 @@
-"""whereabouts on an API server of its own, as a contender: ``--whereabouts``."""
+"""The contender whereabouts on an API server of its own: ``--whereabouts``."""

@@ -1,4 +1,4 @@
-"""Build whereabouts and start a real API server for it; each workload gets pools of its own."""
+"""Build whereabouts and start a real API server for it. Each workload gets pools of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _POOLS = "/apis/whereabouts.cni.cncf.io/v1alpha1/namespaces/kube-system/ippools"
 
 
 class Whereabouts(Plugin):
-    """whereabouts with its defaults. Leases are made as it stores them, one object a pool."""
+    """whereabouts with its defaults. Its leases are written directly, as one object per pool."""
 
     durability = DURABILITY
 
@@ -75,11 +75,11 @@ class Whereabouts(Plugin):
                 "metadata": {"name": name},
                 "spec": spec,
             }
-            self._server.admin.delete(f"{_POOLS}/{name}")  # ``try_out`` has made it
+            self._server.admin.delete(f"{_POOLS}/{name}")  # ``try_out`` has created it
             try:
                 answer = self._server.admin.create(_POOLS, body)
                 why = "" if answer.status == 201 else answer.message[:120]
-            except OSError as error:  # it closes the connection in the middle of a large request
+            except OSError as error:  # the server closes the connection during a large request
                 why = f"the API server ended the connection: {error}"
             if why:
                 raise TakesNoPart(f"no IPPool has room for {leases:,} allocations: {why}")
@@ -88,9 +88,9 @@ class Whereabouts(Plugin):
 
 @contextmanager
 def running(scratch: Path) -> Iterator[Callable[[Workload, Path], Plugin]]:
-    """Start etcd and an API server in ``scratch``; yield what makes the contender.
+    """Start etcd and an API server in ``scratch``; yield the function that makes the contender.
 
-    Raises Missing when a program is missing that is not built here.
+    Raises Missing when a program is missing that this module does not build.
     """
     program, etcd = build.program("kube-apiserver"), packaged_etcd() or debian_etcd()
     if program is None:
@@ -108,7 +108,7 @@ def running(scratch: Path) -> Iterator[Callable[[Workload, Path], Plugin]]:
 
 
 def built() -> tuple[Path, list[dict[str, Any]]]:
-    """Return whereabouts, built if it is not in the cache, and its kinds. Raises Missing."""
+    """Return whereabouts, built unless it is in the cache, and its CRDs. Raises Missing."""
     module = build.Module(Path(__file__).parent)
     module.commands = {NAME: next(iter(module.commands.values()))}
     kinds = module.directory / "crds"
