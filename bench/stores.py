@@ -33,9 +33,7 @@ CONTAINER = "c0ffee" * 10 + "c0de"  # 64 hexadecimal digits, like a runtime's id
 IFNAME = "eth0"
 
 _MEMORY = Path("/dev/shm")
-_SPACE = (
-    3 << 30
-)  # bytes for five stores of a million leases; each takes less than half a GiB
+_SPACE = 3 << 30  # bytes for five stores of a million leases; each takes less than half a GiB
 
 
 def owners(first: int, count: int) -> list[tuple[str, str]]:

@@ -149,7 +149,7 @@ def _row(summary: Summary, width: int) -> tuple[str, ...]:
 
 
 def kills(suite: Suite) -> Rows:
-    """Return what ``kill -9`` did."""
+    """Return a table with the effects of ``kill -9``."""
     head = (
         *("plugin", "killed", "calls killed", "pods that lost their address"),
         *("leaked", "leaked after DEL", "the next ADD"),
@@ -183,7 +183,7 @@ def _after(killed: Killed) -> str:
 
 
 def reboots(suite: Suite) -> Rows:
-    """Return what a reboot left behind."""
+    """Return a table with the effects of a reboot."""
     head = ("plugin", "leases before", "leaked", "freed by", "the first ADD", "what changed")
     rows: Cells = [
         (one["contender"], one["note"], *[_DASH] * 4)
