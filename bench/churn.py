@@ -52,7 +52,7 @@ class Times(NamedTuple):
 
 
 class Churn:
-    """A store that is filled to a share and stays as full, for a ``with`` block."""
+    """A store that stays filled to the share ``fill``, for a ``with`` block."""
 
     def __init__(self, path: Path, fill: float, *, subnet: str, history: int) -> None:
         self._chance = random.Random(fill)

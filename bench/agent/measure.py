@@ -215,7 +215,7 @@ def _turns(
     for name, values in samples.items():
         results.samples.setdefault(
             name, values
-        )  # the samples of /bin/true are those of its first rounds
+        )  # of /bin/true, which takes part twice, the first samples are kept
     return samples
 
 

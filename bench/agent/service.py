@@ -109,7 +109,7 @@ class Server:
 
 
 class Agent(Server):
-    """A ``fastipam agent``, which sweeps if ``sweeps``. It never opens the node's own store."""
+    """A ``fastipam agent``, with sweeps or without. It never opens the node's own store."""
 
     def __init__(
         self, scratch: Path, name: str = "agent", *, data: Path | None = None, sweeps: bool = True

@@ -150,7 +150,7 @@ class Clusters(Services):
         """The data directories of the networks whose keeper starts with the agent."""
         return sorted(self._to_create)
 
-    # What requests call ---------------------------------------------------------------------
+    # Called by requests ---------------------------------------------------------------------
 
     def note_cluster(self, data_dir: str, network: str, settings: Settings) -> None:
         """Start a keeper for this network soon, unless it has one.

@@ -428,7 +428,7 @@ class Server:
         return True
 
     def _limit_process(self, client: Client) -> None:
-        """Close the longest idle connection of a process that has too many with this one."""
+        """Count a new connection of a process; close its longest idle one if it has too many."""
         if not client.peer or self._clients.get(client.descriptor) is not client:
             return
         own = self._of_process.setdefault(client.peer, OrderedDict())

@@ -23,7 +23,7 @@ _LEFT_OUT = (
     "agent.web", "backup", "cli", "cluster.admin", "files", "picture", "repair", "tasks",
     "testing", "verify",
 )  # fmt: skip
-# What the page draws pictures with. An agent without a page does not need it, nor numpy's 20 MB.
+# The modules that draw the page's picture. An agent without a page saves numpy's 20 MB.
 _PAGE = ("fastipam.picture.cells", "fastipam.picture.colours")
 # Modules that functions of Python's library or of a package import only when they are called.
 _OTHERS = (

@@ -279,7 +279,7 @@ class _Listing:
         # The history has no older event. The list is complete if it has every assignment ever made.
         return found if assignments == state.generation else None
 
-    # What a row says -------------------------------------------------------------------------
+    # The content of a row ---------------------------------------------------------------------
 
     def _row(self, address: Address, record: Record) -> dict[str, Any]:
         return {

@@ -26,7 +26,7 @@ if not TYPE_CHECKING:  # a type checker takes any name from a module that has it
             raise AttributeError(f"module 'fastipam.cni' has no attribute {name!r}")
         from importlib import import_module
 
-        import_module("fastipam.errors")  # what handle() imports late
+        import_module("fastipam.errors")  # handle() imports this late
         value = getattr(import_module(f"fastipam.cni.{_HOME[name]}"), name)
         globals()[name] = value
         return value

@@ -130,7 +130,7 @@ def address_in(text: str) -> tuple[int, int] | None:
 
 
 def identify(asked: Variables, own_path: str, reported: str = "") -> tuple[int, int, int]:
-    """Identify the container's network namespace by numbers, 0 for what is unknown.
+    """Identify the container's network namespace by three numbers, each 0 if it is unknown.
 
     Return (inode of ``CNI_NETNS``, inode of a mount namespace in which that path leads to it,
     ``born_ns``); ``born_ns`` is explained at :func:`fastipam.namespaces.look`.

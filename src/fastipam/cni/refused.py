@@ -111,7 +111,7 @@ def _in_the_way(refusal: Refusal) -> tuple[Address, ...] | None:
 
 
 def _has_lost_any(network: Network, addresses: Sequence[Address]) -> bool:
-    """Return whether the netns path of a lease does not lead to the lease's namespace any more."""
+    """Return whether the netns path of one of these leases no longer leads to its namespace."""
     place = Place()
     for address in addresses:
         lease = network._lookup(address, of_pool=True)

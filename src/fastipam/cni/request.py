@@ -179,7 +179,7 @@ class Request:
     def valid_attachments(self) -> set[Owner]:
         """Return the owners that GC has to keep, for ``Network.retain``.
 
-        Raises ConfigError when the configuration lists none, or an entry names no container.
+        Raises ConfigError when the list is missing, or when an entry names no container.
         """
         return {Owner(*one) for one in valid_attachments(self._folded())}
 

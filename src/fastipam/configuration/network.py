@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.policy import Policy
 
     Version = tuple[int, int, int]
-    Route = tuple[int, dict[str, str | int]]  # family, and what the result shows
+    Route = tuple[int, dict[str, str | int]]  # family, and the route's object in a result
     Hole = tuple[int, int, int]  # family, first, last address of an exclusion
     # Makes settings from (value, network, data directory, exclusions); raises ConfigError.
     ReadCluster = Callable[[object, str, str, list[Hole]], Settings]

@@ -117,7 +117,7 @@ class Watch(Observer):
         with self._lock:
             return dict(self._codes)
 
-    # What the executor reports -------------------------------------------------------------
+    # Reports of the executor ----------------------------------------------------------------
 
     def request(
         self,

@@ -165,7 +165,7 @@ class _Server(ThreadingMixIn, HTTPServer):
         self.server_name = str(host)
 
     def begin(self, connection: Connection) -> None:
-        """Start a thread for a request whose head is read, or close it beyond the limits."""
+        """Start a thread for a request whose head is read, or close it at a limit."""
         head = bytes(connection.head)
         place = HEALTH if _is_health(head) else connection.host
         if not self._take(place):

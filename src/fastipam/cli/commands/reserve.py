@@ -43,7 +43,7 @@ def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:
 
 
 def _only_one_with(ipam: fastipam.Ipam, target: str) -> str | None:
-    """Return the network whose ranges have some of these addresses, or None unless it is one."""
+    """Return the only network whose ranges contain some of these addresses, or None."""
     family, first, last = parse_exclusion(target, field="IP|CIDR|A-B")
     found = [
         name

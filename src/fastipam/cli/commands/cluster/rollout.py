@@ -60,7 +60,7 @@ def command(
 
 
 def _name_of(text: str) -> str:
-    """Return the name in a text such as ``daemonset.apps/NAME``, in which the kind may be missing.
+    """Return the name of a DaemonSet from ``NAME`` or, for example, ``daemonset.apps/NAME``.
 
     Raises Failure.
     """

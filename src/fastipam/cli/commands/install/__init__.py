@@ -15,7 +15,7 @@ from fastipam.cli.click_base import command as _command
 _READ_ONLY = (
     "--bin-dir must name a directory that can be written; in a pod the volume needs readOnly: false"
 )
-# What can refuse root, for whom the mode does not matter: security modules, and chattr +i.
+# Root is refused by security modules or chattr +i only: the mode does not matter for root.
 _ROOT_REFUSED = (
     "SELinux, AppArmor or the directory's attributes refuse root: type "
     "`ausearch -m avc -ts recent` and `lsattr -d`; a pod needs seLinuxOptions: {type: spc_t}"
