@@ -29,7 +29,7 @@ export function render() {
   target.putImageData(data, 0, 0);
 }
 
-// The reader prefers another scheme now.
+// Draw the picture again, because the colour scheme has changed.
 export function redraw() {
   if (!shown.drawn) return;
   render();

@@ -39,7 +39,7 @@ export function fullIn(each) {
   return each.exhaustion_s === null ? "not in sight" : span(each.exhaustion_s);
 }
 
-// Not size - free: of an IPv6 set JavaScript has rounded both.
+// Not computed as size - free: JavaScript has rounded both for an IPv6 set.
 export const usedShare = (each) => share(each.assigned + each.cooling + each.reserved, each.size);
 
 export const moment = (seconds) =>

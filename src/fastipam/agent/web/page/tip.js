@@ -30,7 +30,7 @@ export function hover(event) {
   if (view.scale >= 4) draw();
 }
 
-// Choose a cell as a search or the keyboard does: show it, its tip, and say it.
+// Choose a cell for a search or the keyboard: show it and its tip, and announce it.
 export function pointAt(cell) {
   point(placeOf(cell));
 }

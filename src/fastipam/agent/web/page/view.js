@@ -113,14 +113,14 @@ export function placeOf(cell) {
   return { cell, row: Math.floor(at / curve.width), column: at % curve.width };
 }
 
-// Return the cell at a row and a column, or null beside the picture.
+// Return the cell at a row and a column, or null outside of the picture.
 export function cellIn(row, column) {
   const curve = curveOf(panel());
   if (column < 0 || row < 0 || column >= curve.width || row >= curve.height) return null;
   return { cell: curve.order[row * curve.width + column], row, column };
 }
 
-// Have a cell on the screen, at least `least` pixels large.
+// Bring a cell onto the screen, at least `least` pixels large.
 export function reveal({ row, column }, least) {
   resize();
   if (view.scale < least) scaleTo(within(least), canvas.width / 2, canvas.height / 2);
@@ -129,7 +129,7 @@ export function reveal({ row, column }, least) {
   if (!inside) move(Math.round(canvas.width / 2 - x), Math.round(canvas.height / 2 - y));
 }
 
-// Return the cell at a position of the canvas, or null beside the picture.
+// Return the cell at a position of the canvas, or null outside of the picture.
 export function cellAt({ x, y }) {
   return cellIn(Math.floor((y - view.y) / view.scale), Math.floor((x - view.x) / view.scale));
 }
