@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     if os.geteuid() != 0:
-        parser.error("it takes root: it makes a network namespace, and routes in it")
+        parser.error("run it as root: it makes a network namespace, and routes in it")
     if _INSIDE in os.environ:
         return _inside(options)
     command = ["unshare", "--net", sys.executable, "-m", "bench.routes", *sys.argv[1:]]

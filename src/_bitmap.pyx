@@ -1194,7 +1194,7 @@ cdef class StoredPages(_Tree):
             if page != NULL and not page.dirty:
                 value = PyBytes_FromStringAndSize(<char*>page.words, PAGE_BYTES) if page.used else None
                 found = self._get_value(self._key(page.level, page.index), None, self._db)
-                assert found == value, f"page {to_python(page.index)} of level {page.level} is old"
+                assert found == value, f"page {to_python(page.index)} of level {page.level} is stale"
 
 
 def page_bits(bytes page not None, base):

@@ -1403,10 +1403,10 @@ cdef class Transaction(WriteBlock):
             stored = EventLog(log.network_id, self.look(MAIN, log.key))
             assert log.pack() == stored.pack(), f"events of network {log.network_id} were not saved"
         for key, found in self._found.items():
-            assert find(self, key) == found, f"the entry of {key} is old"
+            assert find(self, key) == found, f"the entry of {key} is stale"
         for number, packed in list(self._policies.items()):
             del self._policies[number]
-            assert self.policy_of(number) == packed, f"the policy of network {number} is old"
+            assert self.policy_of(number) == packed, f"the policy of network {number} is stale"
 
     cdef void note_brief(self) noexcept:
         """Note that all of it is one call, whose files need no second look unless it takes long."""

@@ -180,7 +180,7 @@ class _Search:
         except _GONE:
             pass
         except OSError as error:
-            self.blind = self.blind or f"process {pid} cannot be looked at: {error.strerror}"
+            self.blind = self.blind or f"process {pid} cannot be inspected: {error.strerror}"
 
     def _look_at_threads(self, pid: str, directory: str) -> None:
         for thread in os.listdir(directory):
@@ -239,7 +239,7 @@ class _Search:
             if inode not in known:
                 self.blind = (
                     f"{self._proc}/{pid}/ns/net cannot be read: "
-                    "it takes root and the capability CAP_SYS_PTRACE"
+                    "it needs root and the capability CAP_SYS_PTRACE"
                 )
                 return
 

@@ -356,4 +356,4 @@ def test_capabilities() -> None:
         for one in given:
             less = _search([each for each in given if each != one])
             assert less.returncode == 1, one
-            assert "it takes root with the capabilities" in less.stderr
+            assert "it needs root with the capabilities" in less.stderr

@@ -154,7 +154,7 @@ def test_process_that_may_not_be_read() -> None:
     with running("unshare", "-n", "sh", "-c", WAIT) as process:
         blind = _search_in(*drop)
     # Another process of another namespace may come first.
-    assert blind.endswith("/ns/net cannot be read: it takes root and the capability CAP_SYS_PTRACE")
+    assert blind.endswith("/ns/net cannot be read: it needs root and the capability CAP_SYS_PTRACE")
     assert process.pid
 
 

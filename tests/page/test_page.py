@@ -309,7 +309,7 @@ def test_a_full_ipv4_set(serve: Serve, browser: Browser, filled: Path) -> None:
         "(() => { const s = document.querySelector('#set'); s.selectedIndex = 0;"
         "s.dispatchEvent(new Event('change')); })()"
     )
-    browser.until_js(f"{facts}.includes('not in sight')")
+    browser.until_js(f"{facts}.includes('not expected')")
     assert "assigned 5 < 0.1 %" in browser.run(counts)
     browser.until_js("document.querySelector('#chart').textContent.length > 0")
     assert browser.complaints() == []
@@ -363,7 +363,7 @@ def test_without_javascript(serve: Serve, browser: Browser) -> None:
     assert ">released</td>" in html
     assert "&lt;b&gt;web-" in html
     assert "<b>web-" not in html
-    assert "not in sight" in html
+    assert "not expected" in html
 
 
 def test_private(serve: Serve, browser: Browser) -> None:

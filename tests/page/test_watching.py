@@ -219,7 +219,7 @@ def test_refusals_and_health(serve: Serve, browser: Browser, filled: Path) -> No
     assert f"3 with code {code}" in _text(browser, "#codes")
     cards = "Object.fromEntries([...document.querySelectorAll('#health div')].map(" \
             "one => [...one.children].map(part => part.innerText)))"  # fmt: skip
-    browser.until_js(f"({cards})['Sweeper'].includes('looked at')")
+    browser.until_js(f"({cards})['Sweeper'].includes('checked')")
     shown = browser.run(cards)
     assert int(shown["Requests in all"]) >= 4
     assert shown["Requests, last minute"].endswith(" /s")

@@ -127,7 +127,7 @@ def _range_set(network: str, each: Mapping[str, Any]) -> Iterator[str]:
     for key in ("size", *STATES):
         yield grouped(each[key])
     yield "" if percent is None else _percent(percent)
-    yield "full" if each["full"] else "not in sight" if left is None else _duration(left)
+    yield "full" if each["full"] else "not expected" if left is None else _duration(left)
     yield "" if run is None else grouped(run)
 
 
@@ -147,8 +147,8 @@ def _health(agent: Mapping[str, Any], health: Mapping[str, Any]) -> Iterator[tup
     text = "has not run yet"
     if sweep is not None:
         text = (
-            f"{_moment(sweep['at'])}: {sweep['looked']:,} looked at, "
-            f"{sweep['released']:,} released, {sweep['missing']:,} wait for a second look, "
+            f"{_moment(sweep['at'])}: {sweep['looked']:,} checked, "
+            f"{sweep['released']:,} released, {sweep['missing']:,} to be checked again, "
             f"{sweep['unknown']:,} skipped"
         )
     yield "Sweeper", text, "long"

@@ -10,6 +10,7 @@ import click
 
 import fastipam
 from fastipam.cli import options, output, progress
+from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.ipam import open_with
@@ -67,7 +68,10 @@ def restore(file: str, data_dir: str, replace: bool, as_json: bool) -> None:
     from fastipam.backup import restore as put_back
 
     if not os.path.exists(file):  # before a store is created for it
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
+        raise Failure(
+            f"{file}: {os.strerror(errno.ENOENT)}",
+            "give the FILE that `fastipam backup FILE` has written",
+        )
     options.require_parent(Path(data_dir), "--data-dir", DEFAULT_DATA_DIR)
     with fastipam.open(data_dir) as ipam, progress.bar("records") as advance:
         records = put_back(ipam.store, file, replace=replace, progress=advance)

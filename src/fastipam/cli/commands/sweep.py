@@ -89,8 +89,8 @@ def command(
         output.table(shown, found, wide=wide)
     verb = "would be released" if dry_run else "released"
     output.note(
-        f"{output.counted(report.looked, 'lease')} looked at, {len(report.released)} {verb}, "
-        f"{len(report.missing)} wait for a second look in {grace:g} s"
+        f"{output.counted(report.looked, 'lease')} checked, {len(report.released)} {verb}, "
+        f"{len(report.missing)} to be checked again in {grace:g} s"
     )
     if earlier:
         output.note(f"{output.counted(earlier, 'lease')} from an earlier boot {verb}")

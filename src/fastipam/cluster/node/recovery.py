@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fastipam.lease import Lease
 
 _MOST_ROUNDS = 8  # searches for namespaces, as long as processes end during a search
-_NEEDED = "it takes root with the capabilities CAP_SYS_PTRACE and CAP_SYS_ADMIN"
+_NEEDED = "it needs root with the capabilities CAP_SYS_PTRACE and CAP_SYS_ADMIN"
 
 
 class NamespacesUnreadable(Exception):

@@ -16,8 +16,8 @@ export function showHealth(status) {
     ["Commit, p99", latency(health.commit_p99_s)],
     ["Running for", span(Math.max(0, Date.now() / 1000 - agent.started))],
     ["Sweeper", sweep
-      ? `${ago(sweep.at)}: ${count(sweep.looked)} looked at, ${count(sweep.released)} released, ` +
-        `${count(sweep.missing)} wait for a second look, ${count(sweep.unknown)} skipped`
+      ? `${ago(sweep.at)}: ${count(sweep.looked)} checked, ${count(sweep.released)} released, ` +
+        `${count(sweep.missing)} to be checked again, ${count(sweep.unknown)} skipped`
       : "has not run yet", "long"],
     ["Last error", error ? `${ago(error.at)}: ${error.message || "its text is withheld"}` : "none", "long",
       error ? (error.level === "warning" ? "warn" : "bad") : ""],

@@ -36,7 +36,7 @@ export function latency(seconds) {
 // When a range set will have no address left.
 export function fullIn(each) {
   if (each.full) return "full";
-  return each.exhaustion_s === null ? "not in sight" : span(each.exhaustion_s);
+  return each.exhaustion_s === null ? "not expected" : span(each.exhaustion_s);
 }
 
 // Not computed as size - free: JavaScript has rounded both for an IPv6 set.

@@ -61,7 +61,7 @@ def command(
     """Look at this node and say what is wrong with it, and what to type; problems come first.
 
     Plugin, agent, configurations, the stores that they name, network namespaces, leftovers of
-    host-local, clock and disk are looked at. Nothing is changed.
+    host-local, clock and disk are checked. Nothing is changed.
     """
     given = ctx.get_parameter_source("data_dir") in _GIVEN
     places = Places(bin_dir, conf_dir, socket_path, tree, data_dir, given)

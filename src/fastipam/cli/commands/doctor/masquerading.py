@@ -35,7 +35,7 @@ def look(process: int, data_dirs: Iterable[str]) -> Iterator[Diagnosis]:
         there = nft.tables() if wanted else []
     except nft.NftFails as error:
         if error.reason == nft.NOT_PERMITTED:
-            text = "the tables of nftables cannot be looked at from here"
+            text = "the tables of nftables cannot be inspected from here"
             yield Diagnosis(_CHECK, WARNING, text, as_root())
         else:
             text = f"the agent is to masquerade, and cannot: {error}"
