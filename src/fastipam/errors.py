@@ -66,8 +66,13 @@ def hide_credentials(text: str) -> str:
 _LONGEST = 4000  # characters of a message
 
 
-def _one_line(text: str) -> str:
-    """Return a text on one line: without its middle if it is long, with control codes escaped."""
+def _safe_line(text: str) -> str:
+    """Return a text on one line, without user and password of a URL, for a message or a hint.
+
+    A long text loses its middle, and control codes are escaped.
+    """
+    if "://" in text:
+        text = hide_credentials(text)
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 :]}"
     if text.isprintable():
@@ -98,12 +103,10 @@ class FastipamError(Exception):
     cni_code: int = 999  # the code that libcni uses for an error of the plugin itself
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        if "://" in message:
-            message = hide_credentials(message)
-        message = _one_line(message)
+        message = _safe_line(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint and _one_line(hint)
+        self.hint = hint and _safe_line(hint)
 
 
 class ConfigError(FastipamError, ValueError):
