@@ -115,9 +115,10 @@ def test_a_node_whose_machine_is_gone(api: Api, leader: Leader, machine: Machine
     delete_machine(api, "n")
     assert leader.turn() == ["absent"]
     leader.turn(RECLAIM_AFTER_S - 1)
-    assert len(owners(api)) == 2
+    assert len(owners(api)) == leader.controller.state().blocks == 2
     leader.settle()
     assert owners(api) == {}
+    assert leader.controller.state().blocks == 0
     assert api.admin.get(f"{REQUESTS}/n").status == 404
     found = entry(api)
     assert (found["spec"]["incarnation"], found["spec"]["epoch"]) == ("", 2)

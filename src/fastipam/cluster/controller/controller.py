@@ -132,7 +132,7 @@ class Controller:
         told = {name: condition(one, ACCEPTED) for name, one in self.view.pools().items()}
         return State(
             {name: str(one.get("status", "Unknown")) for name, one in told.items()},
-            len(self.view.blocks()),
+            self.view.count_blocks(),
             sum(1 for one in self.view.entries().values() if one.incarnation),
             self._reclaim.orphans(),
             self._reclaim.waiting,

@@ -105,6 +105,11 @@ class View:
         with self._lock:
             return list(self._blocks.values())
 
+    def count_blocks(self) -> int:
+        """Return how many blocks nodes own. O(1)."""
+        with self._lock:
+            return len(self._blocks)
+
     def by_name(self) -> dict[str, Owned]:
         """Return the blocks of all nodes by the names of their objects."""
         with self._lock:
