@@ -510,7 +510,7 @@ def test_status_tells_of_the_settings(etcd: Etcd, tmp_path: Path) -> None:
     site.settings["blockSize"] = 25
     other = site.run("status")
     assert other.returncode == 1
-    assert "others: 10.32.0.0/20=24" in other.stdout
+    assert "other settings: 10.32.0.0/20=24" in other.stdout
 
 
 def test_restored_store_finds_out(site: Site, call: Call) -> None:  # noqa: F811

@@ -151,7 +151,7 @@ def test_a_node_that_is_renamed(site: Site, start: Start) -> None:  # noqa: F811
         return str(told.document["msg"]) if told.status else ""
 
     until(status, "the new name is refused")
-    assert status().startswith("this store belongs to node a, the configuration says b")
+    assert status().startswith("this store belongs to node a, but the configuration says b")
 
 
 def test_settings_of_etcd_for_this_store(site: Site, start: Start) -> None:  # noqa: F811

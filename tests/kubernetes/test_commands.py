@@ -94,7 +94,7 @@ def test_status_and_check(site: Site) -> None:
     site.machines[0].registry().release(block, Deadline(5))
     found = site.run("check")
     assert found.returncode == 1
-    assert "active here, and in the Kubernetes API no node owns it" in found.stdout
+    assert "active here, but in the Kubernetes API no node owns it" in found.stdout
 
 
 def test_status_of_the_pools(site: Site) -> None:

@@ -275,7 +275,7 @@ def _two(*pools: dict[str, Any]) -> dict[str, Any]:
         (_two(V6, bodies.pool("default", "10.32.0.1/16", 24)),
          "items[1].spec.cidr", "10.32.0.1/16 has host bits"),
         (_two(bodies.pool("default", "10.32.0.0/16", 24, gatway="10.32.0.1")),
-         "items[0].spec.gatway", "10.32.0.1 is of a field that a pool does not have"),
+         "items[0].spec.gatway", "AddressPool has no field gatway"),
         (_two(bodies.pool("default", "10.32.0.0/16", 24, maxBlocksPerNode=3)),
          "items[0]", "does not support maxBlocksPerNode"),
         (_two(bodies.pool("default", "10.32.0.0/16", 24, exclude=["10.40.0.0/24"])),

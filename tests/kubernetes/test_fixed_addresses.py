@@ -121,7 +121,7 @@ def test_an_address_that_a_pod_has(nodes: Nodes) -> None:
     assert of(one.ask("ADD", "c1", ips=POD)) == POD
     refused = two.ask("ADD", "c2", ips=POD, timeout=1)
     assert refused.document["code"] == 11, refused
-    assert "10.9.0.10 is node a's, which has not released it" in refused.document["msg"]
+    assert "10.9.0.10 belongs to node a" in refused.document["msg"]
     assert "kubectl delete node a" in refused.document["details"]
 
 
@@ -156,7 +156,7 @@ def test_refusals_name_the_annotation(nodes: Nodes) -> None:
         (mine, None, 103, "the requested address lies in block"),
         ("10.77.0.1", None, 103, "the requested address 10.77.0.1 is in no range"),
         ("10.9.0.0", None, 103, "the requested address 10.9.0.0 is in no range"),
-        ("10.9.0.10", None, 11, "the requested address 10.9.0.10 is node a's"),
+        ("10.9.0.10", None, 11, "the requested address 10.9.0.10 belongs to node a"),
         ("fd09::77", ["10.9.0.10"], 11, ""),
     ):
         refused = two.ask("ADD", "d", pod="x", annotation=annotation, ips=ips, timeout=0.5)

@@ -18,7 +18,7 @@ INODE, OTHER, BORN = 70, 71, 900
 
 ELSE = "was recorded in another mount namespace"
 NOBODY = "was recorded in an unknown place"
-UNPROVEN = "whether it is gone cannot be seen here"
+UNPROVEN = "this process cannot see whether it is gone"
 NO_NAMESPACE = "and is not a network namespace here: mounts made there do not propagate here"
 
 

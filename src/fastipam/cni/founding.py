@@ -39,7 +39,7 @@ def complete(settings: Settings, network: str, data_dir: str, *, is_named: bool)
         return settings
     if founding.engine != settings.engine:
         raise ConfigError(
-            f"the blocks of this node come from {founding.engine}, and the configuration says "
+            f"the blocks of this node come from {founding.engine}, but the configuration says "
             f"{settings.engine}",
             field=settings.field("engine"),
             value=settings.engine,

@@ -20,7 +20,7 @@ class _Value:
             object.__setattr__(self, name, fields[name])
 
     def __setattr__(self, name: str, _: object) -> NoReturn:
-        raise AttributeError(f"{type(self).__name__}.{name} cannot be set: it is what was counted")
+        raise AttributeError(f"{type(self).__name__}.{name} cannot be set: counts are read-only")
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"{type(self).__name__}.{name} cannot be deleted")

@@ -104,10 +104,11 @@ class _Repairer:
                 strays[pool_id] = key
             else:
                 tables.POOLS.delete(txn, key)
-                self._did("pool", key, key.hex(), "removed an entry without a target")
+                self._did("pool", key, key.hex(), "removed a pool that no network uses")
         for key in odd:
             tables.NETWORKS.delete(txn, key)
-            self._did("network", key, key.hex(), "removed an entry without a target")
+            text = "removed a network whose id or pool could not be recovered"
+            self._did("network", key, key.hex(), text)
         nameless = sorted(used.keys() - homes - strays.keys())
         for pool_id in nameless:
             # If exactly one name lacks an id and exactly one id lacks a name, pair them.
@@ -126,7 +127,7 @@ class _Repairer:
             self._pool_names.add(name)
             entry = keys.pack_network(tables.SCHEMA, network_id, pool_id, name)
             tables.NETWORKS.put(txn, name, entry)
-            text = f"named network {network_id}, whose pool {pool_id} has leases"
+            text = f"restored with the id {network_id}, because its pool {pool_id} has leases"
             self._did("network", name, name.hex(), text)
             networks[name] = network_id, pool_id, True
         self._delete_orphans(networks)

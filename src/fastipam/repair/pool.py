@@ -349,7 +349,12 @@ class PoolRepair:
         for key, raw in self._of(table):
             # The time in a note of an older version is of the pool's clock, which the state had.
             if self._anew or keys.address_of(key) is None or not lease_record.is_missing(raw):
-                self._remove(table, key, "missing", "removed: the sweeper looks again")
+                self._remove(
+                    table,
+                    key,
+                    "missing",
+                    "removed the note of a first check: the next sweep checks again",
+                )
 
     def _repair_blocks(self) -> None:
         """Delete damaged records of a cluster, and repair the open list.
@@ -365,7 +370,9 @@ class PoolRepair:
             cursor = self._state.cursor(index, each.family)
             if each.block_length and blocks.unlisted(txn, pool_id, each, cursor):
                 count = blocks.reindex(txn, pool_id, each, cursor)
-                self._did("block", str(each), f"listed the {count} that have free addresses")
+                self._did(
+                    "block", str(each), f"listed the blocks that have free addresses: {count}"
+                )
 
     def _repair_pages(self) -> None:
         """Build the bitmap from leases and reservations, and report it if it has changed."""
@@ -409,12 +416,16 @@ class PoolRepair:
         raw = table.get(self._txn, key)
         if raw is not None and not policy_record.is_valid(raw):
             table.delete(self._txn, key)
-            self._did("policy", "policy", "removed an impossible one: the next ADD sets it")
+            self._did("policy", "policy", "removed an invalid policy: the next ADD writes it")
         key = own_ranges.key(network_id)
         raw = table.get(self._txn, key)
         if raw is not None and not self._has_ranges(raw):
             table.delete(self._txn, key)
-            self._did("ranges", "own ranges", "removed those of a network: its pool has others")
+            self._did(
+                "ranges",
+                "own ranges",
+                "removed: they could not be read, or its pool does not contain them",
+            )
 
     def _has_ranges(self, raw: bytes) -> bool:
         """Return whether a network's own ranges can be read, and its pool contains them."""

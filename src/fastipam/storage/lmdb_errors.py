@@ -75,7 +75,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.S
             " both are in process namespaces of their own",
             path=path,
             hint="run the programs that share a store in one process namespace (hostPID: true, "
-            "--pid=host), or let one of them start as another process id than 1",
+            "--pid=host), or start one of them under a process id other than 1",
         )
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return errors.StoreFull(

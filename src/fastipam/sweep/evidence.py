@@ -71,7 +71,10 @@ class Place:
             return inode, born_ns  # there is a file, and the lease has no inode to compare
         where = "another mount namespace" if record.mount_ns else "an unknown place"
         if directory not in self._proven:
-            return f"{record.netns} was recorded in {where}: whether it is gone cannot be seen here"
+            return (
+                f"{record.netns} was recorded in {where}: this process cannot see whether it is "
+                "gone"
+            )
         if inode and device != self._device:
             return (
                 f"{record.netns} was recorded in {where}, and is not a network namespace here: "

@@ -108,10 +108,12 @@ class _Verifier:
         for key, raw in tables.POOLS.scan(self._txn):
             name, pool_id = _text(key), keys.id_of(raw)
             if len(raw) < 4:
-                yield Finding("pool-unreadable", name, key.hex(), f"its entry is {raw.hex()!r}")
+                yield Finding(
+                    "pool-unreadable", name, key.hex(), f"its entry cannot be read: {raw.hex()}"
+                )
                 continue
             if pool_id in ids or not 1 <= pool_id <= self._last_pool:
-                text = f"its id {pool_id} is another pool's, too, or not in 1..{self._last_pool}"
+                text = f"its id {pool_id} is also another pool's, or is not in 1..{self._last_pool}"
                 yield Finding("pool-id", name, key.hex(), text)
             ids.add(pool_id)
             self._pools[key] = pool_id, raw
@@ -120,13 +122,15 @@ class _Verifier:
         name = _text(key)
         entry = keys.unpack_network(raw)
         if entry is None or entry[0] != tables.SCHEMA:
-            yield Finding("network-unreadable", name, key.hex(), f"its entry is {raw.hex()!r}")
+            yield Finding(
+                "network-unreadable", name, key.hex(), f"its entry cannot be read: {raw.hex()}"
+            )
             return
         _, network_id, pool_id, pool_key = entry
         network = NetworkCheck(self._txn, network_id, pool_id, name, self._told)
         if network_id in self._networks:
             other = self._networks[network_id].name
-            yield Finding("network-id", name, key.hex(), f"its id is that of {other}, too")
+            yield Finding("network-id", name, key.hex(), f"network {other} has the same id")
             return
         if not 1 <= network_id <= self._last_network:
             text = f"its id {network_id} is not in 1..{self._last_network}"
@@ -141,7 +145,7 @@ class _Verifier:
             try:
                 network.pool = Pool.read(keys.unpack_pool(ranges)[1])
             except ValueError:
-                text = f"its ranges are {ranges[4:]!r}"
+                text = f"its ranges cannot be read: {ranges[4:]!r}"
                 yield Finding("ranges-unreadable", name, key.hex(), text)
         network.members = self._used.setdefault(pool_id, [])
         network.members.append(network_id)
@@ -149,7 +153,8 @@ class _Verifier:
         yield from _own_ranges(network)
         policy = tables.META.get(self._txn, keys.policy_key(network_id))
         if policy is not None and not policy_record.is_valid(policy):
-            yield network.finding("policy-unreadable", "policy", f"its policy is {policy.hex()}")
+            text = f"its policy cannot be read: {policy.hex()}"
+            yield network.finding("policy-unreadable", "policy", text)
 
     def _orphans(self) -> Iterator[Finding]:
         """Yield a finding for each table, and each id in it, whose network or pool is missing."""
@@ -222,7 +227,7 @@ def _own_ranges(network: NetworkCheck) -> Iterator[Finding]:
     except ValueError:
         right = False
     if not right:
-        text = f"its own ranges are {raw[1:]!r}, and its pool does not have them"
+        text = f"its own ranges, {raw[1:]!r}, cannot be read, or its pool does not contain them"
         yield network.finding("ranges-own", "own ranges", text)
 
 

@@ -31,12 +31,12 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
     if one.owner:
         key = reservation_record.owner_index_key(prefix, one.owner, one.ifname)
         if (family, value) not in _listed(network, key):
-            text = f"it is kept for {one.owner}, for whom it is not listed"
+            text = f"it is reserved for {one.owner}, but is not in that owner's list"
             found.append(network.finding("reservation-without-owner", where, text))
     if one.until:
         key = reservation_record.due_key(prefix, one.until, family, value)
         if tables.STICKY.get(network.txn, key) is None:
-            text = "it is kept for some time, but its end is not recorded"
+            text = "its reservation has an end, but the table sticky does not list it"
             found.append(network.finding("reservation-without-end", where, text))
     return found
 
@@ -66,12 +66,12 @@ def entries(network: NetworkCheck) -> Iterator[Finding]:
                 raise ValueError(key)
             named = [_names(network, key, until, *one) for one in listed]
         except (StoreCorrupt, ValueError, KeyError):
-            text = "this is not an entry of the kept addresses"
+            text = "this is not an entry of the table sticky"
             yield network.finding("sticky-unreadable", key.hex(), text)
             continue
         for (family, value), agrees in zip(listed, named, strict=True):
             if not agrees:
-                text = "it is listed as kept, but its reservation differs"
+                text = "the table sticky lists it, but its reservation differs"
                 where = format_ip(family, value)
                 yield network.finding("sticky-without-reservation", where, text)
 
@@ -103,7 +103,7 @@ def events(network: NetworkCheck) -> Iterator[Finding]:
     for key, raw in waiting:
         yield from _event(network, key, raw)
     if log is not None and first > end:
-        text = f"the oldest event that is kept is {first}, and {end} is"
+        text = f"event {end} is kept, but the history says that the oldest one is {first}"
         where = event_key(network.network_id, end).hex()
         yield network.finding("event-number", where, text)
 

@@ -31,23 +31,28 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
 
     state = network.state
     if state is not None and not 0 < record.generation <= state.generation:
-        add("lease-generation", f"generation {record.generation} is above {state.generation}")
+        add(
+            "lease-generation",
+            f"its generation {record.generation} is not in 1..{state.generation}",
+        )
     if record.length > BITS[family]:
         add("lease-length", f"its prefix length is {record.length}")
     if record.boot > network.boot:
-        add("lease-boot", f"boot {record.boot} has not been yet, this is {network.boot}")
+        add("lease-boot", f"it is of boot {record.boot}, but the current boot is {network.boot}")
     elif record.boot != network.boot and record.state == ASSIGNED and _all_seen(network):
         add("lease-boot", f"it is of boot {record.boot}, whose leases were all released")
     if record.network_id not in network.members:
         whose = ", ".join(map(str, network.members))
-        add("lease-network", f"it names the network {record.network_id}, its pool is of {whose}")
+        text = f"it names network {record.network_id}, which is not one of its pool's ({whose})"
+        add("lease-network", text)
     owner = f"{record.container_id} {record.ifname}"
     if record.state == ASSIGNED:
         network.counts["assigned"] += 1
         if record.released:
-            add("lease-released", "it is assigned, and says when it was released")
+            add("lease-released", "it is assigned, but has a time of release")
         if (family, value) not in _owned(network, record):
-            add("lease-without-owner", f"it is assigned to {owner}, who does not list it")
+            text = f"it is assigned to {owner}, but the owner's entry does not list it"
+            add("lease-without-owner", text)
     else:
         network.counts["cooling"] += 1
         if state is not None and record.released > state.clock:
@@ -56,7 +61,7 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
             network.pool_id, record.set_index, record.released, family, value
         )
         if tables.COOLDOWN.get(network.txn, queued) is None:
-            add("lease-without-cooldown", "it is cooling, but not in the queue")
+            add("lease-without-cooldown", "it is cooling, but is not in the cool-down queue")
     return found
 
 
@@ -95,7 +100,7 @@ def owners(network: NetworkCheck) -> Iterator[Finding]:
         if len(key) != keys.OWNER_KEY_BYTES:
             yield network.finding("owner-key", key.hex(), "this is not a key of an owner")
         if not entries or len(set(entries)) < len(entries):
-            text = "it lists no address, or one twice"
+            text = "it lists no address, or the same address twice"
             yield network.finding("owner-addresses", key.hex(), text)
         for pool_id, family, value in entries:
             if pool_id != network.pool_id:

@@ -25,10 +25,10 @@ def check_given(store: object, progress: object) -> None:
     """Raise ConfigError unless these are a store, and a function or None."""
     if not hasattr(store, "read"):
         raise ConfigError(
-            f"store is {store!r}, and no store",
+            f"store is {store!r}, not a store",
             field="store",
             value=store,
-            hint="give Ipam.store of what fastipam.open returns",
+            hint="pass the attribute store of what fastipam.open returns",
         )
     check_progress(progress)
 

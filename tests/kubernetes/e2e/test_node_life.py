@@ -105,7 +105,7 @@ if options.long:  # they wait for the sweep, and for a cool-down
         assert leases(cluster.nodes["n3"])
         blocks = _blocks(cluster, "n3")
         cluster.rename("n3", RENAMED)
-        words = f"this store belongs to node n3, the configuration says {RENAMED}"
+        words = f"this store belongs to node n3, but the configuration says {RENAMED}"
         until(lambda: words in _not_ready(cluster, RENAMED), "the node says what is wrong")
         assert blocks == _blocks(cluster, "n3")
 

@@ -113,7 +113,7 @@ def _compare_settings(node: Node, deadline: Deadline) -> str:
     if stored is None:
         return "none: run `fastipam cluster init`"
     if stored != node.settings.text:
-        return f"others: {stored}"
+        return f"the cluster has other settings: {stored}"
     return AGREED
 
 
@@ -179,12 +179,12 @@ def _compare_local(node: Node, entries: Mapping[BlockId, BlockEntry]) -> list[di
         if record.state == LOST:
             text = "another node owns it, but addresses of it are in use here"
         elif record.state != ACTIVE:
-            text = f"{STATES[record.state]}: started and not finished"
+            text = f"it is in state {STATES[record.state]}: the change was not finished"
         elif theirs is None:
-            text = f"active here, and in {where} {_owner_of(entries.get(block))} owns it"
+            text = f"active here, but in {where} {_owner_of(entries.get(block))} owns it"
         elif theirs.revision != record.revision:
-            text = f"its revision here is not {where}'s"
+            text = f"its revision is {record.revision} here, but {theirs.revision} in {where}"
         if text:
             found.append(_difference(node, node.name, block, text))
-    unknown = f"in {where} it is ours, but this node's store does not have it"
+    unknown = f"{where} says that this node owns it, but the node's own store does not have it"
     return found + [_difference(node, node.name, block, unknown) for block in mine]

@@ -115,7 +115,7 @@ class Controller:
                     break
                 part()
         except (ApiFails, FastipamError) as error:
-            log.warning("the API does not serve: %s", error)
+            log.warning("a request to the API failed: %s", error)
             return self._pause()
         except Exception:
             log.exception("a defect in the controller")

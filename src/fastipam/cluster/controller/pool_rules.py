@@ -53,8 +53,8 @@ def check(name: object, spec: dict[str, Any], where: str) -> None:
         raise _wrong(
             f"{where}.metadata.name",
             name,
-            f"cannot be a pool's name: it has {_LONGEST_NAME} characters at most, which are lower "
-            "case letters, digits and '-'",
+            f"cannot be a pool's name: a name has at most {_LONGEST_NAME} characters, which are "
+            "lower case letters, digits and '-'",
             "type a name such as default",
         )
     where = f"{where}.spec"
@@ -75,7 +75,9 @@ def _check_fields(given: dict[str, Any], where: str) -> None:
         if key not in _TYPES:
             close = difflib.get_close_matches(key, _TYPES, 1)
             hint = f"type {close[0]}" if close else f"the fields are {', '.join(_TYPES)}"
-            raise _wrong(f"{where}.{key}", value, "is of a field that a pool does not have", hint)
+            raise ConfigError(
+                f"AddressPool has no field {key}", field=f"{where}.{key}", value=value, hint=hint
+            )
         kind, text = _TYPES[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
             raise _wrong(f"{where}.{key}", value, f"is not {text}")

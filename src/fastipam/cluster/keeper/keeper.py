@@ -139,7 +139,7 @@ class Keeper:
         return (
             self._reason
             or scarce
-            or "this node's blocks are full, and another one is being claimed"
+            or "this node's blocks are full, and another block is being claimed"
         )
 
     def want(self, who: str, addresses: Sequence[tuple[int, int]]) -> Told:
@@ -318,8 +318,8 @@ class Keeper:
             for one in self.share.left_out:
                 gone = " ".join(each.cidr for each in self.share.gone if one.overlaps(each))
                 log.warning(
-                    "network=%s pool %s of %s waits until this node owns no block of %s any more, "
-                    "whose pool is gone", self.node.network.name, one.name, one.cidr, gone,
+                    "network=%s pool %s (%s) is not used until this node owns no block of %s, "
+                    "which is no longer in force", self.node.network.name, one.name, one.cidr, gone,
                 )  # fmt: skip
             self._seen = _UNSEEN
             self._look_at.clear()  # other pools may have free blocks

@@ -227,10 +227,10 @@ class Named:
 
 def _held(pair: BlockId, name: str) -> Told:
     return Told(
-        f"the requested address {format_ip(*pair)} is node {name}'s, which has not released it: "
-        "a pod there has it, or its agent does not run",
-        f"`fastipam list` on {name} shows the pod; when the machine is gone for good, kubectl "
-        f"delete node {name}",
+        f"the requested address {format_ip(*pair)} belongs to node {name}, which has not "
+        "released it: a pod there has it, or the node's agent does not run",
+        f"`fastipam list` on {name} shows the pod; if the machine is gone for good, type "
+        f"`kubectl delete node {name}`",
     )
 
 
@@ -238,7 +238,7 @@ def _of_a_node(pool: Geometry, pair: BlockId, name: str) -> Told:
     cidr = format_cidr(*pair, BITS[pool.family] - pool.host_bits)
     owner = f"which node {name} owns: only that node assigns it"
     if not name:
-        owner = "which no node owns now: it can be assigned where a node has claimed the block"
+        owner = "which no node owns now: only a node that claims the block can assign it"
     return Told(
         f"the requested address lies in block {cidr} of the cluster's pool, {owner}",
         "run the pod there, or request an address of an AddressPool with blockSize 32 (IPv6: 128): "

@@ -126,7 +126,7 @@ class Masquerader:
             nft.replace(changed)
             have = nft.listed()
             changes += 1
-            log.info("masquerading spares prefixes=%d", count)
+            log.info("masquerading rules set excluded_prefixes=%d", count)
         self._set = have
         if self._failures:
             log.info("the masquerading rules are set again")

@@ -53,8 +53,9 @@ def require_own(share: Share) -> Member | None:
             # The Node of the old name is gone, and its blocks become free (docs/cluster.md).
             share.forget_registration()
         raise ClusterRefused(
-            f"this store belongs to node {member.node}, the configuration says {name}",
-            hint=f'set "node": "{member.node}"; after it was renamed: `fastipam cluster leave`',
+            f"this store belongs to node {member.node}, but the configuration says {name}",
+            hint=f'set "node": "{member.node}", or, if the node was renamed, '
+            "type `fastipam cluster leave`",
         )
     return member
 

@@ -152,8 +152,9 @@ def _find(directories: Sequence[str]) -> dict[int, str]:
     searched = processes.search()
     if leftover and searched.blind:
         raise NamespacesUnreadable(
-            f"{leftover} is not a network namespace here: nothing is mounted on that file, or only "
-            f"in another mount namespace, and {searched.blind}; remove the file if it is a leftover"
+            f"{leftover} is not a network namespace: nothing is mounted on that file here. Another "
+            f"mount namespace may have one there, but that cannot be checked: {searched.blind}. "
+            "Remove the file if it is a leftover"
         )
     # Add the namespaces in which only a thread runs, or that only another mount namespace has.
     own = identity("/proc/self/ns/net")
@@ -194,7 +195,9 @@ def _enter(node: Node, family: int, value: int, there: list[Netns], done: Recove
         return
     if replaced is not None and replaced.container_id != owner.container_id:
         whose = f"{replaced.container_id} {replaced.ifname}".rstrip()
-        done.remarks.append(f"{text} is in {netns.path}, and the store had it as {whose}'s")
+        done.remarks.append(
+            f"{text} is in {netns.path}, although the store had leased it to {whose}"
+        )
 
 
 def _of_the_node(settings: Settings, wanted: set[BlockId]) -> set[tuple[int, int]]:

@@ -64,7 +64,7 @@ def _read_login(settings: Settings) -> tuple[str, str]:
         raise ConfigError(f"{path} cannot be read: {error}", field=field, value=path) from None
     user, colon, password = line.partition(":")
     if not colon or not user:
-        raise ConfigError("its first line is not user:password", field=field, value=path)
+        raise ConfigError(f"the first line of {path} is not user:password", field=field, value=path)
     return user, password
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastipam.cluster import schema
 from fastipam.cluster.engine import Compare, EngineTimeout, Put
-from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.errors import ClusterRefused, NoBlock, not_written
 from fastipam.cluster.own_addresses import own_addresses
 from fastipam.cluster.schema import NodeEntry
 
@@ -112,7 +112,7 @@ class Registration:
             if outcome.succeeded:
                 member.epoch, member.revision = entry.epoch, outcome.revision
                 return
-        raise NoBlock(f"the entry of node {self.name} changes faster than it can be read")
+        raise not_written(f"the entry of node {self.name}")
 
     def _same_settings(self) -> Compare:
         return Compare(self._keys.settings, "value", self._share.settings.text.encode())

@@ -19,7 +19,7 @@ from fastipam.cluster.engine import (
     Outcome,
     Put,
 )
-from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock
+from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock, not_written
 from fastipam.cluster.planner import backoff_s
 from fastipam.cluster.registries.keyvalue.losses import Losses
 from fastipam.cluster.registries.keyvalue.registration import ENTRY_TRIES, Registration
@@ -572,7 +572,7 @@ class KeyValueRegistry:
                 continue
             if outcome.succeeded:
                 return removed.epoch
-        raise NoBlock(f"the entry of node {name} changes faster than it can be read")
+        raise not_written(f"the entry of node {name}")
 
     def take_back(self, name: str, deadline: Deadline) -> int:
         """Free some blocks of a removed node; return how many, 0 when it owns none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from fastipam.cluster.engine import EngineTimeout
-from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock
+from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, not_written
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.api import TRIES
 from fastipam.cluster.registries.kubernetes.client import AlreadyExists, Conflict
@@ -80,7 +80,7 @@ class Asking:
             if found.get("spec", {}).get("number") == mark.number:
                 return self._is_still(member, found, deadline)
             self._withdraw_request(found, deadline)
-        raise NoBlock("the request of this node changes faster than it can be read")
+        raise not_written("the request of this node")
 
     def _is_still(self, member: Member, request: dict[str, Any], deadline: Deadline) -> bool:
         """Return whether the node's entry is unchanged; if it is not, withdraw the request."""

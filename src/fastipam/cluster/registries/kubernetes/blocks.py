@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from fastipam.addressing.addresses import BITS, parse_cidr
 from fastipam.cluster.engine import EngineError, EngineTimeout
-from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.errors import ClusterRefused, NoBlock, not_written
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.api import TRIES, list_s
 from fastipam.cluster.registries.kubernetes.client import AlreadyExists, Conflict, NotFound
@@ -156,7 +156,7 @@ class Blocks:
             if there is None:
                 return None
             found = there
-        raise NoBlock(f"the block {objects.name_of(found)} changes faster than it can be read")
+        raise not_written(f"the block {objects.name_of(found)}")
 
     def _outgrow(self, member: Member, epoch: int) -> None:
         """Take the epoch after that of a block which this node has, and raise NoBlock.
@@ -365,7 +365,7 @@ class Blocks:
                 objects.BLOCKS, name, version=str(version), deadline_s=deadline.call_s()
             )
 
-        self.write_own(name, revision, delete, "given back", deadline)
+        self.write_own(name, revision, delete, "released", deadline)
 
     def write_own(
         self,
@@ -378,7 +378,7 @@ class Blocks:
         """Write to a block of this node by its version, until the outcome is known.
 
         Stops without an error when the block is no longer this node's. With ``version`` 0 the block
-        is read first. ``done`` ends the sentence of the error.
+        is read first. ``done`` says in the error what could not be done: "released".
         """
         for tries in range(TRIES):
             try:
@@ -398,7 +398,7 @@ class Blocks:
             if found is None or not self._is_mine(found):
                 return
             version = objects.version_of(found)
-        raise NoBlock(f"the block {name} changes faster than it can be {done}")
+        raise not_written(f"the block {name}", done)
 
     def _name_of(self, pair: BlockId, deadline: Deadline) -> str:
         """Return the name of the object of this node's block, or "" when there is none.

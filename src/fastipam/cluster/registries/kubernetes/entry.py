@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from fastipam.cluster.engine import EngineTimeout
-from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.errors import ClusterRefused, NoBlock, not_written
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.api import TRIES
 from fastipam.cluster.registries.kubernetes.client import AlreadyExists, Conflict, NotFound
@@ -91,7 +91,7 @@ class Entry:
                 self._registered(member, entry.epoch, made)
                 return False
             self._api.pause(tries, deadline)
-        raise NoBlock(f"the entry of node {self._api.name} changes faster than it can be read")
+        raise not_written(f"the entry of node {self._api.name}")
 
     def _create_entry(self, entry: NodeEntry, deadline: Deadline) -> dict[str, Any]:
         body = objects.node(self._api.name, entry)

@@ -109,4 +109,4 @@ class Giving:
             )
             self._api.client.replace(objects.BLOCKS, body, deadline_s=deadline.call_s())
 
-        self._blocks.write_own(place.name, revision, give, "handed over", deadline)
+        self._blocks.write_own(place.name, revision, give, "donated", deadline)

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 
 from fastipam.cluster.engine import EngineTimeout
-from fastipam.cluster.errors import NoBlock
+from fastipam.cluster.errors import not_written
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.client import AlreadyExists, Conflict, NotFound
 from fastipam.cluster.schema import NodeEntry
@@ -43,9 +43,8 @@ def end(
     """Write the tombstone of a node; return its epoch, or None without an entry. Idempotent.
 
     ``check`` is called before each write, and may raise. With ``orphan_epoch`` a node without an
-    entry, whose blocks are of that epoch at most, gets a tombstone, too. Raises NoBlock when the
-    entry changes faster than it can be read, or the outcome of a write stays unknown,
-    ``most_tries`` times.
+    entry, whose blocks are of that epoch at most, gets a tombstone, too. Raises NoBlock when each
+    of ``most_tries`` writes finds the entry changed, or its outcome stays unknown.
     """
     for tries in range(most_tries):
         if tries:
@@ -71,7 +70,7 @@ def end(
             client.replace(objects.NODES, body, deadline_s=deadline.call_s())
             step("tombstone")
             return removed.epoch
-    raise NoBlock(f"the entry of node {name} changes faster than it can be read")
+    raise not_written(f"the entry of node {name}")
 
 
 def take_back(
