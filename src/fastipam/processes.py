@@ -249,7 +249,7 @@ def _scope(proc: str, node_pid_ns: Collection[int], seen: _Search) -> str:
     try:
         own = os.stat(f"{proc}/self/ns/pid").st_ino
         if os.readlink(f"{proc}/self") != str(os.getpid()):
-            return f"{proc} is that of another pid namespace"
+            return f"{proc} shows the processes of another pid namespace"
     except OSError as error:
         return f"{proc} cannot be read: {error.strerror}"
     if own != INITIAL_PID_NS and (own not in node_pid_ns or not seen.members):

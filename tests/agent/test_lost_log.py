@@ -101,7 +101,7 @@ def test_dropped_lines_are_counted(run_dir: Path) -> None:
             for _ in range(4000):  # some 90 bytes each: more than pipe and queue hold
                 assert client.ask("VERSION").status == 0
             text = b""
-            while b"lines were dropped" not in text:
+            while b"lines dropped" not in text:
                 text += os.read(read_end, 65536)
             assert client.ask("VERSION").status == 0
         until(lambda: select.select([read_end], [], [], 0)[0], "the log is written again")
@@ -111,10 +111,10 @@ def test_dropped_lines_are_counted(run_dir: Path) -> None:
             text += part
         os.close(read_end)
     lines = text.lstrip(b"\0").decode().splitlines()
-    (dropped,) = [line for line in lines if "were dropped" in line]
+    (dropped,) = [line for line in lines if "lines dropped" in line]
     answered = sum("verb=VERSION" in line for line in lines)
     assert (
-        int(dropped.split()[1]) + answered
+        int(dropped.split()[-1]) + answered
         == 4001 + sum("verb=" in line for line in lines) - answered
     )
 

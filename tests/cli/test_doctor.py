@@ -115,7 +115,7 @@ def test_entry_point_is_another(tmp_path: Path) -> None:
     (tmp_path / BUNDLE).write_bytes(b"nonsense")
     has(list(plugin.look(tmp_path)), WARNING, BUNDLE, "calls without an agent take longer")
     (tmp_path / BUNDLE).unlink()
-    has(list(plugin.look(tmp_path)), WARNING, BUNDLE, "not there")
+    has(list(plugin.look(tmp_path)), WARNING, BUNDLE, "does not exist")
 
 
 # --- the agent ---

@@ -126,7 +126,7 @@ def test_added_while_the_list_came(filled: Path) -> None:
     assert done.exit_code == 0
     assert left(filled) == [IDS[0], "d" * 64]
     assert "2 addresses released; the list names 1 container, 1 of them" in done.stderr
-    assert "1 address spared: younger than the list" in done.stderr
+    assert "1 address not released: younger than the list" in done.stderr
 
 
 @pytest.mark.parametrize(

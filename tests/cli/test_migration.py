@@ -381,7 +381,7 @@ def test_foreign_directory_in_a_tree(tree: Path, store: Path) -> None:
     """A directory without a file of host-local is skipped in one line; an empty tree is fine."""
     tree.mkdir()
     done = command("import", "host-local", tree, "--data-dir", store)
-    assert (done.exit_code, done.stdout) == (0, "there is nothing\n")
+    assert (done.exit_code, done.stdout) == (0, "there is nothing to import\n")
     write(tree, "10.1.2.7", "c")
     for number in range(9):
         write(tree, f"file-{number}", "x", network="foreign")

@@ -130,7 +130,7 @@ def test_doctor_of_another_user(filled: Path, tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert any("run as root to examine everything" in line for line in lines)
     for check, text in (
-        ("agent", "cannot be asked by this user"),
+        ("agent", "only root and the agent's user may connect"),
         ("configuration", "cannot be read: Permission denied"),
         ("store", f"{filled} cannot be read by this user"),
     ):

@@ -73,7 +73,7 @@ def test_copy_beside_the_original(engine: Shared, time: Time, tmp_path: Path, bo
         assert agent.add(1) == 1
     reason = copy.keeper.status.reason
     assert ("another node named a and it is alive" in reason) == (boot == "boot-1")
-    assert ("session of node a in another boot has not ended" in reason) == (boot == "boot-2")
+    assert ("session of node a from another boot has not ended" in reason) == (boot == "boot-2")
     assert_settled(engine, agent)
 
 
@@ -166,7 +166,7 @@ def test_reboot(engine: Shared, time: Time, tmp_path: Path) -> None:
     agent.open()
     agent.restart()
     agent.turns(1)
-    assert "in another boot has not ended" in agent.keeper.status.reason
+    assert "from another boot has not ended" in agent.keeper.status.reason
     time.now += TTL_S
     agent.turns(15)
     assert agent.keeper.status.connected

@@ -361,7 +361,7 @@ def test_status_of_a_node_that_never_had_a_block(site: Site, start: Start, call:
         assert "has not reached the cluster's store yet" in silent.document["msg"]
         direct = call("STATUS", site.config("b", endpoints=[proxy.endpoint]))
         assert direct.status == 0, "nobody but an ADD could make it ready"
-        assert "its first ADD does it" in direct.stderr
+        assert "its first ADD registers it" in direct.stderr
     for changes, text in (
         ({"prefix": "/forgotten/"}, "fastipam cluster init"),
         ({"blockSize": 26}, "10.32.0.0/20=26"),

@@ -111,7 +111,7 @@ def test_leftover_in_the_directory(tmp_path: Path) -> None:
     own_pids = ["unshare", "--pid", "--fork", "--mount-proc"]
     done = _search(("sys_ptrace", "sys_admin"), str(tmp_path), own_pids)
     assert done.returncode == 1
-    assert "remove the file if it is a leftover" in done.stderr
+    assert "Remove the file if it is a leftover" in done.stderr
 
 
 @contextmanager

@@ -183,7 +183,7 @@ def test_node_that_is_a_container() -> None:
 def test_proc_of_another_pid_namespace() -> None:
     """A process that sees another pid namespace's /proc trusts nothing there."""
     blind = _search_in("unshare", "-pf")
-    assert blind == "/proc is that of another pid namespace"
+    assert blind == "/proc shows the processes of another pid namespace"
 
 
 def test_hidden_processes() -> None:

@@ -152,14 +152,14 @@ ROWS = {
         {"pool": "new"},
     ),
     "disabled": Row(
-        "pod annotation fastipam.io/pool: no pool may serve this pod with an IPv4 address: pool "
+        "pod annotation fastipam.io/pool: no pool may give this pod an IPv4 address: pool "
         "off is disabled (kubectl patch addresspool off",
         {"pool": "off"},
     ),
     "disabled, and another one": Row(["10.2.0."], {"pool": "off,low"}),
     "nodeSelector": Row(["10.4.0."], {"pool": "here"}),
     "nodeSelector refuses": Row(
-        'pool: no pool may serve this pod with an IPv4 address: the nodeSelector "disk=tape" of '
+        'pool: no pool may give this pod an IPv4 address: the nodeSelector "disk=tape" of '
         "pool there does not select node a (kubectl label node a KEY=VALUE)",
         {"pool": "there"},
     ),
@@ -170,11 +170,11 @@ ROWS = {
         {"pool": "team"},
     ),
     "filters of ipam.pool": Row(
-        "ipam.pool: no pool may serve this pod with an IPv4 address: pool off is disabled",
+        "ipam.pool: no pool may give this pod an IPv4 address: pool off is disabled",
         pool="off",
     ),
     "filters of the namespace's annotation": Row(
-        "annotation of namespace closed fastipam.io/pool: no pool may serve this pod with an IPv4 "
+        "annotation of namespace closed fastipam.io/pool: no pool may give this pod an IPv4 "
         "address: pool off is disabled",
         namespace="closed",
     ),
@@ -336,7 +336,7 @@ def test_a_namespace_is_read_once(node: Callable[..., Pods], fake_api: FakeServe
     make_namespace(fake_api, "o")
     pods = node()
     assert addresses(pods.add(namespace="r"))[0].startswith("10.1.0.")
-    assert "no pool may serve this pod with an IPv4 address: the namespaceSelector" in told(
+    assert "no pool may give this pod an IPv4 address: the namespaceSelector" in told(
         pods.add(namespace="o")
     )
     before = sum(fake_api.requests.values())
@@ -361,7 +361,7 @@ def test_a_family_whose_pool_is_disabled(node: Callable[..., Pods], fake_api: Fa
     disabled = {"spec": {"disabled": True}}
     take(fake_api, fake_api.admin.merge(f"{POOLS}/six", disabled).done())
     until(lambda: pods.add("refused").status, "no pod gets an address of it")
-    assert "no pool may serve this pod with an IPv6 address: pool six is disabled (kubectl" in told(
+    assert "no pool may give this pod an IPv6 address: pool six is disabled (kubectl" in told(
         pods.add("refused")
     )
     assert addresses(pods.add(families="v4"))[0].startswith("10.1.0.")

@@ -135,7 +135,7 @@ def test_what_keeps_a_deleted_pool(site: Site) -> None:
     (row,) = pool_report.of_pools(machine.node(), has_store=True)
     told = f"{kept} is reserved for shop/web-1: sticky, fastipam unreserve {kept}"
     assert row["held_by"] == ["1 address is assigned: fastipam list --network podnet", told]
-    assert f"pool default is kept here: {told}\n" in site.run("status").stdout
+    assert f"pool default keeps its blocks on this node: {told}\n" in site.run("status").stdout
     site.api.admin.merge(f"{POOLS}/default", {"metadata": {"finalizers": []}}).done()
 
 

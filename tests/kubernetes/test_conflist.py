@@ -130,7 +130,7 @@ def test_left_alone_and_replaced(node: Node, start: Start) -> None:  # noqa: F81
     agent.kill()
     assert node.target.exists()
     agent = start(*node.options(), name="t")
-    until(lambda: "is as it should be" in agent.log, "it is compared")
+    until(lambda: "is up to date" in agent.log, "it is compared")
     assert node.identity() == before
     assert agent.terminate() == 0
     assert node.target.exists(), "an agent that ends takes nothing away"
@@ -220,7 +220,7 @@ def test_in_the_way_later(node: Node, start: Start, kind: str) -> None:  # noqa:
         node.directory.mkdir()
         _put_in_the_way(node, kind)
     accept(node.api)
-    wanted = IN_THE_WAY.get(kind, f"{node.directory} is not there")
+    wanted = IN_THE_WAY.get(kind, f"{node.directory} does not exist")
     until(lambda: wanted in agent.log, "it says what is in the way")
     writer = _writer_of(node)
     writer.step()
@@ -300,9 +300,7 @@ def test_template_that_becomes_wrong(node: Node, start: Start, content: str, wor
     network = json.loads(before) | {"name": "other"}
     node.template.write_text(json.dumps(network))
     writer.step()
-    assert "the template is of network other now, and this agent keeps podnet" in (
-        writer.standing.reason
-    )
+    assert "the template now has the name other" in writer.standing.reason
 
 
 def test_others_that_sort_before(

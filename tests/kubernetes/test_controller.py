@@ -204,7 +204,7 @@ def test_blocks_of_a_pool_that_was_removed_by_force(api: Api, leader: Leader) ->
     leader.turn()
     status, reason, message = condition(api, "a")
     assert (status, reason) == ("False", "Overlaps")
-    assert "node n owns the block 10.32.3.0/24 of the pool gone" in message
+    assert "node n owns it as a part of the pool gone" in message
     machine.delete(f"{BLOCKS}/{block['metadata']['name']}").done()
     leader.turn()
     assert in_force(api) == {"a": "10.32.0.0/20"}

@@ -197,7 +197,7 @@ def test_a_plugin_without_an_agent(nodes: Nodes, call: Call) -> None:  # noqa: F
     config["runtimeConfig"] = {"ips": ["10.9.0.99"]}
     refused = call("ADD", config, "c2")
     assert refused.code == 11, refused
-    assert "does not own 10.9.0.99, and only its agent asks for addresses" in refused.message
+    assert "this node does not own 10.9.0.99" in refused.message
 
 
 @pytest.fixture

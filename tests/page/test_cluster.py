@@ -71,7 +71,7 @@ def test_node_pools_and_blocks(cluster: Cluster, browser: Browser) -> None:
     held = browser.run("shown.status.networks[0].blocks")
     assert shown == [[one["first"], one["last"], "active"] for one in held]
     assert [one["first"].partition(":")[0][:4] for one in held] == ["10.3", "fd00"]
-    assert "not of this node's blocks" in browser.run("document.querySelector('#counts').innerText")
+    assert "in no block of this node" in browser.run("document.querySelector('#counts').innerText")
     assert browser.run("document.querySelectorAll('#counts .swatch.elsewhere').length") == 1
     plain = browser.run("fetch('/').then(answer => answer.text())")  # as it is without JavaScript
     assert f"default 10.32.0.0/20 in /24, six {V6} in /116" in plain

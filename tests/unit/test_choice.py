@@ -284,7 +284,7 @@ def test_owner_with_addresses(many: bool, ipam: Ipam) -> None:
     with pytest.raises(DuplicateAllocation) as caught:
         net.allocate_many([("b", "eth0"), ("a", "eth0")]) if many else net.allocate("a")
     error = caught.value
-    assert error.message == "10.0.0.2, 2001:db8::2 are assigned to a eth0 in network n already"
+    assert error.message == "10.0.0.2, 2001:db8::2 are already assigned to a eth0 in network n"
     assert (error.addresses, error.owner) == (("10.0.0.2", "2001:db8::2"), ("a", "eth0"))
     assert error.hint == 'call DEL before a second ADD, or set "repeatAdd": "return"'
 

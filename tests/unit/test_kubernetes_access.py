@@ -464,7 +464,7 @@ def test_plugin_with_a_certificate(tmp_path: Path, files: Certificates) -> None:
         ("exit 3", "status 3"),
         ("echo secret", "no credential"),
         ("echo '[]'", "no credential"),
-        ("yes secret", "endless"),
+        ("yes secret", "more than 1 MiB"),
         (credential(), "neither"),
         (credential(token=7), "no credential"),
         (credential(token="t", clientCertificateData="x"), "neither"),

@@ -121,7 +121,7 @@ def parse_exclusion(text: str, *, field: str = "exclude") -> tuple[int, int, int
             return (family, *prefix_bounds(family, value, length))
         low_text, dash, high_text = text.partition("-")
         if dash and not (low_text.strip() and high_text.strip()):
-            raise ValueError(f"{text!r} is not a range of addresses: write its first and last")
+            raise ValueError(f"{text!r} is not a range of addresses: write FIRST-LAST")
         family, low = parse_ip(low_text.strip())
         if not dash:
             return family, low, low

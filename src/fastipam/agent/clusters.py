@@ -206,7 +206,7 @@ class Clusters(Services):
         from fastipam.cluster.errors import NoBlock
 
         self.waiting = not found and self._may_wait(settings.timeout_s)
-        why = found or "the agent is reading it"
+        why = found or "the agent is reading them"
         raise NoBlock(f"the annotations of namespace {name} are not known: {why}")
 
     def release_dead(

@@ -120,8 +120,8 @@ class Writer:
         network = more_blocks.read_any(path)[1]
         if network != self._network:
             raise ConfigError(
-                f"the template is of network {network} now, and this agent keeps {self._network}: "
-                "start the agent again",
+                f"the template now has the name {network}, but this agent writes the configuration "
+                f"of {self._network}: restart the agent",
                 field=f"{path}: name",
                 value=network,
             )
@@ -159,7 +159,7 @@ class Writer:
         else:
             if stat.S_IMODE(os.lstat(self.target).st_mode) != _MODE:
                 os.chmod(self.target, _MODE)
-            self._set(WRITTEN, "is as it should be" if self._done is None else "")
+            self._set(WRITTEN, "is up to date" if self._done is None else "")
         if self._done is None:
             self._written()
         self._done = content
@@ -272,7 +272,7 @@ def _read(path: Path) -> bytes | None:
         kind = stat.S_IFMT(os.lstat(path).st_mode)
     except FileNotFoundError:
         if not path.parent.is_dir():
-            raise OSError(0, f"{path.parent} is not there") from None
+            raise OSError(0, f"{path.parent} does not exist") from None
         return None
     if kind != stat.S_IFREG:
         what = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory"}.get(

@@ -162,8 +162,8 @@ def duplicate(
     others = [format_ip(*one) for one in wanted if one not in held]
     asked = f", and this ADD requests {', '.join(others)}" if others else ""
     return DuplicateAllocation(
-        f"{', '.join(texts)} {verb} assigned to {owner.container_id} {owner.ifname} "
-        f"in network {name} already{asked}",
+        f"{', '.join(texts)} {verb} already assigned to {owner.container_id} "
+        f"{owner.ifname} in network {name}{asked}",
         addresses=texts,
         owner=(owner.container_id, owner.ifname),
         hint="call DEL before an ADD with another address"

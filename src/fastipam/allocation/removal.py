@@ -72,8 +72,8 @@ def require_move(txn: Transaction | Snapshot, name: str, found: Found, to: bytes
     what = "" if len(pools.members(txn, pool_id)) > 1 else _uses(txn, pool_id)
     if what:
         raise ConfigError(
-            f"network {name} is alone in pool {old}, which has {what}, but its configuration names "
-            f"pool {new}",
+            f"only network {name} uses pool {old}, which has {what}, but the network's "
+            f"configuration names pool {new}",
             field="ipam.pool",
             value=new,
             hint=f'leave "pool": "{old}", or end them first: `fastipam unreserve`'

@@ -242,4 +242,4 @@ def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> st
         return "it is the gateway of another network of its pool, which is never assigned"
     if known.pool.range_of(known.family, known.value) is not None:
         return "it is excluded by the configuration"
-    return "it is in the subnet of a range, and not between its ends"
+    return "it is in the subnet of a range, but not between rangeStart and rangeEnd"

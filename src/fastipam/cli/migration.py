@@ -60,7 +60,7 @@ def require_tree(tree: Path) -> None:
     if host_local.is_tree(tree):
         return
     if host_local.is_network(tree):
-        message = f"{tree} is the directory of one network, not the one above"
+        message = f"{tree} is the directory of one network: name the directory above it"
         hint = f"fastipam import host-local {tree.resolve().parent}"
     else:
         message = f"{tree} is not a directory of host-local: no directory in it has addresses"

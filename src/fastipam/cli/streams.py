@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _LARGEST_QUEUE = 256 << 10  # bytes: a few thousand lines of a log
 _END_S = 1.0  # how long a process waits at its end until its last lines are written
-_DROPPED = "fastipam: {} lines were dropped, because no program read them\n"
+_DROPPED = "fastipam: lines dropped because no program read them: {}\n"
 
 
 class _Output(FileIO):

@@ -36,10 +36,13 @@ TOPICS = {
     "times": Topic(
         "How a time or a duration is written: 14:05, 2h, 2026-11-24.",
         (
-            ("14:05, 14:05:30", "The last time that the clock showed it; 14:05 is that minute."),
+            (
+                "14:05, 14:05:30",
+                "The most recent one, today or yesterday; 14:05 is that whole minute.",
+            ),
             ("2026-11-24", "That day."),
             ("2026-11-24 14:05", "That minute; with Z or +01:00 in another zone."),
-            ("90s, 10m, 2h, 3d, 1w", "So long ago; as a duration, so long."),
+            ("90s, 10m, 2h, 3d, 1w", "2h: two hours ago; as a duration, two hours."),
             ("zone", "A time without a zone is in the zone of this machine (TZ). JSON has UTC."),
         ),
         ("list --since 10m", "history ADDRESS --at 14:05"),
@@ -58,7 +61,7 @@ TOPICS = {
     "environment": Topic(
         "The variables that fastipam reads.",
         (
-            ("FASTIPAM_DATA_DIR", "The directory of the store; --data-dir is stronger."),
+            ("FASTIPAM_DATA_DIR", "The directory of the store; --data-dir overrides it."),
             ("FASTIPAM_SOCKET", "The socket of the agent, for the plugin and for commands."),
             ("FASTIPAM_CLUSTER", "The file with the settings of a cluster."),
             ("NO_COLOR, TERM=dumb", "Print without colours."),
@@ -72,10 +75,10 @@ TOPICS = {
         (
             (
                 "terminal",
-                "A table fits the width: ages instead of times, and the least important columns "
-                "leave first. --wide shows every column.",
+                "A table fits the width: ages instead of times, and if it is still too wide, "
+                "fewer columns. --wide shows every column.",
             ),
-            ("pipe", "Every column, a row a line, and no cell is empty or cut."),
+            ("pipe", "Every column, one line for each row; no cell is empty or cut."),
             ("--json", "An array, with the same names on every version; times are in UTC."),
             ("standard error", "Errors, hints and notes. Rows and JSON are on standard output."),
             ("exit status", "0: done. 1: an error, or findings. 2: wrong usage; nothing was done."),

@@ -238,9 +238,11 @@ class Chooser:
         if lacking or not candidates:
             why = "; ".join(refused[one.name] for one in lacking)
             which = " and ".join(f"IPv{one}" for one in sorted({one.family for one in lacking}))
-            message = f"no pool may serve this pod with an {which} address: {why}"
+            message = f"no pool may give this pod an {which} address: {why}"
             if not candidates:
-                message = "every pool must be named, and nothing names one for this pod"
+                message = (
+                    "every pool serves only pods that name it, and no pool is named for this pod"
+                )
             hint = f"annotate the pod: {pod_annotations.POOL}: NAME; {_SEE}"
             if source:
                 raise ConfigError(message, field=source, value=None, hint=_SEE)

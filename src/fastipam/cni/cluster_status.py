@@ -62,7 +62,7 @@ def look(
     if standing is not None or config.cluster.is_founded_by_agent:
         raise NoBlock(reason or doubt)
     _require_answer(share)
-    log(f"cluster: {doubt} yet: its first ADD does it")
+    log(f"cluster: {doubt} yet: its first ADD registers it")
     return None
 
 

@@ -47,7 +47,7 @@ def explain(error: BaseException, defect: str = OURS) -> tuple[int, str, str]:
         if met is not None:
             return later, f"the request cannot be handled now: {met[0]}", met[1]
     if isinstance(error, ImportError) and defect:  # happens while an upgrade runs
-        hint = "try again; if it stays so, run `fastipam install` again"
+        hint = "try again; if that does not help, run `fastipam install` again"
         return later, f"a part of fastipam cannot be loaded: {error}", hint
     text = f"{type(error).__name__}: {error}"
     return errors.FastipamError.cni_code, f"internal error: {text}" if defect else text, defect

@@ -113,8 +113,8 @@ def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int,
     if settings.engine == KUBERNETES:
         if holes:
             raise ConfigError(
-                f"the AddressPools say what is excluded, for all nodes: {len(holes)} exclusions of "
-                "this configuration would not count",
+                "the AddressPools say for all nodes what is excluded: the exclusions of this "
+                f"configuration ({len(holes)}) would have no effect",
                 field="ipam.exclude",
                 value=len(holes),
                 hint='write them into "exclude" of the pool: kubectl edit addresspool',
@@ -177,7 +177,7 @@ def provide(
     assert settings is not None
     reason = services.ask_for_blocks(store, config.name, settings, who, lines)
     if reason is None and settings.engine == KUBERNETES:
-        reason = "this node's blocks are full, and only its agent claims another one"
+        reason = "this node's blocks are full, and only its agent claims another block"
         if lines is not None:
             reason = (
                 f"this node has no free address of {settings.words(lines)}, and only its agent "

@@ -47,7 +47,8 @@ def refuse(
     texts = tuple(format_ip(*one) for one in elsewhere)
     if told is None:
         raise NoBlock(
-            f"this node does not own {', '.join(texts)}, and only its agent asks for addresses",
+            f"this node does not own {', '.join(texts)}, and only its agent asks "
+            "other nodes for addresses",
             hint="start the agent of this node",
         )
     if told.is_final:

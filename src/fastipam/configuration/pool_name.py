@@ -98,7 +98,9 @@ def of_cluster(value: object, settings: Settings | None) -> tuple[str, ...]:
         check_name(one, field)
     if not 0 < len(listed) <= _MOST_POOLS:
         raise ConfigError(
-            f"{len(listed)} pools are not 1 to {_MOST_POOLS}", field="ipam.pool", value=len(listed)
+            f"{len(listed)} pools are listed: 1 to {_MOST_POOLS} are possible",
+            field="ipam.pool",
+            value=len(listed),
         )
     return tuple(dict.fromkeys(listed))
 

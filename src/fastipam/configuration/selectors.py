@@ -20,11 +20,11 @@ _ENDS = _LOWER | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")  # what a label begins 
 _WITHIN = _ENDS | frozenset("-_.")
 _LONGEST, _LONGEST_DOMAIN = 63, 253
 _RULE = (
-    f"it has {_LONGEST} characters at most, which are letters, digits, '-', '_' and '.', and "
+    f"has at most {_LONGEST} characters, which are letters, digits, '-', '_' and '.', and "
     "begins and ends with a letter or a digit"
 )
-KEY_RULE = f"is not the name of a label: {_RULE}; a domain and '/' may stand before it"
-VALUE_RULE = f"is not the value of a label: {_RULE}, or is empty"
+KEY_RULE = f"is not the name of a label: a name {_RULE}; a domain and '/' may stand before it"
+VALUE_RULE = f"is not the value of a label: a value {_RULE}, or is empty"
 
 
 def is_key(text: object) -> bool:

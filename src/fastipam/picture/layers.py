@@ -174,7 +174,7 @@ def _leases(
         chunk = items if whole else [item for item in items if item[0] <= last]
         joined = b"".join([key for key, _ in chunk])
         if len(joined) != size * len(chunk):
-            raise StoreCorrupt("a lease has an odd key", hint=errors.CHECK_HINT)
+            raise StoreCorrupt("a lease has an invalid key", hint=errors.CHECK_HINT)
         rows = np.frombuffer(joined, dtype=np.uint8).reshape(-1, size)
         if len(rows):
             addresses = np.ascontiguousarray(rows[:, keys.ADDRESS_HEAD :])

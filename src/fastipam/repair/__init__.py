@@ -208,7 +208,7 @@ class _Repairer:
             if mended != raw:
                 tables.NETWORKS.put(self._txn, key, mended)
                 text = _text(name)
-                self._did("network", key, key.hex(), f"has the pool {pool_id}, {text}")
+                self._did("network", key, key.hex(), f"has the pool {text}, whose id is {pool_id}")
             was_wrong = self._mend_pool(name, pool_id, pool)
             networks[key] = network_id, pool_id, mended != raw or was_wrong
             taken.add(network_id)
@@ -257,7 +257,7 @@ class _Repairer:
             ]
             for key in gone:
                 table.delete(self._txn, key)
-                self._did(what, b"", key.hex(), f"removed: no {of} has its number")
+                self._did(what, b"", key.hex(), f"removed: no {of} has its id")
 
 
 def _text(key: bytes) -> str:

@@ -87,7 +87,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.S
         return errors.StoreBusy(
             f"all {MAX_READERS} reader slots of the store {path} are taken",
             path=path,
-            hint="try again; if it stays so, look for programs that keep read transactions open",
+            hint="try again; if that does not help, end programs that keep read transactions open",
         )
     if isinstance(error, _DAMAGED):
         return errors.StoreCorrupt(

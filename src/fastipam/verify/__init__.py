@@ -91,7 +91,12 @@ class _Verifier:
             yield from self._network(key, raw)
         for what, last in (("network", self._last_network), ("pool", self._last_pool)):
             if last >= MOST_NETWORKS:
-                yield Finding(f"{what}-id", "", f"last {what}", f"the last {what}'s id is {last}")
+                yield Finding(
+                    f"{what}-id",
+                    "",
+                    f"last {what}",
+                    f"the last id of a {what}, {last}, is too large",
+                )
         for key, (pool_id, _) in self._pools.items():
             if pool_id not in self._used:
                 yield Finding("pool-without-network", _text(key), key.hex(), "no network uses it")

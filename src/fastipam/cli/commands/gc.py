@@ -209,7 +209,7 @@ def _summary(released: int, listed: set[str], judged: _Judged, *, dry_run: bool)
         f"{output.counted(len(listed), 'container')}, {len(judged.known)} of them with leases here"
     )
     if judged.young:
-        yield f"{output.counted(judged.young, 'address')} spared: younger than the list"
+        yield f"{output.counted(judged.young, 'address')} not released: younger than the list"
 
 
 def _with_interfaces(

@@ -110,6 +110,6 @@ def _report(items: list[migration.Item], as_json: bool) -> None:
             output.prose(f"{name}: {item.text}", before=f"{item.outcome:<8} ", indent=9)
         counts = Counter(item.outcome for item in items)
         summary = [f"{counts[outcome]} {text}" for outcome, text in _COUNTED if counts[outcome]]
-        output.say(", ".join(summary) or "there is nothing")
+        output.say(", ".join(summary) or "there is nothing to import")
     if any(item.outcome == migration.CONFLICT for item in items):
         raise SystemExit(1)

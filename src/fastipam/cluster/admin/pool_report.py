@@ -62,5 +62,5 @@ def _holders(node: Node, pool: AddressPool) -> list[str]:
         sticky = "sticky, " if one.sticky else ""
         texts.append(f"{one.address} is reserved{whom}: {sticky}fastipam unreserve {one.address}")
     if len(kept) > _MOST_HOLDERS:
-        texts.append(f"{len(kept) - _MOST_HOLDERS} more addresses are reserved")
+        texts.append(f"more reserved addresses: {len(kept) - _MOST_HOLDERS}")
     return texts

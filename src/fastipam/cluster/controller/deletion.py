@@ -104,8 +104,9 @@ class Deletion:
             texts.append(f"{len(listed) - _MOST_NAMED} more")
         message = (
             f"nodes own {len(listed)} {'block' if len(listed) == 1 else 'blocks'} of it: "
-            f"{', '.join(texts)}; each goes when no pod has an address of it: `fastipam cluster "
-            "status` on the node names the pods and the reservations (fastipam unreserve)"
+            f"{', '.join(texts)}; a node releases a block when no pod has an address of it: "
+            "`fastipam cluster status` on the node names the pods and the reservations (fastipam "
+            "unreserve)"
         )
         before = condition(pool, DELETING)
         if before.get("message") == message:

@@ -71,7 +71,9 @@ class Election:
         try:
             pause_s = self._renew() if self._version else self._look()
         except FastipamError as error:
-            log.warning("leader=%s the lease cannot be kept: %s", self.leader or "?", error)
+            log.warning(
+                "leader=%s the Lease cannot be read or renewed: %s", self.leader or "?", error
+            )
             pause_s = _RETRY_S
         except Exception:
             log.exception("a defect in the election")

@@ -60,7 +60,7 @@ def own_fault(pool: dict[str, Any]) -> Refusal | None:
         return Refusal(
             "Unsupported",
             f"this version of fastipam does not support {unknown}: leave it out, because nodes "
-            "would use the pool as if it were not there",
+            "would ignore it",
         )
     if old is None:
         return None
@@ -106,8 +106,8 @@ def strays(pool: AddressPool, blocks: Iterable[Owned]) -> Refusal | None:
         if _overlap(whole, one.whole) and (one.pool, one.length) != (pool.name, pool.block_length):
             return Refusal(
                 "Overlaps",
-                f"node {one.node} owns the block {one.cidr} of the pool {one.pool}, which lies in "
-                "it: wait until it is released (kubectl get addressblocks)",
+                f"the block {one.cidr} lies in {pool.cidr}, but node {one.node} owns it as a part "
+                f"of the pool {one.pool}: wait until it is released (kubectl get addressblocks)",
             )
     return None
 

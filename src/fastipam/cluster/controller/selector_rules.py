@@ -41,9 +41,9 @@ def _check_condition(one: Any, where: str) -> None:
     for at, value in enumerate(values):
         _require_value(value, f"{where}.values[{at}]")
     if (operator in _WITH_VALUES) != bool(values):
-        need = "needs values" if operator in _WITH_VALUES else "has no values"
+        need = "needs values" if operator in _WITH_VALUES else "takes no values"
         raise ConfigError(
-            f"the operator {operator} {need}, and there are {len(values)}",
+            f"the operator {operator} {need}, but has {len(values)}",
             field=where,
             value=operator,
             hint="type values for In and NotIn, and none for Exists and DoesNotExist",

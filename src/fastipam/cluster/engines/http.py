@@ -175,7 +175,9 @@ class Connection:
                 name, _, value = line.partition(b":")
                 headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
                 if len(headers) > _MOST_HEADERS:
-                    raise ConnectionError(f"{self.server.text} sends endless headers")
+                    raise ConnectionError(
+                        f"{self.server.text} sends more than {_MOST_HEADERS} headers"
+                    )
             if int(status) >= 200:  # 1xx is not the answer yet
                 return int(status), headers
 
@@ -188,7 +190,9 @@ class Connection:
             while (chunk := self.chunk(deadline, most)) is not None:
                 whole += chunk
                 if len(whole) > most:
-                    raise ConnectionError(f"{self.server.text} sends an endless answer")
+                    raise ConnectionError(
+                        f"{self.server.text} sends an answer of more than {most} bytes"
+                    )
             return bytes(whole)
         length = headers.get("content-length", "")
         if not length.isdigit() or int(length) > most:
@@ -227,7 +231,8 @@ class Connection:
     def _line(self, deadline: float) -> bytes:
         while (end := self._got.find(b"\n")) < 0:
             if len(self._got) > _LONGEST_LINE:
-                raise ConnectionError(f"{self.server.text} sends an endless header")
+                text = f"{self.server.text} sends a header of more than {_LONGEST_LINE} bytes"
+                raise ConnectionError(text)
             self._fill(deadline)
         line = bytes(self._got[:end]).rstrip(b"\r")
         del self._got[: end + 1]
@@ -275,7 +280,7 @@ class Lines:
         where = self._connection.server.text
         while not self.has_more:
             if len(self._rest) > self._most:
-                raise ConnectionError(f"{where} sends an endless line")
+                raise ConnectionError(f"{where} sends a line of more than {self._most} bytes")
             chunk = self._connection.chunk(deadline)
             if chunk is None:
                 if self._rest:

@@ -213,7 +213,7 @@ class Keeper:
             if not self._lock.try_take():
                 return planner.COLLECT_S  # a directly run plugin is claiming for this node
         except OSError as error:  # for example no descriptor is left
-            return self._failed(False, f"the claims of this node cannot be locked: {error}")
+            return self._failed(False, f"the lock for this node's claims cannot be taken: {error}")
         try:
             seconds = self._work()
             self._failures = 0

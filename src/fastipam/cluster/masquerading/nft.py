@@ -79,6 +79,6 @@ def _run(words: list[str], text: str = "") -> str:
     told = " ".join((done.stderr or done.stdout).split())[:300]
     if "not permitted" in told:
         raise NftFails(
-            NOT_PERMITTED, "the kernel refuses it: the agent needs the capability NET_ADMIN"
+            NOT_PERMITTED, "the kernel refuses nft: the agent needs the capability NET_ADMIN"
         )
     raise NftFails("Failed", f"nft {' '.join(words)}: {told or f'status {done.returncode}'}")

@@ -38,7 +38,7 @@ def without_a_free_block(
     named = [f"{name} has {count}" for name, count in ranked[:_NAMED]]
     if len(ranked) > _NAMED:
         rest = sum(count for _, count in ranked[_NAMED:])
-        named.append(f"{len(ranked) - _NAMED} more nodes have {rest}")
+        named.append(f"other nodes ({len(ranked) - _NAMED}) have {rest}")
     whole = sum(each.count - len(each.unusable) for each in pools)
     used = sum(counts.values())
     names = _names(node, pools)
@@ -56,9 +56,9 @@ def without_a_free_block(
         f"({', '.join(named) or 'by nobody'}), and no node has given one up",
         hint=_of_objects(names)
         if node.settings.engine == KUBERNETES
-        else "`fastipam cluster nodes` shows who is gone, and `fastipam cluster release-node NAME` "
-        "takes its blocks back; a node gives up only blocks in which no address is in use; else "
-        "the cluster needs a larger pool",
+        else "`fastipam cluster nodes` shows which nodes are gone, and `fastipam cluster "
+        "release-node NAME` frees the blocks of one; a node gives up only blocks in which no "
+        "address is in use; otherwise the cluster needs a larger pool",
     )
 
 
@@ -82,8 +82,8 @@ def _of_objects(names: Sequence[str]) -> str:
     """Return the hint for AddressPool objects: how to widen them, and how to see who has blocks."""
     return (
         f"widen spec.cidr: kubectl edit addresspool {' '.join(names)}; or add a pool of the same "
-        "blockSize; kubectl get addressnodes shows who has blocks: a node gives up only blocks in "
-        "which no address is in use"
+        "blockSize; kubectl get addressnodes shows which nodes have blocks: a node gives up only "
+        "blocks in which no address is in use"
     )
 
 
@@ -94,7 +94,7 @@ def _of_its_node_cidr(node: Node, family: int) -> NoBlock:
         return NoBlock(
             f"{only}, but no address of it is free",
             hint='"claims: Any" in the AddressPool lets nodes claim more blocks, after '
-            "kube-controller-manager was told to allocate no podCIDRs",
+            "kube-controller-manager was started with --allocate-node-cidrs=false",
         )
     return NoBlock(
         f"{only}, but has no block of it yet",

@@ -151,7 +151,7 @@ class Setting:
         try:
             self._kernel.reopen()
         except OSError as again:
-            log.error("no socket for the routes: %s", again)
+            log.error("the netlink socket for routes cannot be opened: %s", again)
 
     def _left_s(self) -> float:
         dues = [self._compare_at, self._plan_at, self._retry_at]
@@ -280,7 +280,7 @@ class Setting:
                 log.warning("%s: %d more, which are not listed", reason, count - _MOST_LINES)
         solved = sorted(self._told.keys() - plan.problems.keys())
         for reason, subject in solved[:_MOST_LINES]:
-            log.info("%s: solved for %s", reason, subject)
+            log.info("solved: %s (%s)", reason, subject)
         self._told = plan.problems
 
 

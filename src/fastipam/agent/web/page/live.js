@@ -87,7 +87,7 @@ function showWanted() {
     const first = BigInt(one.first);
     return one.family === family && value >= first && value < first + (1n << BigInt(one.bits));
   });
-  if (at < 0) return say("The picture does not have this address.");
+  if (at < 0) return say("This address is not in the picture.");
   if (at !== shown.panelAt) {
     shown.panelAt = at;
     showPanels();

@@ -78,7 +78,7 @@ function showCounts() {
   rows.push(never, element("dd", count(each.excluded)), element("dd", "", "dim"));
   if (one.blocks.length) {
     const elsewhere = element("dt");
-    elsewhere.append(element("span", "", "swatch elsewhere"), "not of this node's blocks");
+    elsewhere.append(element("span", "", "swatch elsewhere"), "in no block of this node");
     rows.push(elsewhere, element("dd", ""), element("dd", "", "dim"));
   }
   $("counts").replaceChildren(...rows);

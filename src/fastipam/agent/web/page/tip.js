@@ -71,7 +71,7 @@ export function say(text) {
 function stateOf(panel, cell) {
   const byte = panel.cells[cell];
   const state = shown.drawn.states[byte & 7];
-  const words = { excluded: "never assigned", elsewhere: "not of this node's blocks" };
+  const words = { excluded: "never assigned", elsewhere: "in no block of this node" };
   if (!panel.shift) return [[state, words[state] || state]];
   if (!["assigned", "cooling", "reserved"].includes(state)) return [[state, state]];
   const percent = Math.max(1, Math.round((100 * (byte >> LEVEL)) / FULL));

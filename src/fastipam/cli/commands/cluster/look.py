@@ -183,7 +183,7 @@ def _print_pools(pools: list[dict[str, Any]], *, wide: bool) -> None:
     output.table(_POOL_COLUMNS, rows, wide=wide)
     for row in pools:
         for text in row.get("held_by", ()):
-            output.prose(f"pool {row['pool']} is kept here: {text}", wide=wide)
+            output.prose(f"pool {row['pool']} keeps its blocks on this node: {text}", wide=wide)
 
 
 def _of(row: dict[str, Any], kind: str) -> str:

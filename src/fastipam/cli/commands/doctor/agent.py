@@ -43,7 +43,7 @@ def look(path: Path, *, needed: bool) -> tuple[list[Diagnosis], int]:
         except FileNotFoundError:
             return [_absent(path, needed)], 0
         except PermissionError:
-            text = f"{path} serves only root and the agent's user: it cannot be asked by this user"
+            text = f"only root and the agent's user may connect to {path}"
             return [Diagnosis(_CHECK, WARNING, text, as_root())], 0
         except TimeoutError:
             text = f"the agent on {path} does not answer within {TIMEOUT_S:g} s"
@@ -90,14 +90,16 @@ def same_files(process: int, paths: Iterable[str]) -> Iterator[Diagnosis]:
     """Diagnose whether paths of stores and namespaces lead to the same files for the agent."""
     ours, theirs = (_link(f"/proc/{one}/ns/mnt") for one in ("self", process))
     if not theirs:
-        text = f"the files of process {process} cannot be read from here"
+        text = f"the files of process {process} cannot be examined"
         if os.geteuid() == 0:
-            text += ": that needs CAP_SYS_PTRACE, and its process id"
+            text += ": it takes CAP_SYS_PTRACE and a pid namespace that shows the process"
         yield Diagnosis(_CHECK, WARNING, text, as_root())
         return
     others = [one for one in paths if os.path.exists(one) and not _is_same(process, one)]
     for path in others:
-        text = f"{path} is another file in the agent's mount namespace ({theirs}; here {ours})"
+        text = (
+            f"{path} is another file for the agent, whose mount namespace is {theirs}, not {ours}"
+        )
         yield Diagnosis(_CHECK, PROBLEM, text, f"nsenter --mount --target {process} ls -la {path}")
     if not others:
         how = "is in this mount namespace" if ours == theirs else "has mounts of its own"

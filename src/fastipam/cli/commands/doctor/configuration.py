@@ -61,7 +61,10 @@ def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
             asked = config.durability
             known, other = durabilities.setdefault(config.data_dir, (asked or "", path))
             if asked and known and asked != known:
-                text = f"{path} gives {config.data_dir} durability {asked!r}, {other} {known!r}"
+                text = (
+                    f"{path} sets durability {asked!r} for {config.data_dir}, but {other} sets "
+                    f"{known!r}"
+                )
                 diagnoses.append(Diagnosis(_CHECK, PROBLEM, text, f"${{EDITOR:-vi}} {path}"))
     if networks:
         diagnoses += _not_first(min(one.file for one in networks))

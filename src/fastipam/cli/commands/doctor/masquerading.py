@@ -38,19 +38,19 @@ def look(process: int, data_dirs: Iterable[str]) -> Iterator[Diagnosis]:
             text = "the tables of nftables cannot be inspected from here"
             yield Diagnosis(_CHECK, WARNING, text, as_root())
         else:
-            text = f"the agent is to masquerade, and cannot: {error}"
+            text = f"the agent should masquerade, but cannot: {error}"
             yield Diagnosis(_CHECK, PROBLEM, text)
         return
     missing = [family for family in wanted if family not in there]
     for family in missing:
         text = (
-            f"the agent is to masquerade IPv{family}, and the table {FAMILIES[family]} {NAME} of "
-            "nftables is not there: its log says why"
+            f"the agent should masquerade IPv{family}, but the nftables table {FAMILIES[family]} "
+            f"{NAME} does not exist: the agent's log says why"
         )
         yield Diagnosis(_CHECK, PROBLEM, text, f"nft list table {FAMILIES[family]} {NAME}")
     if wanted and not missing:
         families = " and ".join(f"IPv{family}" for family in wanted)
-        yield Diagnosis(_CHECK, OK, f"the rules for {families} are there")
+        yield Diagnosis(_CHECK, OK, f"the rules for {families} exist")
 
 
 def _families(data_dir: str) -> set[int]:

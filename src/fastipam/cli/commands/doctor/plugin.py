@@ -145,7 +145,7 @@ def _stale(path: Path) -> str:
             if (status.st_size, status.st_mtime_ns) != (size, time_ns):
                 return f"{source} is newer than {path}"
     except FileNotFoundError as error:
-        return f"{error.filename} is not there"
+        return f"{error.filename} does not exist"
     except (EOFError, OSError, TypeError, ValueError, LookupError) as error:
         return f"{path} cannot be used: {error}"
     return ""

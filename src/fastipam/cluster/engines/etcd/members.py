@@ -105,7 +105,7 @@ class Members:
                     logins += 1
                     if logins > len(self.endpoints):
                         raise EngineDenied(
-                            f"{endpoint.server.text} refuses its own token"
+                            f"{endpoint.server.text} refuses the token that it issued"
                         ) from None
                     waiting = True
                     continue
@@ -146,7 +146,7 @@ class Members:
             if not call.is_change:
                 raise
             raise EngineTimeout(
-                f"{where} was asked and did not answer: {error}", ambiguous=True
+                f"a request was sent to {where}, but not answered: {error}", ambiguous=True
             ) from error
         self._pool.put_back(connection)
         if status != 200:
@@ -156,7 +156,7 @@ class Members:
             if "error" not in answer:  # a stream can fail after its status 200
                 return call.read(answer)
         except gateway.MALFORMED as error:
-            text = f"{where} answers with something that is not etcd's: {error!r}"
+            text = f"{where} sends an answer that is not of etcd's protocol: {error!r}"
             if call.is_change:
                 raise EngineTimeout(text, ambiguous=True) from error
             raise gateway.Retry(text) from error

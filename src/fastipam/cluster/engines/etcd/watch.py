@@ -32,7 +32,7 @@ class Stream:
             # This member is behind, or the store was restored to an older state. A listing shows
             # which, and a watch for a future revision never would.
             raise Compacted(
-                f"the member has come to revision {created.revision}, not to {revision}",
+                f"the member is at revision {created.revision}, which is before {revision}",
                 revision=created.revision,
             )
 
@@ -74,7 +74,7 @@ class Stream:
             message = None if "error" in answer else _Message(answer["result"])
         except gateway.MALFORMED as error:
             raise ConnectionError(
-                f"the watch sends something that is not etcd's: {error!r}"
+                f"the watch sends an answer that is not of etcd's protocol: {error!r}"
             ) from error
         if message is None:
             raise gateway.failure(0, line, self._connection.server.text, change=False)

@@ -170,7 +170,7 @@ class Registration:
             if alive is None:
                 return
             raise NoBlock(
-                f"the session of node {self.name} in another boot has not ended",
+                f"the session of node {self.name} from another boot has not ended",
                 hint=(
                     "it ends by itself, sessionTTL after this machine was last up; if it does not, "
                     "another machine has a copy of this disk and the same name"
@@ -184,6 +184,7 @@ class Registration:
         raise ClusterRefused(
             f"there is another node named {self.name}"
             + (" and it is alive" if alive is not None else ", or its store was lost"),
-            hint='give this one another name with "node"; or start its agent, which '
-            f"decides; or, once that node is gone, `fastipam cluster release-node {self.name}`",
+            hint='give this node another name with "node"; if the other node is gone, start the '
+            "agent of this node, which can take the name over, or type `fastipam cluster "
+            f"release-node {self.name}`",
         )

@@ -107,7 +107,7 @@ class Session:
                 self._share.forget_registration()
                 raise ClusterRefused(
                     f"there is another node named {name} and it is alive",
-                    hint='give this one another name with "node"',
+                    hint='give this node another name with "node"',
                 )
             if found.session and found.ttl_s == self._share.settings.session_s:
                 self.id, self._revision = found.session, stored.mod_revision

@@ -243,7 +243,7 @@ def _server_of(environ: Mapping[str, str]) -> Server:
     if host_and_port(f"{shown}:{port}", 443) is None:
         raise ConfigError(
             f"KUBERNETES_SERVICE_HOST {host!r} and KUBERNETES_SERVICE_PORT {port!r} are not a "
-            "server",
+            "host and a port",
             field="KUBERNETES_SERVICE_PORT",
             value=port,
         )

@@ -394,7 +394,7 @@ class Client:
                     refusals += 1
                     if refusals > 1:
                         raise EngineDenied(
-                            f"{error} (401, also after it was read again)",
+                            f"{error} (401, also after the token was read again)",
                             hint="check the token's age and the service account, or log in again",
                         ) from None
                     self.access.renew()
@@ -435,7 +435,8 @@ class Client:
             if not call.is_change or isinstance(error, WantsTls):
                 raise
             raise EngineTimeout(
-                f"{endpoint.server.text} was asked and did not answer: {error}", ambiguous=True
+                f"a request was sent to {endpoint.server.text}, but not answered: {error}",
+                ambiguous=True,
             ) from error
         self._pool.put_back(connection)
         if not 200 <= status < 300:
@@ -453,7 +454,7 @@ class Client:
                 raw = connection.read_body(headers, until, call.most)
                 raise failure(status, headers, raw, endpoint.server.text, call)
             if headers.get("transfer-encoding", "").lower() != "chunked":
-                raise Retry(f"{endpoint.server.text} answers a watch with something else")
+                raise Retry(f"{endpoint.server.text} sends a watch without chunked encoding")
         except BaseException:
             connection.close()
             raise

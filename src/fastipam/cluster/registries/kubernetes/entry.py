@@ -122,8 +122,9 @@ class Entry:
         found = self._api.get(objects.MACHINES, self._api.name, deadline)
         if found is None:
             raise NoBlock(
-                f"there is no Node {self._api.name}, which would say which machine has this name",
-                hint='wait until the kubelet has registered; "node" gives another name',
+                f"there is no Node object {self._api.name}: this node cannot check that the name "
+                "is its own",
+                hint='wait until the kubelet has registered, or set "node" to the name of its Node',
             )
         info = found.get("status", {}).get("nodeInfo", {})
         theirs = str(info.get("bootID") or "")
@@ -133,8 +134,8 @@ class Entry:
             self._api.share.forget_registration()
         raise ClusterRefused(
             f"the Node {self._api.name} is another machine: its boot id is "
-            f"{theirs or 'not known'}, and this one's is {boot}",
-            hint='give this one another name with "node"; after a reboot the kubelet reports the '
+            f"{theirs or 'not known'}, and this machine's is {boot}",
+            hint='give this node another name with "node"; after a reboot the kubelet reports the '
             "new boot id when it starts",
         )
 

@@ -37,11 +37,11 @@ _REFUSED_OF_A_CLUSTER = {
     "proxy-url": "name a server that can be reached without a proxy",
 }
 _REFUSED_OF_A_USER = {
-    "username": "use a token, a certificate or exec: API servers take no passwords since 1.19",
-    "auth-provider": "use exec: kubectl has no auth-provider since 1.26",
-    "as": "use a context that is this user itself",
-    "as-groups": "use a context that is this user itself",
-    "as-uid": "use a context that is this user itself",
+    "username": "use a token, a certificate or exec: API servers take no passwords from 1.19 on",
+    "auth-provider": "use exec: kubectl has no auth-provider from 1.26 on",
+    "as": "use a context whose user needs no impersonation",
+    "as-groups": "use a context whose user needs no impersonation",
+    "as-uid": "use a context whose user needs no impersonation",
 }
 
 
@@ -219,7 +219,7 @@ def _entries(document: _Part, kind: str) -> list[tuple[str, Any, str]]:
 
 def _names(documents: list[_Part], kind: str) -> str:
     names = [name for each in documents for name, _, _ in _entries(each, kind)]
-    return ", ".join(names) or "there is none"
+    return ", ".join(names) or "none"
 
 
 def _entry(documents: list[_Part], kind: str, name: str, inner: str, field: str) -> _Part:
@@ -233,7 +233,7 @@ def _entry(documents: list[_Part], kind: str, name: str, inner: str, field: str)
         f"the kubeconfig has no {inner} {name!r}",
         field=field,
         value=name,
-        hint=f"there are: {_names(documents, kind)}",
+        hint=f"the kubeconfig has these: {_names(documents, kind)}",
     )
 
 
@@ -295,7 +295,7 @@ def _named(error: ConfigError, cluster: _Part, user: _Part) -> ConfigError:
     if part.content.get(f"{name}-data"):
         reason = error.message.rpartition(": ")[2]
         return ConfigError(
-            f"what is in {name}-data cannot be used: {reason}", field=f"{field}-data", value=None
+            f"the value of {name}-data cannot be used: {reason}", field=f"{field}-data", value=None
         )
     return ConfigError(error.message, field=field, value=error.value)
 

@@ -97,8 +97,8 @@ class Lease:
         if left_s > 0:
             raise ClusterRefused(
                 f"there is another node named {self._name}, or it has just ended",
-                hint='give this one another name with "node", or wait: this node takes the name '
-                f"over if the other one's lease is not renewed for {left_s:.0f} s",
+                hint='give this node another name with "node", or wait: this node takes the name '
+                f"over if the other node's Lease is not renewed for {left_s:.0f} s",
             )
         with suppress(Conflict):  # it was renewed: the other one is alive
             self._client.delete(

@@ -156,7 +156,7 @@ class Plugin:
             if not data:
                 return raw
             raw += data
-        raise self._no_credential("an endless text")
+        raise self._no_credential(f"more than {_LARGEST >> 20} MiB")
 
     def _too_slow(self) -> EngineUnavailable:
         return EngineUnavailable(

@@ -61,7 +61,7 @@ class Watch:
             if time.monotonic() < self._over_at:
                 return None
             self.close()
-            raise EngineUnavailable("a watch was not ended when it should have been") from error
+            raise EngineUnavailable("the server did not end a watch in time") from error
         except OSError as error:
             self.close()
             raise EngineUnavailable(f"a watch broke: {error.strerror or error}") from error
