@@ -30,6 +30,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
         release = Release(cluster)
         release.install()
         yield release
+        if not interruption.arrived():
+            release.until_expected()
 
 
 @pytest.fixture

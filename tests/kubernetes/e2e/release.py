@@ -14,6 +14,8 @@ from ..server import until
 from . import workloads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..nodes.cluster import Cluster
     from ..nodes.node import Node
 
@@ -47,6 +49,7 @@ class Release:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.began = 0.0
+        self._expected: list[tuple[Callable[[], object], str]] = []
 
     def install(self, **changes: Any) -> None:
         """Run the one command; return when helm does."""
@@ -87,6 +90,21 @@ class Release:
             return False
         keys = ("desiredNumberScheduled", "updatedNumberScheduled", "numberReady")
         return wanted > 0 and all(status.get(each, 0) == wanted for each in keys)
+
+    def with_pods(self, count: int) -> None:
+        """Wait until the release is rolled out, and a Deployment ``web`` has so many ready pods."""
+        self.until_rolled_out()
+        workloads.apply(self.cluster, workloads.workload("Deployment", "web", count))
+        workloads.until_ready(self.cluster, "web", count)
+
+    def expect(self, true: Callable[[], object], what: str) -> None:
+        """Let ``until_expected`` wait for something that takes long, while other tests run."""
+        self._expected.append((true, what))
+
+    def until_expected(self) -> None:
+        """Wait for all that was expected."""
+        while self._expected:
+            until(*self._expected.pop())
 
     # Nodes and pods -------------------------------------------------------------------------
 

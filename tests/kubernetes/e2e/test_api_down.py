@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ...options import options
 from ..rest import BLOCKS
 from ..server import until
 from . import workloads
 from .settled import addresses, settled
-from .workloads import until_ready, workload
+from .workloads import until_ready
 
 if TYPE_CHECKING:
     from ..nodes.cluster import Cluster
@@ -23,11 +25,19 @@ def _blocks(cluster: Cluster) -> dict[str, str]:
     return {each["spec"]["cidr"]: each["spec"]["node"] for each in found}
 
 
-def test_sandboxes_are_made_again(release: Release) -> None:
+@pytest.fixture
+def loaded(installed: Release) -> Release:
+    """The release with pods that are ready, and stay.
+
+    After an outage a kubelet waits for up to half a minute before it hears that a pod is deleted.
+    """
+    installed.with_pods(_PODS)
+    return installed
+
+
+def test_sandboxes_are_made_again(loaded: Release) -> None:
     """Agent and pods end while the API is down: the kubelet makes both again, without the API."""
-    cluster = release.cluster
-    workloads.apply(cluster, workload("Deployment", "web", _PODS))
-    until_ready(cluster, "web", _PODS)
+    cluster = loaded.cluster
     before = _blocks(cluster)
     node = cluster.nodes["n2"]
     here = {
@@ -37,7 +47,7 @@ def test_sandboxes_are_made_again(release: Release) -> None:
     }
     cluster.control.kill_server()
     try:
-        release.kill_agent(node)
+        loaded.kill_agent(node)
         label = ("--label", "app=web", "--state", "Ready", "--quiet")
         old = set(node.crictl("pods", *label).stdout.split())
         assert len(old) == len(here)
@@ -58,11 +68,9 @@ def test_sandboxes_are_made_again(release: Release) -> None:
     assert before.items() <= _blocks(cluster).items()
 
 
-def test_whole_cluster_boots(release: Release) -> None:
+def test_whole_cluster_boots(loaded: Release) -> None:
     """All nodes boot while the API is down; when it serves, pods get addresses of their blocks."""
-    cluster = release.cluster
-    workloads.apply(cluster, workload("Deployment", "web", _PODS))
-    until_ready(cluster, "web", _PODS)
+    cluster = loaded.cluster
     before = _blocks(cluster)
     cluster.control.kill_server()
     for node in cluster.nodes.values():
@@ -72,7 +80,7 @@ def test_whole_cluster_boots(release: Release) -> None:
         node.start_kubelet()
     cluster.control.start_server()
     until(lambda: cluster.ready_nodes() == set(cluster.nodes), "all nodes are Ready")
-    release.until_rolled_out()
+    loaded.until_rolled_out()
     # A status may still be of before: then the sandbox is gone, and the pod is not settled.
     until_ready(cluster, "web", _PODS)
     settled(cluster)

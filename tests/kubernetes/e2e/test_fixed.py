@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..bodies import pool
-from ..rest import BLOCKS, POOLS, REQUESTS
+from ..rest import BLOCKS, POOLS
 from ..server import until
 from . import workloads
 from .settled import addresses, leases, settled
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .release import Release
 
 _PODS = 8
+_POOLS = {"fixed", "fixed6"}
 _LIST = "10.33.0.16/29,fd33::10/125"
 _FIXED = {
     f"web-{at}": [f"10.33.0.{16 + at}", str(ipaddress.ip_address("fd33::10") + at)]
@@ -72,12 +73,18 @@ def test_a_stateful_set_is_drained_twice(release: Release) -> None:
         cluster.kubectl("uncordon", node)
         settled(cluster)
     workloads.delete(cluster, "StatefulSet", "web")
-    until(lambda: not _owners(cluster), "every address is free")
-    assert cluster.admin.get(REQUESTS).done()["items"] == []
-    for name in ("fixed", "fixed6"):
-        cluster.admin.request("DELETE", f"{POOLS}/{name}").done()
     release.remove("n3")
-    until(lambda: "n3" not in _nodes(cluster), "the blocks of n3 are free")
+    for name in _POOLS:
+        cluster.admin.request("DELETE", f"{POOLS}/{name}").done()
+    release.expect(lambda: "n3" not in _nodes(cluster), "the blocks of n3 are free")
+    release.expect(lambda: not _owners(cluster), "every address is free")
+    release.expect(lambda: not cluster.get("addressrequests"), "no request is left")
+    release.expect(lambda: not _POOLS & _names(cluster), "the pools are gone")
+
+
+def _names(cluster: Cluster) -> set[str]:
+    """The pools that there are."""
+    return {one["metadata"]["name"] for one in cluster.get("addresspools")}
 
 
 def _nodes(cluster: Cluster) -> set[str]:

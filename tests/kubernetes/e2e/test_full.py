@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from ..nodes.cluster import Cluster
     from ..nodes.node import Node
+    from .release import Release
 
 # Two blocks of 8 addresses: one for each node, or both for one of them, and then none to claim.
-_SMALL = {"cidr": "10.33.0.0/28", "blockSize": 29, "gateway": "10.33.0.1"}
+_SMALL = {"cidr": "10.34.0.0/28", "blockSize": 29, "gateway": "10.34.0.1"}
 _PODS = 24
 _SERVED = 5  # at least, wherever the blocks are
 
@@ -31,8 +32,9 @@ def _disable(cluster: Cluster, pool: str, disabled: bool) -> None:
 
 
 @pytest.fixture
-def small_pool(cluster: Cluster) -> Iterator[Cluster]:
+def small_pool(release: Release) -> Iterator[Cluster]:
     """The cluster with a small pool in place of its own of that family."""
+    cluster = release.cluster
     document = {
         "apiVersion": "fastipam.io/v1alpha1",
         "kind": "AddressPool",
@@ -48,7 +50,9 @@ def small_pool(cluster: Cluster) -> Iterator[Cluster]:
     for each in cluster.admin.get(workloads.path("Deployment")).done()["items"]:
         workloads.delete(cluster, "Deployment", each["metadata"]["name"])
     cluster.admin.delete(f"{POOLS}/small").done()
-    until(lambda: cluster.admin.get(f"{POOLS}/small").status == 404, "the small pool is gone")
+    release.expect(
+        lambda: cluster.admin.get(f"{POOLS}/small").status == 404, "the small pool is gone"
+    )
 
 
 def _accepted(cluster: Cluster, pool: str) -> bool:

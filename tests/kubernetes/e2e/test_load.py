@@ -25,10 +25,7 @@ _PODS = 60 if options.long else 24
 @pytest.fixture
 def loaded(installed: Release) -> Release:
     """The release with pods that are ready. They stay, and the next test has them."""
-    installed.until_rolled_out()
-    cluster = installed.cluster
-    workloads.apply(cluster, workload("Deployment", "web", _PODS))
-    until_ready(cluster, "web", _PODS)
+    installed.with_pods(_PODS)
     return installed
 
 

@@ -92,6 +92,7 @@ def test_removed_and_installed_again(release: Release) -> None:
     With ``--long`` with kubectl alone, too.
     """
     cluster = release.cluster
+    release.until_expected()  # no pool of another test is being deleted
     _works(cluster, "before")
     blocks, pools = _names(cluster, BLOCKS), _names(cluster, POOLS)
     began = time.monotonic()

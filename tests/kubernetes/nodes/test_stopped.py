@@ -1,4 +1,8 @@
-"""A test with a cluster is ended from outside: nothing of the cluster stays on the machine."""
+"""A test with a cluster is ended from outside: nothing of the cluster stays on the machine.
+
+It is the last file of its directory. A cluster that starts removes what a killed one has left, and
+the tests of ``tests/kubernetes/e2e``, which run at the same time, start theirs at the beginning.
+"""
 
 from __future__ import annotations
 
