@@ -326,7 +326,7 @@ def test_the_command(fake_api: FakeServer, tmp_path: Path) -> None:
     [
         ([], "KUBERNETES_SERVICE_HOST is not set"),
         (["--context", "c"], "--context needs a kubeconfig"),
-        (["--kubeconfig", "FILE", "--server", "https://a"], "exclude each other"),
+        (["--kubeconfig", "FILE", "--server", "https://a"], "cannot be used together"),
         (["--server", "a:1"], "'a:1' is not the URL of a Kubernetes API server"),
     ],
 )

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 POOL = "10.0.0.0/29"  # .2 to .6 are assigned
 HINT = (
-    "`fastipam list --network n` shows who has the addresses, `fastipam sweep --dry-run` which "
-    "leases are of dead containers, and `fastipam sweep` releases those; or add a range to "
+    "`fastipam list --network n` shows the owners of the addresses, `fastipam sweep --dry-run` "
+    "which leases are of dead containers, and `fastipam sweep` releases those; or add a range to "
     '"ranges" of the configuration'
 )
 

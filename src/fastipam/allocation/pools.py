@@ -275,8 +275,8 @@ def notes(store: Store, network: str) -> list[str]:
 def line(pool: str, other: str, family: int, value: int) -> str:
     """Return the message about two pools that overlap."""
     return (
-        f"pools {pool} and {other} can both assign {format_ip(family, value)}: a container of each "
-        f'may get it; if that is not on purpose, give both networks the same "pool"'
+        f"pools {pool} and {other} can both assign {format_ip(family, value)}: two containers may "
+        f'get it; if that is not intended, give both networks the same "pool"'
     )
 
 

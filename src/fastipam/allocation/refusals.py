@@ -33,9 +33,9 @@ def exhausted(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) 
         wanted=wanted,
         retry_after_s=wait_s,
         hint=(
-            f"`fastipam list --network {accounts.name}` shows who has the addresses, `fastipam "
-            "sweep --dry-run` which leases are of dead containers, and `fastipam sweep` releases "
-            'those; or add a range to "ranges" of the configuration'
+            f"`fastipam list --network {accounts.name}` shows the owners of the addresses, "
+            "`fastipam sweep --dry-run` which leases are of dead containers, and `fastipam sweep` "
+            'releases those; or add a range to "ranges" of the configuration'
         ),
     )
 
@@ -133,7 +133,7 @@ def in_use(accounts: Accounts, family: int, value: int, record: Record) -> Addre
         f"the requested address {text} is assigned to {' '.join(owner).rstrip()}{where}",
         address=text,
         owner=owner,
-        hint=f"`fastipam show {text}` says who has it; if that container is dead, type "
+        hint=f"`fastipam show {text}` shows its owner; if that container is dead, type "
         f"`fastipam release {text}`",
     )
 

@@ -55,7 +55,7 @@ def access_of(kubeconfig: str | None, context: str, servers: tuple[str, ...]) ->
         return access.in_cluster(servers, field="--server")
     if servers:
         raise ConfigError(
-            "--server and --kubeconfig exclude each other: both name the API server",
+            "--server and --kubeconfig cannot be used together: both name the API server",
             field="--server",
             value=servers[0],
             hint="leave one of them out",

@@ -158,7 +158,7 @@ def _last_words(error: BaseException, installed_for: str) -> bytes:
         message = "interrupted"
     elif isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         message = f"this process has met a limit: {error}"
-        details = "`ulimit -a`, and Limit…= of the service, name the limits"
+        details = "`ulimit -a` and the settings Limit…= of the service show the limits"
     elif isinstance(error, MemoryError):
         message, details = "not enough memory to start", "see `ulimit -v` and `free -m`"
     elif isinstance(error, OSError):

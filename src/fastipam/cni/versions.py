@@ -59,7 +59,7 @@ def agree(config: dict[str, Any], command: str) -> Version:
             value=text,
             hint='write it in quotes, for example "1.0.0"',
         )
-    assumed = "" if text else ", which a missing one means,"
+    assumed = "" if text else " (assumed: cniVersion is missing)"
     text = text or _OLDEST
     version = parse(text)
     since = _SINCE.get(command)

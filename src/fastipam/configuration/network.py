@@ -137,7 +137,7 @@ class Config:
     ) -> None:
         self.name = network_name(document)
         self.version = version
-        self._assumed = "" if document.get("cniversion") else ", which a missing one means,"
+        self._assumed = "" if document.get("cniversion") else " (assumed: cniVersion is missing)"
         self.paths: list[str] = []  # where each range set was written, in their order
         # Material for notes: path, folded key, and what is odd, or "" for an unknown key.
         self._odd: list[tuple[str, str, str]] = []
@@ -229,7 +229,7 @@ class Config:
             mine = next(key for key in ("subnet", "ranges") if key in ipam)
             theirs = "range" if "range" in ipam else "ipRanges"
             raise errors.ConfigError(
-                f"ipam.{mine} and ipam.{theirs} exclude each other: both say what to assign",
+                f"ipam.{mine} and ipam.{theirs} cannot be used together: both say what to assign",
                 field=f"ipam.{theirs}",
                 value=ipam[theirs.casefold()],
                 hint="use one of the two",
@@ -405,7 +405,7 @@ class Config:
 
 def _two_pools(ipam: dict[str, Any]) -> errors.ConfigError:
     return errors.ConfigError(
-        '"ranges" and "cluster" exclude each other: both say what to assign',
+        '"ranges" and "cluster" cannot be used together: both say what to assign',
         field="ipam.cluster",
         value=reader.brief(ipam["cluster"]),
         hint='write the pool inside: "cluster": {"pool": "10.32.0.0/12", …}',

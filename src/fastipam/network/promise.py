@@ -62,8 +62,8 @@ class Promise:
         return TryLater(
             f"{shown} of network {self._network.name} cannot be assigned: {fault}",
             hint=(
-                "the address was released; the same call gets another one when this node reaches "
-                "the cluster's store"
+                "the address was released; the same call gets another address when this node "
+                "reaches the cluster's store"
             ),
         )
 

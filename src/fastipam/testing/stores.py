@@ -98,7 +98,9 @@ class TemporaryStore:
         """
         if kill not in (None, *STEPS):
             raise ConfigError(
-                f"kill is {kill!r}, and not one of {', '.join(STEPS)}", field="kill", value=kill
+                f"kill is {kill!r}, which is not one of {', '.join(STEPS)}",
+                field="kill",
+                value=kill,
             )
         settings = {
             "store": str(self.path),

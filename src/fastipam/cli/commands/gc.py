@@ -94,7 +94,7 @@ def command(
         before
         and ctx.get_parameter_source("least_age_ns") == click.core.ParameterSource.COMMANDLINE
     ):
-        raise click.UsageError("--before and --older-than exclude each other")
+        raise click.UsageError("--before and --older-than cannot be used together")
     if before and before.start_ns > started_ns:
         # Leases that were added after the list would be released: none would count as young.
         raise click.UsageError("--before is in the future")

@@ -260,7 +260,7 @@ def routes(cluster: Where, watch: bool, form: str, as_json: bool, with_own: bool
 
     as_commands = form == "iproute2"
     if as_commands and as_json:
-        raise click.UsageError("--json and --format iproute2 exclude each other")
+        raise click.UsageError("--json and --format iproute2 cannot be used together")
     with cluster.node() as (_, node):
         shown = None if with_own else node.name
         if not watch:

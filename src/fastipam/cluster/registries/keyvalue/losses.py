@@ -109,7 +109,7 @@ class Losses:
         if self._keys.restored in existing:
             raise NoBlock(
                 "the cluster's store was restored to an older state: every node claims its blocks "
-                "again before any node claims another one"
+                "again before any node claims another block"
             )
         era = self._share.heard().era
         stored = existing.get(self._keys.history)

@@ -205,7 +205,7 @@ class KeyValueRegistry:
             self.share.forget_registration()
             raise ClusterRefused(
                 f"the entry of node {self.name} was changed: this node was removed meanwhile, "
-                "or another one has its name"
+                "or another node has its name"
             )
         self.losses.check(existing, newest)
         return Claimed({}, [schema.read_block_key(key) for key in theirs])

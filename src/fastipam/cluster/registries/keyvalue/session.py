@@ -166,4 +166,4 @@ class Session:
         stored = self._engine.get(self._keys.node(name), deadline_s=deadline.call_s())
         if stored is None or stored.mod_revision != member.revision:
             self._share.forget_registration()
-            raise ClusterRefused(f"node {name} was removed meanwhile, or another has its name")
+            raise ClusterRefused(f"node {name} was removed meanwhile, or another node has its name")

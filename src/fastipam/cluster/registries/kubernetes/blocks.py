@@ -189,7 +189,7 @@ class Blocks:
         if self._api.clock() < self._losses.free_at:
             raise NoBlock(
                 "the cluster's store was restored to an older state: every node claims its blocks "
-                "again before any node claims another one"
+                "again before any node claims another block"
             )
         won: dict[BlockId, int] = {}
         taken: list[BlockId] = []

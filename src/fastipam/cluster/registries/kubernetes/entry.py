@@ -223,7 +223,7 @@ class Entry:
             self._api.share.forget_registration()
             raise ClusterRefused(
                 f"the entry of node {self._api.name} was changed: this node was removed meanwhile, "
-                "or another one has its name"
+                "or another node has its name"
             )
 
 

@@ -121,8 +121,8 @@ class Overview:
                 raise ClusterRefused(f"node {name} is alive: {self.alive_text}")
             if not force and self._api.get(objects.LEASES, name, deadline) is not None:
                 raise ClusterRefused(
-                    f"node {name} may be alive: it has a Lease, which forbids other nodes to "
-                    "assign addresses of its blocks"
+                    f"node {name} may be alive: it has a Lease, so no other node may assign "
+                    "addresses of its blocks"
                 )
 
         return removal.end(self._api.client, name, deadline, check=check, step=self._api.step)
