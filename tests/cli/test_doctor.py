@@ -466,7 +466,7 @@ def test_namespace_is_gone(living: Path, tmp_path: Path) -> None:
         for name in ("c3", "c4"):
             net.allocate(name)
         found = list(store.namespaces(ipam))
-    has(found, WARNING, "1 of 4 leases have lost")
+    has(found, WARNING, "without their network namespace: 1 of 4")
     unjudged = has(found, WARNING, "2 of 4 leases skipped", "no network namespace was recorded")
     assert unjudged.command.startswith("fastipam release 10.32.")
     assert unjudged.command.endswith(f" --dry-run --data-dir {living}")
@@ -529,7 +529,7 @@ def test_leases_of_host_local(living: Path, tmp_path: Path) -> None:
         WARNING,
         f"fastipam import host-local --dry-run {tree}",
     )
-    assert "1 of 1 leases are not in any store" in found.text
+    assert "in no store: 1 of 1" in found.text
     words = ["import", "host-local", str(tree), "--data-dir", str(living)]
     assert CliRunner().invoke(cli, words).exit_code == 0
     assert levels(list(store.leftovers(tree, [str(living)]))) == [OK]

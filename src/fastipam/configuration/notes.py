@@ -117,7 +117,7 @@ def lines(odd: list[Odd], raw: bytes) -> list[str]:
         where = f"{path}{_step(_as_written(raw, key))}" if key else path
         notes.append(f"{where}: {what or 'unknown key, ignored'}")
     if len(odd) > _MOST:
-        notes.append(f"{len(odd) - _MOST} more fields of the configuration have no effect")
+        notes.append(f"more fields of the configuration that have no effect: {len(odd) - _MOST}")
     return notes
 
 

@@ -55,7 +55,8 @@ def repair(store: Store, progress: Progress | None = None) -> list[Action]:
         left = verify(inside, progress and (lambda done, total: progress(total + done, 2 * total)))
         if left:
             raise StoreCorrupt(
-                f"{len(left)} findings are left, the first: {left[0]}; nothing was changed",
+                f"findings that the repair leaves: {len(left)}, the first: {left[0]}; nothing was "
+                "changed",
                 path=store.path,
                 hint="restore a backup",
             )

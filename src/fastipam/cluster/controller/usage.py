@@ -88,7 +88,7 @@ class Usage:
         said["used"] = f"{100 * used // addresses}%" if addresses else "0%"
         if owned >= total:
             text = (
-                f"nodes own all of its {total} blocks: widen the pool, or add another one; nodes "
+                f"nodes own all blocks of it ({total}): widen the pool, or add another one; nodes "
                 "donate free blocks to each other"
             )
             told = ("True", "NoFreeBlock", text)

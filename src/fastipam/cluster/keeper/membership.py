@@ -108,7 +108,7 @@ class Membership:
         if found:
             done = recovery.recover(node, found, self._directories)
             log.warning(
-                "network=%s found=%d blocks that this store did not know, %d addresses in use",
+                "network=%s found blocks=%d addresses_in_use=%d: this store did not know them",
                 node.network.name,
                 len(found),
                 len(done.entered),

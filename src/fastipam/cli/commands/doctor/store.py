@@ -266,7 +266,7 @@ def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
     gone = len(report.missing) + len(report.released)
     dry_run = command("sweep --dry-run", ipam.path)
     if gone:
-        text = f"{gone} of {report.looked} leases have lost their network namespace"
+        text = f"leases without their network namespace: {gone} of {report.looked}"
         yield Diagnosis("namespaces", WARNING, text, dry_run)
     for why, count in reasons:
         text = f"{count} of {report.looked} leases skipped: {why}"
@@ -320,11 +320,11 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
             (_known(one, name, addresses) for one in data_dirs), default=0
         )
         if lacking:
-            text = f"{tree / name}: {lacking} of {len(addresses)} leases are not in any store"
+            text = f"{tree / name}: leases that are in no store: {lacking} of {len(addresses)}"
             move = f"fastipam import host-local --dry-run {shlex.quote(str(tree))}"
             yield Diagnosis("host-local", WARNING, text, move)
         else:
-            text = f"{tree / name}: {len(addresses)} leases, all of them in the store"
+            text = f"{tree / name}: leases: {len(addresses)}, all in the store"
             yield Diagnosis("host-local", OK, text)
 
 
