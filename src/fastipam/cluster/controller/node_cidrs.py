@@ -145,7 +145,7 @@ class NodeCIDRs:
             fault = self._fault(pool, node, cidr)
             if fault is None and cidr in owners:
                 text = f"{cidr} is the podCIDR of two Nodes, {owners[cidr]} and {node}"
-                fault = Problem("SharedPodCIDR", f"{text}: delete and add one of them again")
+                fault = Problem("SharedPodCIDR", f"{text}: delete one of them, and add it again")
             if fault is not None:
                 problems.append(fault)
             if fault is not None or not _holds(pool, cidr):
