@@ -61,6 +61,23 @@ def leases(node: Node) -> _Leases:
     return {each["address"]: each["pod"] for each in listed}
 
 
+def blocks(cluster: Cluster) -> dict[str, str]:
+    """The node of each block."""
+    found = cluster.admin.get(BLOCKS).done()["items"]
+    return {each["spec"]["cidr"]: each["spec"]["node"] for each in found}
+
+
+def used_blocks(cluster: Cluster) -> dict[str, str]:
+    """The node of each block that has leases. A node may give up an empty one at any time."""
+    held = [ipaddress.ip_address(each) for node in cluster.nodes.values() for each in leases(node)]
+    found = {}
+    for cidr, owner in blocks(cluster).items():
+        block = ipaddress.ip_network(cidr)
+        if any(each in block for each in held):
+            found[cidr] = owner
+    return found
+
+
 def _pods_and_leases(cluster: Cluster) -> Iterator[str]:
     expected: dict[str, _Leases] = {name: {} for name in cluster.nodes}
     seen: dict[str, str] = {}
@@ -88,9 +105,9 @@ def _routes(cluster: Cluster) -> Iterator[str]:
     A route may be to several blocks, and a node without blocks needs none to others' blocks.
     """
     owned: dict[str, list[Any]] = {name: [] for name in cluster.nodes}
-    for block in cluster.admin.get(BLOCKS).done()["items"]:
-        network = ipaddress.ip_network(block["spec"]["cidr"])
-        if (owner := block["spec"]["node"]) not in owned:
+    for cidr, owner in blocks(cluster).items():
+        network = ipaddress.ip_network(cidr)
+        if owner not in owned:
             yield f"{network} is {owner}'s, which is no node"
             continue
         owned[owner].append(network)

@@ -7,22 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ...options import options
-from ..rest import BLOCKS
 from ..server import until
 from . import workloads
-from .settled import addresses, settled
+from .settled import addresses, blocks, settled, used_blocks
 from .workloads import until_ready
 
 if TYPE_CHECKING:
-    from ..nodes.cluster import Cluster
     from .release import Release
 
 _PODS = 40 if options.long else 12
-
-
-def _blocks(cluster: Cluster) -> dict[str, str]:
-    found = cluster.admin.get(BLOCKS).done()["items"]
-    return {each["spec"]["cidr"]: each["spec"]["node"] for each in found}
 
 
 @pytest.fixture
@@ -38,7 +31,7 @@ def loaded(installed: Release) -> Release:
 def test_sandboxes_are_made_again(loaded: Release) -> None:
     """Agent and pods end while the API is down: the kubelet makes both again, without the API."""
     cluster = loaded.cluster
-    before = _blocks(cluster)
+    before = used_blocks(cluster)
     node = cluster.nodes["n2"]
     here = {
         each["metadata"]["name"]
@@ -65,13 +58,13 @@ def test_sandboxes_are_made_again(loaded: Release) -> None:
         cluster.control.start_server()
     until_ready(cluster, "web", _PODS)
     settled(cluster)
-    assert before.items() <= _blocks(cluster).items()
+    assert before.items() <= blocks(cluster).items()
 
 
 def test_whole_cluster_boots(loaded: Release) -> None:
     """All nodes boot while the API is down; when it serves, pods get addresses of their blocks."""
     cluster = loaded.cluster
-    before = _blocks(cluster)
+    before = used_blocks(cluster)
     cluster.control.kill_server()
     for node in cluster.nodes.values():
         node.cut_power()
@@ -84,5 +77,5 @@ def test_whole_cluster_boots(loaded: Release) -> None:
     # A status may still be of before: then the sandbox is gone, and the pod is not settled.
     until_ready(cluster, "web", _PODS)
     settled(cluster)
-    assert before.items() <= _blocks(cluster).items()
+    assert before.items() <= blocks(cluster).items()
     assert all(len(addresses(each)) == 2 for each in workloads.pods(cluster, "web"))
