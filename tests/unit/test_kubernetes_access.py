@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.agent.processes import until
 from tests.cluster.certificates import Certificates, make_certificates
 from tests.scripted import Request, Scripted, answer, refusal
 
 from fastipam.cluster.engine import EngineDenied, EngineUnavailable
+from fastipam.cluster.engines import http
 from fastipam.cluster.registries.kubernetes.access import Access, in_cluster, parse_server
 from fastipam.cluster.registries.kubernetes.client import Client, Kind
 from fastipam.cluster.registries.kubernetes.kubeconfig import load
@@ -24,6 +27,7 @@ from fastipam.cluster.registries.kubernetes.plugin import Plugin
 from fastipam.errors import ConfigError
 
 V1 = "client.authentication.k8s.io/v1"
+HANDSHAKE = 2  # so often a client of TLS 1.3 sends until its handshake ends
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
 
@@ -252,6 +256,32 @@ def test_client_certificate_is_shown(tmp_path: Path, files: Certificates) -> Non
             pytest.raises(EngineDenied, match="certificate"),
         ):
             client.create(Kind("/api/v1", "nodes"), {"metadata": {"name": "n"}}, deadline_s=20)
+
+
+def test_the_alert_of_a_connection_that_is_reset(
+    tmp_path: Path, files: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has refused the certificate, and the request is sent a moment later."""
+    send = http._Plain.send
+    sent: list[bytes] = []
+
+    def reset(link: http._Plain, data: bytes, deadline: float) -> None:
+        sent.append(data)
+        if len(sent) <= HANDSHAKE:
+            send(link, data, deadline)
+            return
+        until(lambda: not link.is_quiet(), "the alert has arrived")
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(http._Plain, "send", reset)
+    with Scripted(files.server, authority=files.ca) as server:
+        cluster = {"server": server.url, "certificate-authority": files.ca}
+        with (
+            contextlib.closing(Client(load(config(tmp_path, cluster, {})))) as client,
+            pytest.raises(EngineDenied, match="refuses this client's certificate"),
+        ):
+            client.create(Kind("/api/v1", "nodes"), {"metadata": {"name": "n"}}, deadline_s=20)
+    assert len(sent) > HANDSHAKE
 
 
 def test_which_kubeconfig(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fastipam.cluster.engine import EngineDenied
@@ -94,9 +95,16 @@ class TlsLink:
     def send(self, data: bytes, deadline: float) -> None:
         """Encrypt and send all of the data."""
         rest = memoryview(data)
-        while rest:
-            view = rest
-            rest = rest[self._pump(lambda view=view: self._tls.write(view), deadline) :]  # type: ignore[misc]
+        try:
+            while rest:
+                view = rest
+                rest = rest[self._pump(lambda view=view: self._tls.write(view), deadline) :]  # type: ignore[misc]
+        except ConnectionError:
+            # A server of TLS 1.3 refuses the client's certificate after the handshake. Its alert
+            # may have arrived before the reset.
+            with suppress(OSError):
+                self.receive(deadline)
+            raise
 
     def receive(self, deadline: float) -> bytes:
         """Return the next bytes, decrypted."""
