@@ -481,7 +481,7 @@ class Network(Reading):
     ) -> Iterator[tuple[bytes, Record]]:
         """Yield key and record of every lease that :meth:`retain` would release.
 
-        They come in address order, and are read in pages as :meth:`leases` does. Raises
+        They come in address order, and are read in pages, as in :meth:`leases`. Raises
         StoreCorrupt at the end if a lease is damaged.
         """
         from fastipam.network import gc

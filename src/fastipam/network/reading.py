@@ -128,7 +128,7 @@ class Reading(Books):
     def _records(self) -> Iterator[tuple[int, int, Record, Pool]]:
         """Yield (family, address, record, ranges) of every assigned or cooling address, in order.
 
-        They are read in pages as :meth:`leases` does.
+        They are read in pages, as in :meth:`leases`.
         """
         from fastipam.storage.records.lease import Record
 
@@ -192,7 +192,7 @@ class Reading(Books):
         """Return every lease of a container, of all of its interfaces.
 
         The leases of one interface are ``siblings``, in the order of the range sets. O(leases of
-        the network), read in pages as :meth:`leases` does. Raises ConfigError, StoreError.
+        the network), read in pages, as in :meth:`leases`. Raises ConfigError, StoreError.
         """
         keys.check_owner(container_id, "")
         names = [one.ifname for one in self.leases() if one.container_id == container_id]

@@ -3,7 +3,7 @@
 When a container dies together with its runtime, nobody calls DEL. But its network namespace is
 deleted, and the lease records the namespace's path and inode. A lease is released when its
 namespace was missing in two checks, for the same reason, at least the grace time apart. The first
-check is noted in the table ``missing``, so different processes may make the two checks.
+check is recorded in the table ``missing``, so different processes may make the two checks.
 
 A lease is not released if
 
@@ -11,14 +11,15 @@ A lease is not released if
 * that search could not see everything (``fastipam.processes``);
 * it was made after the check began;
 * it has no path, or its path means nothing in this mount namespace (``evidence.Place``);
-* another namespace got its path after the first check: that is another reason, so it needs two
-  checks as well. (The lease of the new namespace has its own generation.)
+* another namespace got its path after the first check: the lease is now missing for a different
+  reason, which needs two checks of its own. (The lease of the new namespace has its own
+  generation.)
 
 ``evidence.Doubts`` handles a new namespace that has path and inode of one that is gone.
 
-An ADD that finds no free address, or whose container id or requested address belongs to such a
-lease, cannot wait for the second check. With ``at_once`` a lease is released at the first check if
-the search has proven that its namespace is gone.
+An ADD that finds no free address, or whose container id or requested address belongs to a lease
+whose namespace is missing, cannot wait for the second check. With ``at_once`` a lease is released
+at the first check if the search has proven that its namespace is gone.
 """
 
 from __future__ import annotations

@@ -97,7 +97,8 @@ class NodeCIDRs:
     def complete(self, pool: dict[str, Any]) -> Refusal | None:
         """Create every block that ``claims: Any`` needs; return why that is impossible, or None.
 
-        One list of the Nodes. Does nothing for a pool whose nodes claim blocks already.
+        Sends one request, which lists the Nodes, and at least one for each block that it creates.
+        Does nothing for a pool whose nodes claim blocks already.
         """
         if not _opens(pool):
             return None

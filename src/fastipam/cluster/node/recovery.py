@@ -100,9 +100,9 @@ def recover(
     """Store leases for the addresses of these blocks that are in use, then activate the blocks.
 
     Each address that a namespace has becomes a lease of that namespace, even if an older copy of
-    the store names another owner. A lease that names the namespace already stays. If the container
-    is not known any more, ``fastipam sweep`` releases the lease when the namespace is gone.
-    Idempotent. Raises NamespacesUnreadable: then no address of these blocks is assigned.
+    the store names another owner. A lease that already names the namespace is kept. If the
+    container is not known any more, ``fastipam sweep`` releases the lease when the namespace is
+    gone. Idempotent. Raises NamespacesUnreadable: then no address of these blocks is assigned.
     """
     done = Recovered()
     if not found:

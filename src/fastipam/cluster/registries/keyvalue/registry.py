@@ -393,7 +393,7 @@ class KeyValueRegistry:
         return outcome.succeeded
 
     def marks(self, deadline_s: float) -> tuple[list[Request], int]:
-        """Return the marks that can be read, and the revision to watch from. One list."""
+        """Return the marks that can be read, and the revision to watch from. One list request."""
         listed, revision = self.engine.list(self.keys.wanted, deadline_s=deadline_s)
         read = (self._request(one.key, one.value, one.mod_revision) for one in listed)
         return [one for one in read if one is not None], revision

@@ -49,7 +49,7 @@ class Blocks:
         self.counts = Counts()
 
     def owned(self, member: Member, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return this node's blocks, each stamped with its current epoch (I7). One list.
+        """Return this node's blocks, each stamped with its current epoch (I7). One list request.
 
         One write for each block that another epoch of the node has left, and then one read of the
         node's entry: the blocks count only if the node was not removed meanwhile (I6).
@@ -308,7 +308,7 @@ class Blocks:
         raise Unsettled(NoBlock(f"the result of the claim of {place.cidr} is unknown"))
 
     def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
-        """Return the blocks among these that some node owns. One list."""
+        """Return the blocks among these that some node owns. One list request."""
         place = self._api.place(pool.family, pool.address(numbers.start))
         if place is None:
             return frozenset(numbers)

@@ -65,7 +65,7 @@ class Overview:
         ]
 
     def layout(self, deadline_s: float) -> Layout:
-        """Return who owns which block, and the owners' addresses. One list."""
+        """Return who owns which block, and the owners' addresses. One list request."""
         listed, version = self._api.client.list(objects.BLOCKS, deadline_s=deadline_s)
         blocks = dict(objects.read_block(one) for one in listed)
         addresses: dict[str, list[str]] = {}
@@ -94,7 +94,7 @@ class Overview:
             watch.close()
 
     def settings_text(self, deadline: Deadline) -> str | None:
-        """Return the pools that are in force, None when there are none. One list."""
+        """Return the pools that are in force, None when there are none. One list request."""
         found = self._pools.in_force(deadline)
         return self._api.share.settings.with_pools(found).text if found else None
 
@@ -132,7 +132,7 @@ class Overview:
         return removal.take_back(self._api.client, name, deadline, step=self._api.step)
 
     def problem(self, *, deadline_s: float) -> str:
-        """Return what is wrong with the API, or an empty text. One list."""
+        """Return what is wrong with the API, or an empty text. One list request."""
         self._api.client.list(objects.POOLS, from_cache=True, deadline_s=deadline_s)
         return ""
 

@@ -38,7 +38,10 @@ class Pools:
         self._followed = _read(found)
 
     def in_force(self, deadline: Deadline) -> list[AddressPool]:
-        """Return the pools that are in force, by name. One list if no follower has read them."""
+        """Return the pools that are in force, by name.
+
+        One list request if no follower has read them.
+        """
         return self._list(deadline) if self._followed is None else self._followed
 
     def have(self, cidrs: Iterable[str], deadline: Deadline, *, deleting: bool = False) -> bool:

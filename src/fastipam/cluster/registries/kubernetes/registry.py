@@ -1,9 +1,9 @@
 """The registry on the Kubernetes API: every change is one object, compared by its version.
 
 A change that a key-value store makes in one transaction is here a sequence of single steps, and
-after each step a block has one owner at most. docs/cluster.md has the invariants I1 to I9, which
-the modules beside this one name, the model that a checker runs, and what happens when a process
-dies between two steps.
+after each step a block has one owner at most. docs/cluster.md has the invariants I1 to I9 (the
+modules beside this one refer to them), the model that a model checker runs, and what happens when a
+process dies between two steps.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class KubernetesRegistry(Overview):
         return is_new
 
     def owned(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return this node's blocks, each stamped with its current epoch (I7). One list."""
+        """Return this node's blocks, each stamped with its current epoch (I7). One list request."""
         member = self._entry.member()
         found = self._blocks.owned(member, deadline)
         self._asking.look_for_an_earlier(member.mark)
@@ -192,7 +192,7 @@ class KubernetesRegistry(Overview):
         return self._blocks.claim_again(member, block, deadline)
 
     def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
-        """Return the blocks among these that some node owns. One list."""
+        """Return the blocks among these that some node owns. One list request."""
         return self._blocks.taken(pool, numbers, deadline)
 
     def owner(self, pair: BlockId, deadline: Deadline) -> BlockEntry | None:
