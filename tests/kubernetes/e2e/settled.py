@@ -142,6 +142,15 @@ def _merged(networks: list[Any]) -> list[Any]:
     return sorted(ipaddress.collapse_addresses(networks))
 
 
+def _forwarding(node: Node, *namespaces: str) -> str:
+    """What decides where a node, and pods on it, send packets."""
+    commands = [r"sysctl -ar ^net.ipv[46].conf.*\.forwarding", "nft list ruleset"]
+    for where in ("ip", *(f"ip -n {each}" for each in namespaces)):
+        commands += [f"{where} address", f"{where} route", f"{where} -6 route", f"{where} neigh"]
+    runs = [node.run(*one.split(), check=False) for one in commands]
+    return "\n".join(f"{one}:\n{done.stdout}" for one, done in zip(commands, runs, strict=True))
+
+
 def _all_reach_all(cluster: Cluster) -> None:
     """Send from each pod an echo request to each pod."""
     wanted = [each for pod in workloads.pods(cluster) for each in addresses(pod)]
@@ -149,6 +158,8 @@ def _all_reach_all(cluster: Cluster) -> None:
         program = (sys.executable, "-I", str(Path(reach.__file__)))
         answers = json.loads(node.run(*program, stdin=json.dumps(wanted), timeout_s=300).stdout)
         unreached = {one: missing for one, missing in answers.items() if missing}
-        assert not unreached, f"from pods of {name} nobody answers: {unreached}"
+        assert not unreached, (
+            f"from pods of {name} nobody answers: {unreached}\n{_forwarding(node, *unreached)}"
+        )
         here = [pod for pod in workloads.pods(cluster) if pod["spec"].get("nodeName") == name]
         assert len(answers) >= len(here), f"{name}: {len(answers)} namespaces, {len(here)} pods"

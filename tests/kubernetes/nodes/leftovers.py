@@ -76,7 +76,9 @@ def clear(identity: str) -> None:
         time.sleep(0.05)
     for each in _namespaces(identity):
         subprocess.run(("ip", "netns", "delete", each.name), check=True, capture_output=True)
-    for each in sorted(_cgroups(identity), reverse=True):  # what is in a group comes before it
+    for each in sorted(
+        cgroups(_names(identity)), reverse=True
+    ):  # what is in a group comes before it
         remove_cgroup(each)
 
 
@@ -90,7 +92,7 @@ def left(identity: str, directory: Path) -> list[str]:
         with contextlib.suppress(OSError):
             if str(directory).encode() in process.read_bytes():
                 found.append(str(process))
-    found += map(str, [*_namespaces(identity), *_cgroups(identity)])
+    found += map(str, [*_namespaces(identity), *cgroups(_names(identity))])
     mounts = Path("/proc/mounts").read_text().splitlines()
     found += [each for each in mounts if str(directory) in each]
     return found + [path for path in init.OWN if os.path.ismount(path)]
@@ -108,12 +110,15 @@ def remove_cgroup(path: Path) -> None:
 
 
 def _namespaces(identity: str) -> list[Path]:
-    return sorted(_NAMESPACES.glob(f"fastipam-*-{identity}"))
+    return sorted(_NAMESPACES.glob(_names(identity)))
 
 
-def _cgroups(identity: str) -> list[Path]:
-    """Its cgroups of each hierarchy; those in them are not listed."""
-    names = f"fastipam-*-{identity}"
+def _names(identity: str) -> str:
+    return f"fastipam-*-{identity}"
+
+
+def cgroups(names: str) -> list[Path]:
+    """The cgroups of each hierarchy with such names; those in them are not listed."""
     return sorted({*_CGROUPS.glob(names), *_CGROUPS.glob(f"*/{names}")})
 
 
@@ -127,7 +132,7 @@ def _processes(identity: str) -> Iterator[int]:
     for each in namespaces:
         with contextlib.suppress(FileNotFoundError):
             networks.add(each.stat().st_ino)
-    groups = {each.name for each in _cgroups(identity)}
+    groups = {each.name for each in cgroups(_names(identity))}
     entered = {f"--net={each}" for each in namespaces}
     for process in Path("/proc").glob("[0-9]*"):
         # It may end meanwhile. A zombie has no namespace: its parent reaps it.

@@ -19,7 +19,7 @@ from ...e2e.tools import not_built, require_root, require_tools
 from ..server import until
 from ..tools.build import COMMANDS, program
 from . import init
-from .leftovers import remove_cgroup
+from .leftovers import cgroups, remove_cgroup
 from .processes import Process
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ class Node:
         if not machine_id.exists():
             machine_id.write_text(f"{uuid.uuid4().hex}\n")
             self._install_plugins()
+        # As kubeadm demands. Without it, two pods that start at the same time both turn it on, and
+        # one write may hide the other: the switch is 1, and IPv4 packets are not forwarded.
+        for switch in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+            self.netns.run("sysctl", "-qw", f"{switch}=1")
         ready = self.directory / init.READY
         ready.unlink(missing_ok=True)
         command = [
@@ -180,7 +184,7 @@ class Node:
                 each.kill()
         self._init = self._kubelet = self._containerd = None
         # What a kernel forgets, and this machine's does not.
-        for path in Path("/sys/fs/cgroup").glob(f"**/{self._cgroup}"):
+        for path in cgroups(self._cgroup):
             remove_cgroup(path)
         for family in ("-4", "-6"):
             self.netns.run("ip", family, "route", "flush", "proto", "147", check=False)
