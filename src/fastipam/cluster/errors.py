@@ -22,6 +22,22 @@ def not_written(what: str, done: str = "written") -> NoBlock:
     return NoBlock(f"{what} could not be {done}: each attempt found it changed or got no answer")
 
 
+def entry_changed(name: str) -> ClusterRefused:
+    """Return the error for a node whose entry in the shared store is not the one that it wrote."""
+    return ClusterRefused(
+        f"the entry of node {name} was changed: this node was removed meanwhile, "
+        "or another node has its name"
+    )
+
+
+def store_restored() -> NoBlock:
+    """Return the error for a claim while the nodes of a restored shared store claim again."""
+    return NoBlock(
+        "the cluster's store was restored to an older state: every node claims its blocks again "
+        "before any node claims another block"
+    )
+
+
 def in_words(error: FastipamError) -> str:
     """Return the message of an error, with its hint."""
     return f"{error.message}; {error.hint}" if error.hint else error.message

@@ -67,6 +67,11 @@ def blocks(cluster: Cluster) -> dict[str, str]:
     return {each["spec"]["cidr"]: each["spec"]["node"] for each in found}
 
 
+def names(cluster: Cluster, path: str) -> set[str]:
+    """The names of the objects of a kind."""
+    return {each["metadata"]["name"] for each in cluster.admin.get(path).done()["items"]}
+
+
 def used_blocks(cluster: Cluster) -> dict[str, str]:
     """The node of each block that has leases. A node may give up an empty one at any time."""
     held = [ipaddress.ip_address(each) for node in cluster.nodes.values() for each in leases(node)]

@@ -9,7 +9,7 @@ from ..bodies import pool
 from ..rest import POOLS
 from ..server import until
 from . import workloads
-from .settled import addresses, settled
+from .settled import addresses, names, settled
 from .workloads import until_ready, workload
 
 if TYPE_CHECKING:
@@ -58,12 +58,8 @@ def test_a_pod_chooses_its_pool(cluster: Cluster) -> None:
         workloads.delete(cluster, "Deployment", "chosen")
     for name in _POOLS:
         cluster.admin.request("DELETE", f"{POOLS}/{name}").done()
-    until(lambda: not _POOLS.keys() & _names(cluster), "the pools are gone")
+    until(lambda: not _POOLS.keys() & names(cluster, POOLS), "the pools are gone")
 
 
 def _described(cluster: Cluster, app: str) -> str:
     return cluster.kubectl("describe", "pods", "--selector", f"app={app}", "--show-events")
-
-
-def _names(cluster: Cluster) -> set[str]:
-    return {each["metadata"]["name"] for each in cluster.admin.get(POOLS).done()["items"]}

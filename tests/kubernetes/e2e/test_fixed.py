@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from ..bodies import pool
-from ..rest import BLOCKS, POOLS
+from ..rest import POOLS
 from ..server import until
 from . import workloads
-from .settled import addresses, leases, settled
+from .settled import addresses, blocks, leases, names, settled
 from .workloads import until_ready, workload
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ def _pods(cluster: Cluster) -> dict[str, list[str]]:
 def _owners(cluster: Cluster) -> dict[str, str]:
     """The node of each address that is a block."""
     found = {}
-    for one in cluster.admin.get(BLOCKS).done()["items"]:
-        base, _, length = one["spec"]["cidr"].partition("/")
+    for cidr, owner in blocks(cluster).items():
+        base, _, length = cidr.partition("/")
         if length == ("128" if ":" in base else "32"):
-            found[base] = one["spec"]["node"]
+            found[base] = owner
     return found
 
 
@@ -76,17 +76,7 @@ def test_a_stateful_set_is_drained_twice(release: Release) -> None:
     release.remove("n3")
     for name in _POOLS:
         cluster.admin.request("DELETE", f"{POOLS}/{name}").done()
-    release.expect(lambda: "n3" not in _nodes(cluster), "the blocks of n3 are free")
+    release.expect(lambda: "n3" not in blocks(cluster).values(), "the blocks of n3 are free")
     release.expect(lambda: not _owners(cluster), "every address is free")
     release.expect(lambda: not cluster.get("addressrequests"), "no request is left")
-    release.expect(lambda: not _POOLS & _names(cluster), "the pools are gone")
-
-
-def _names(cluster: Cluster) -> set[str]:
-    """The pools that there are."""
-    return {one["metadata"]["name"] for one in cluster.get("addresspools")}
-
-
-def _nodes(cluster: Cluster) -> set[str]:
-    """The nodes that own blocks."""
-    return {one["spec"]["node"] for one in cluster.admin.get(BLOCKS).done()["items"]}
+    release.expect(lambda: not _POOLS & names(cluster, POOLS), "the pools are gone")

@@ -11,7 +11,7 @@ from ..rest import BLOCKS, POOLS, SYSTEM
 from ..server import until
 from . import workloads
 from .release import AGENT, CHART, NAME, values
-from .settled import PROTOCOL, settled
+from .settled import PROTOCOL, names, settled
 from .workloads import until_ready, workload
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ def _left(node: Node) -> list[str]:
         found += [each["dst"] for each in routes or ()]
     tables = node.run("nft", "list", "tables").stdout.splitlines()
     return found + [each for each in tables if each in _TABLES]
-
-
-def _names(cluster: Cluster, path: str) -> set[str]:
-    return {each["metadata"]["name"] for each in cluster.admin.get(path).done()["items"]}
 
 
 def _works(cluster: Cluster, name: str) -> None:
@@ -94,17 +90,17 @@ def test_removed_and_installed_again(release: Release) -> None:
     cluster = release.cluster
     release.until_expected()  # no pool of another test is being deleted
     _works(cluster, "before")
-    blocks, pools = _names(cluster, BLOCKS), _names(cluster, POOLS)
+    blocks, pools = names(cluster, BLOCKS), names(cluster, POOLS)
     began = time.monotonic()
     done = cluster.tool("helm", "uninstall", NAME, "--timeout", "3m")
     assert done.returncode == 0, done.stdout + done.stderr
     print(f"helm uninstall took {time.monotonic() - began:.1f} s")
     _gone(cluster)
-    assert (_names(cluster, BLOCKS), _names(cluster, POOLS)) == (blocks, pools)
+    assert (names(cluster, BLOCKS), names(cluster, POOLS)) == (blocks, pools)
 
     if options.long:
         _with_kubectl(cluster)
-        assert _names(cluster, POOLS) == pools
+        assert names(cluster, POOLS) == pools
 
     release.install()
     release.until_rolled_out()

@@ -188,7 +188,6 @@ class Node:
             remove_cgroup(path)
         for family in ("-4", "-6"):
             self.netns.run("ip", family, "route", "flush", "proto", "147", check=False)
-        self.netns.run("sysctl", "-qw", "net.ipv4.ip_forward=0", check=False)
 
     def reboot(self) -> None:
         """Cut the power and start the node again with its kubelet."""

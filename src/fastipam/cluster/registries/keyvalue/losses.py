@@ -14,7 +14,7 @@ import os
 
 from fastipam.cluster import schema
 from fastipam.cluster.engine import Compare, Put
-from fastipam.cluster.errors import NoBlock
+from fastipam.cluster.errors import store_restored
 from fastipam.storage.records.block import Heard
 
 TYPE_CHECKING = False
@@ -107,10 +107,7 @@ class Losses:
     def check(self, existing: Mapping[bytes, KeyValue], newest: Block | None) -> None:
         """Raise NoBlock or HistoryLost if one of these conditions has made a claim fail."""
         if self._keys.restored in existing:
-            raise NoBlock(
-                "the cluster's store was restored to an older state: every node claims its blocks "
-                "again before any node claims another block"
-            )
+            raise store_restored()
         era = self._share.heard().era
         stored = existing.get(self._keys.history)
         if era is not None and (b"" if stored is None else stored.value) != era.encode():

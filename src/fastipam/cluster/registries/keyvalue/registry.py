@@ -19,7 +19,13 @@ from fastipam.cluster.engine import (
     Outcome,
     Put,
 )
-from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock, not_written
+from fastipam.cluster.errors import (
+    ClusterCorrupt,
+    ClusterRefused,
+    NoBlock,
+    entry_changed,
+    not_written,
+)
 from fastipam.cluster.planner import backoff_s
 from fastipam.cluster.registries.keyvalue.losses import Losses
 from fastipam.cluster.registries.keyvalue.registration import ENTRY_TRIES, Registration
@@ -203,10 +209,7 @@ class KeyValueRegistry:
         node = existing.get(self.keys.node(self.name))
         if node is None or node.mod_revision != member.revision:
             self.share.forget_registration()
-            raise ClusterRefused(
-                f"the entry of node {self.name} was changed: this node was removed meanwhile, "
-                "or another node has its name"
-            )
+            raise entry_changed(self.name)
         self.losses.check(existing, newest)
         return Claimed({}, [schema.read_block_key(key) for key in theirs])
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from fastipam.addressing.addresses import BITS, parse_cidr
 from fastipam.cluster.engine import EngineError, EngineTimeout
-from fastipam.cluster.errors import ClusterRefused, NoBlock, not_written
+from fastipam.cluster.errors import ClusterRefused, NoBlock, not_written, store_restored
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.api import TRIES, list_s
 from fastipam.cluster.registries.kubernetes.client import AlreadyExists, Conflict, NotFound
@@ -187,10 +187,7 @@ class Blocks:
         self._losses.history.begin()
         self._losses.hear_followers()
         if self._api.clock() < self._losses.free_at:
-            raise NoBlock(
-                "the cluster's store was restored to an older state: every node claims its blocks "
-                "again before any node claims another block"
-            )
+            raise store_restored()
         won: dict[BlockId, int] = {}
         taken: list[BlockId] = []
         for pair in ids:

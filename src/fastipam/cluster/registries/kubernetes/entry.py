@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from fastipam.cluster.engine import EngineTimeout
-from fastipam.cluster.errors import ClusterRefused, NoBlock, not_written
+from fastipam.cluster.errors import ClusterRefused, NoBlock, entry_changed, not_written
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.api import TRIES
 from fastipam.cluster.registries.kubernetes.client import AlreadyExists, Conflict, NotFound
@@ -221,10 +221,7 @@ class Entry:
         found = self._api.get(objects.NODES, self._api.name, deadline)
         if not is_of(found, member):
             self._api.share.forget_registration()
-            raise ClusterRefused(
-                f"the entry of node {self._api.name} was changed: this node was removed meanwhile, "
-                "or another node has its name"
-            )
+            raise entry_changed(self._api.name)
 
 
 def is_of(found: dict[str, Any] | None, member: Member) -> bool:
