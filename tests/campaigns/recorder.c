@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -157,13 +158,38 @@ void *mmap(void *address, size_t size, int access, int flags, int fd, off_t offs
 	return real(address, size, access, flags, fd, offset);
 }
 
+/*
+ * A change of a name and its record are one step for all programs: a program that opens what another
+ * has just made would write down its own write before the file exists.
+ */
+static int begin_names(const char *path)
+{
+	int lock;
+	if (!below(path))
+		return -1;
+	lock = (int)syscall(SYS_openat, AT_FDCWD, getenv("FASTIPAM_RECORD_DIR"), O_RDONLY | O_CLOEXEC);
+	if (lock < 0 || flock(lock, LOCK_EX) != 0)
+		abort();
+	return lock;
+}
+
+static void end_names(int lock)
+{
+	int saved = errno;
+	if (lock >= 0)
+		syscall(SYS_close, lock); /* and with it the lock */
+	errno = saved;
+}
+
 #define PAIR(name)                                                                      \
 	int name(const char *from, const char *to)                                      \
 	{                                                                               \
 		REAL(name);                                                             \
+		int lock = begin_names(from);                                           \
 		int rc = real(from, to);                                                \
-		if (rc == 0 && below(from))                                             \
+		if (rc == 0 && lock >= 0)                                               \
 			record(#name[0], '-', from, 0, &(struct iovec){ (void *)to, strlen(to) }, 1); \
+		end_names(lock);                                                        \
 		return rc;                                                              \
 	}
 
@@ -173,18 +199,22 @@ PAIR(link)
 int unlink(const char *path)
 {
 	REAL(unlink);
+	int lock = begin_names(path);
 	int rc = real(path);
-	if (rc == 0 && below(path))
+	if (rc == 0 && lock >= 0)
 		record('u', '-', path, 0, NULL, 0);
+	end_names(lock);
 	return rc;
 }
 
 int mkdir(const char *path, mode_t mode)
 {
 	REAL(mkdir);
+	int lock = begin_names(path);
 	int rc = real(path, mode);
-	if (rc == 0 && below(path))
+	if (rc == 0 && lock >= 0)
 		record('m', '-', path, 0, NULL, 0);
+	end_names(lock);
 	return rc;
 }
 
@@ -204,9 +234,11 @@ static void note_creation(int fd, int flags, int was_there)
 		va_start(rest, flags);                               \
 		mode_t mode = flags & O_CREAT ? va_arg(rest, mode_t) : 0; \
 		va_end(rest);                                        \
+		int lock = begin_names(path);                        \
 		int there = !(flags & O_CREAT) || stat(path, &status) == 0; \
 		int fd = real(path, flags, mode);                    \
 		note_creation(fd, flags, there);                     \
+		end_names(lock);                                     \
 		return fd;                                           \
 	}
 
