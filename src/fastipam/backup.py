@@ -86,7 +86,7 @@ def _refuse_target(target: str, *, force: bool) -> None:
     directory = os.path.dirname(target)
     if is_store_directory(directory):
         raise ConfigError(
-            f"the backup {target} would lie in the data directory of a store",
+            f"the backup {target} cannot be written into the data directory of a store",
             field="FILE",
             value=target,
             hint="type a file in another directory",
@@ -130,7 +130,8 @@ def restore(
             found = verify(source)
             if found:
                 raise StoreCorrupt(
-                    f"the backup {path} is not consistent: {found[0]} (the first of {len(found)})",
+                    f"the backup {path} is not consistent; findings: {len(found)}, the first: "
+                    f"{found[0]}",
                     path=os.fspath(path),
                     hint="nothing was changed; use another backup",
                 )
@@ -138,10 +139,11 @@ def restore(
                 store.require_schema(txn)
                 if not replace and _is_used(txn):
                     raise ConfigError(
-                        f"the store {store.path} has leases or reservations",
+                        f"the store {store.path} has leases or reservations, which the backup "
+                        "would replace",
                         field="replace",
                         value=False,
-                        hint="type --replace to forget what was assigned since the backup",
+                        hint="type --replace to lose what was assigned since the backup",
                     )
                 return _Copy(snapshot, txn, progress).run()
         finally:

@@ -109,7 +109,7 @@ def test_a_disk_that_refuses_for_a_while(
     assert "the agent runs, but cannot serve network mynet" in text
     status, text = command("doctor")
     assert status == 1
-    assert "it cannot serve network 'mynet' now" in text
+    assert "the agent cannot serve network 'mynet' now" in text
     always.unlink()
     assert ask(frail.path, "ADD", made, "next").status == 0
     assert ask(frail.path, "STATUS", made).status == 0

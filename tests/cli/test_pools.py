@@ -97,7 +97,7 @@ def test_show(node: Path) -> None:
     done = _run(node, "pool", "show", "nix")
     assert done.exit_code == 1
     assert "has no pool 'nix'" in done.stderr
-    assert "it has blue, own" in done.stderr
+    assert "the pools of the store: blue, own" in done.stderr
 
 
 def test_addresses(node: Path) -> None:
@@ -209,8 +209,8 @@ def test_show_says_what_another_network_makes_of_an_address(data_dir: Path) -> N
     [
         (("network", "remove", "nix"), "the store {} has no network 'nix'"),
         (("pool", "remove", "nix"), "the store {} has no pool 'nix'"),
-        (("network", "remove", "b"), "network b has addresses"),
-        (("pool", "remove", "blue"), "network a has addresses"),
+        (("network", "remove", "b"), "network b cannot be removed: it has assigned addresses"),
+        (("pool", "remove", "blue"), "network a cannot be removed: it has assigned addresses"),
         (("reserve", "10.9.0.300", "--network", "own"), "'10.9.0.300' is not an IP address"),
     ],
 )
@@ -234,7 +234,7 @@ def test_remove_network(node: Path) -> None:
     """A network goes when it has no address; the pool keeps what cools, and those that are left."""
     refused = _run(node, "network", "remove", "b")
     assert refused.exit_code == 1
-    assert "network b has addresses" in refused.stderr
+    assert "network b cannot be removed: it has assigned addresses" in refused.stderr
     _empty(node, "b")
     assert _json(node, "network", "remove", "b") == [{"network": "b", "pool": "blue"}]
     (blue, _) = _json(node, "pool", "list")
@@ -250,7 +250,8 @@ def test_a_network_whose_addresses_cool_down_stays(node: Path) -> None:
     for name in ("own", "b"):
         refused = _run(node, "network", "remove", name)
         assert refused.exit_code == 1
-        assert f"network {name} has addresses that cool down for another " in refused.stderr
+        start = f"network {name} cannot be removed yet: it has addresses that cool down for "
+        assert start in refused.stderr
     assert [one["pool"] for one in _json(node, "pool", "list")] == ["blue", "own"]
     assert _run(node, "pool", "remove", "own").exit_code == 0, "that is what it is for"
 
@@ -288,7 +289,10 @@ def test_remove_pool(node: Path) -> None:
     """A pool goes with its networks, all or nothing."""
     _run(node, "unreserve", "10.1.0.6", "--network", "a")
     _empty(node, "b")
-    assert "network a has addresses" in _run(node, "pool", "remove", "blue").stderr
+    assert (
+        "network a cannot be removed: it has assigned addresses"
+        in _run(node, "pool", "remove", "blue").stderr
+    )
     assert _json(node, "pool", "list")[0]["networks"] == ["a", "b"]
     _empty(node, "a")
     assert _json(node, "pool", "remove", "blue") == [{"pool": "blue", "networks": ["a", "b"]}]

@@ -451,7 +451,7 @@ def test_fencing(engine: MemoryEngine, tmp_path: Path) -> None:
     machine.store.close()
     machine.boot = "boot-2"
     machine.open()
-    with pytest.raises(PoolExhausted, match="the machine was started"):
+    with pytest.raises(PoolExhausted, match="this node has rebooted"):
         machine.network.allocate("c3")
     machine.joined()
     with pytest.raises(PoolExhausted, match="fencing"):

@@ -149,7 +149,7 @@ def test_direct_adds_after_a_reboot(
     machine.store.close()
     machine.boot = "boot-2"
     machine.open()
-    with pytest.raises(PoolExhausted, match="the machine was started"):
+    with pytest.raises(PoolExhausted, match="this node has rebooted"):
         machine.network.allocate("c2")
     on_demand.claim_now(machine.share, opened=over(engine))
     machine.network.allocate("c2")
@@ -186,7 +186,7 @@ def test_removed_during_a_reboot(engine: Shared, time: Time, tmp_path: Path) -> 
     claim(other, 16)
     agent.boot = "boot-2"
     agent.open()
-    with pytest.raises(PoolExhausted, match="the machine was started"):
+    with pytest.raises(PoolExhausted, match="this node has rebooted"):
         agent.network.allocate("c9")
 
 

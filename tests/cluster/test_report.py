@@ -135,8 +135,8 @@ def test_disagreements_inside_the_shared_store(engine: MemoryEngine, tmp_path: P
     )
     told = _texts(one, has_store=False)
     assert "b: node b lists it, and node a owns it" in told
-    assert "ghost: its owner ghost never registered" in told
-    assert "ghost: it is in no pool" in told
+    assert "ghost: the block's owner ghost never registered" in told
+    assert "ghost: the block is in no pool" in told
     assert "ghost: node ghost owns it and does not list it" in told
 
 
@@ -161,10 +161,10 @@ def test_disagreements_with_this_node(engine: MemoryEngine, tmp_path: Path) -> N
             blocks.put(txn, pool_id, one)
     told = "\n".join(_texts(machine))
     assert "active here, but in etcd no node owns it" in told
-    assert re.search(r"its revision is \d+ here, but \d+ in etcd", told)
+    assert re.search(r"the block's revision is \d+ here, but \d+ in etcd", told)
     assert "etcd says that this node owns it, but the node's own store does not have it" in told
-    assert "another node owns it, but addresses of it are in use here" in told
-    assert "it is in state releasing: the change was not finished" in told
+    assert "another node owns the block, but addresses of it are in use here" in told
+    assert "the block is in state releasing: the change was not finished" in told
 
 
 def test_a_removed_owner(engine: MemoryEngine, tmp_path: Path) -> None:

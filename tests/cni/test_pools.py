@@ -127,7 +127,7 @@ def test_another_pool_than_one_with_reservations(call: Call, config: Make, tmp_p
         ipam.network("mynet").reserve("10.1.0.9")
     refused = call("ADD", config(ipam=SUBNET | {"pool": "green"}))
     assert refused.code == 7
-    assert "only network mynet uses pool blue, which has reservations" in refused.message
+    assert "the only network of pool blue, which has reservations" in refused.message
     unavailable = call("STATUS", config(ipam=SUBNET | {"pool": "green"}))
     assert (unavailable.code, unavailable.message) == (50, refused.message)
 

@@ -92,7 +92,7 @@ def test_written_with_the_first_block(node: Node, start: Start) -> None:  # noqa
     assert json.loads(node.target.read_text())["plugins"][1:] == given["plugins"][1:]
     # No interface has the address of documentation that this node is given.
     assert "mtu" not in node.first
-    until(lambda: "the address 192.0.2.1" in agent.log, "it says why there is no MTU")
+    until(lambda: "the node's address 192.0.2.1" in agent.log, "it says why there is no MTU")
 
 
 def test_umask_and_interface(node: Node, start: Start) -> None:  # noqa: F811
@@ -300,7 +300,7 @@ def test_template_that_becomes_wrong(node: Node, start: Start, content: str, wor
     network = json.loads(before) | {"name": "other"}
     node.template.write_text(json.dumps(network))
     writer.step()
-    assert "the template now has the name other" in writer.standing.reason
+    assert "the template now names network other" in writer.standing.reason
 
 
 def test_others_that_sort_before(
@@ -335,11 +335,11 @@ def test_others_that_sort_before(
     [
         (
             ("--write-conflist", "/tmp/x.conflist"),
-            "--write-conflist needs --cluster FILE, its template",
+            "--write-conflist needs --cluster FILE: this file is the template",
         ),
         (("--mtu", "1400"), "--mtu needs --write-conflist"),
         (("--cluster", "/no/such"), "/no/such cannot be read: No such file or directory"),
-        (("--cluster", "T", "--write-conflist", "/tmp/x.txt"), "runtimes do not read x.txt"),
+        (("--cluster", "T", "--write-conflist", "/tmp/x.txt"), "do not read a file named x.txt"),
         (("--cluster", "T", "--write-conflist", "T"), "is the template itself"),
         (
             ("--cluster", "T", "--write-conflist", "/tmp/x.conf", "--mtu", "12"),

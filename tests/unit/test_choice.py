@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 POOL = "10.0.0.0/29"  # .2 to .6 are assigned
 HINT = (
     "`fastipam list --network n` shows the owners of the addresses, `fastipam sweep --dry-run` "
-    "which leases are of dead containers, and `fastipam sweep` releases those; or add a range to "
-    '"ranges" of the configuration'
+    "shows the leases of dead containers, and `fastipam sweep` releases them; or add a range to "
+    '"ranges" in the configuration'
 )
 
 
@@ -78,7 +78,7 @@ def test_exhausted_by_what(ipam: Ipam) -> None:
         sticky.allocate("more")
     assert str(caught.value).endswith(
         ": 2 assigned, 1 cooling down, 1 kept sticky for ns/db-0, 1 reserved, 3 never assigned "
-        "(excluded, or a gateway); one that is cooling down is free in 30 s"
+        "(excluded, or a gateway); the first cooling address is free in 30 s"
     )
 
 
@@ -95,7 +95,7 @@ def test_exhausted_while_one_cools(passed_s: float, left_s: int, ipam: Ipam, clo
     with pytest.raises(PoolExhausted) as caught:
         net.allocate("more")
     assert caught.value.retry_after_s == left_s
-    assert str(caught.value).endswith(f"; one that is cooling down is free in {left_s} s")
+    assert str(caught.value).endswith(f"; the first cooling address is free in {left_s} s")
 
 
 def test_early_only_as_many_as_are_missing(ipam: Ipam, clock: Clock) -> None:

@@ -199,7 +199,7 @@ def test_most_at_once(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
         net.reserve("10.0.0.5-10.0.1.4")
     error = caught.value
     assert (error.message, error.field, error.value, error.hint) == (
-        "10.0.0.5-10.0.1.4 has 5 addresses; 4 can be reserved at once",
+        "10.0.0.5-10.0.1.4 has 5 addresses, but at most 4 can be reserved at once",
         "target",
         "10.0.0.5-10.0.1.4",
         "add them to ipam.exclude in the configuration instead",
@@ -215,7 +215,7 @@ def test_target_outside(ipam: Ipam) -> None:
         net.reserve("10.0.0.0/31")
     error = caught.value
     assert (error.message, error.field, error.value, error.hint) == (
-        "10.0.0.0/31 has no address that the ranges can assign: only the gateway is in a range",
+        "no address of 10.0.0.0/31 can be assigned: only the gateway is in a range",
         "target",
         "10.0.0.0/31",
         "the ranges are 10.0.0.1-10.0.0.6; 2001:db8::1-2001:db8::3",
@@ -291,7 +291,7 @@ def test_reserving_what_nobody_knows(ipam: Ipam) -> None:
         _without_a_record(ipam, "leases", lambda net: net.reserve("10.0.0.2"))
     error = caught.value
     assert (error.message, error.address, error.hint) == (
-        "10.0.0.2 is in use, but the store has no lease of it",
+        "10.0.0.2 is marked as used, but the store has no lease for it",
         "10.0.0.2",
         errors.CHECK_HINT,
     )

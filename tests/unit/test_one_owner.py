@@ -116,7 +116,7 @@ def test_entry_of_a_free_address(tmp_path: Path, clock: Clock) -> None:
         with pytest.raises(StoreCorrupt) as caught:
             net.allocate_many([("ghost", "eth0"), ("x", "eth0")])
         assert (caught.value.message, caught.value.path, caught.value.hint) == (
-            "an owner in network n is recorded for an address without a lease",
+            "an owner in network n is recorded with an address that has no lease",
             store.path,
             errors.CHECK_HINT,
         )

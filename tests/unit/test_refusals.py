@@ -36,12 +36,13 @@ def _said(error: ConfigError) -> tuple[str, str | None, object, str | None]:
         ((V4, "bad"), "'bad' is not an IP address", "rangeStart", "bad", None),
         (
             (V4, "2001:db8::1"),
-            "2001:db8::1 is not an IPv4 address as its subnet is",
+            "2001:db8::1 is not an IPv4 address, but its subnet is IPv4",
             "rangeStart", "2001:db8::1", None,
         ),
         (
             ("2001:db8::/64", None, "192.0.2.1"),
-            "192.0.2.1 is not an IPv6 address as its subnet is", "rangeEnd", "192.0.2.1", None,
+            "192.0.2.1 is not an IPv6 address, but its subnet is IPv6",
+            "rangeEnd", "192.0.2.1", None,
         ),
         (
             (V4, "192.0.3.1"),

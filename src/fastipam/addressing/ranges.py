@@ -159,7 +159,9 @@ def _bound(text: str | None, default: int, family: int, field: str) -> int:
     its_family, value = _parse_in(text, field)
     if its_family != family:
         raise errors.ConfigError(
-            f"{text} is not an IPv{family} address as its subnet is", field=field, value=text
+            f"{text} is not an IPv{family} address, but its subnet is IPv{family}",
+            field=field,
+            value=text,
         )
     return value
 
@@ -168,7 +170,9 @@ def _parse_gateway(text: str, family: int, field: str) -> tuple[int, int]:
     router = _parse_in(text, field)
     if router[0] != family:
         raise errors.ConfigError(
-            f"{text} is not an IPv{family} address as its subnet is", field=field, value=text
+            f"{text} is not an IPv{family} address, but its subnet is IPv{family}",
+            field=field,
+            value=text,
         )
     if unusable(*router):
         from fastipam.addressing import refusals

@@ -82,7 +82,8 @@ def unserved(
             if served is not None and each.family == family and each.range_of(value):
                 other = format_ip(family, served)
                 reasons.append(
-                    f"{text} range set {each}, which serves one address, and {other} comes first"
+                    f"{text} range set {each}, like {other}: a request gets only one address from "
+                    "each range set"
                 )
                 break
         else:

@@ -108,10 +108,10 @@ class Writer:
         except FastipamError as error:
             return self._failed(error.message)
         except OSError as error:
-            return self._failed(f"it cannot be written: {error.strerror or error}")
+            return self._failed(f"the file cannot be written: {error.strerror or error}")
         except Exception:
-            log.exception("conflist=%s a defect in the writer", self.target)
-            return self._failed("a defect in the writer")
+            log.exception("conflist=%s internal error while the file was written", self.target)
+            return self._failed("internal error while the file was written")
         return _LOOK_S
 
     def _content(self, keeper: Keeper, families: set[int]) -> bytes:
@@ -120,8 +120,8 @@ class Writer:
         network = more_blocks.read_any(path)[1]
         if network != self._network:
             raise ConfigError(
-                f"the template now has the name {network}, but this agent writes the configuration "
-                f"of {self._network}: restart the agent",
+                f"the template now names network {network}, but this agent writes the "
+                f"configuration of network {self._network}: restart the agent",
                 field=f"{path}: name",
                 value=network,
             )
@@ -135,12 +135,10 @@ class Writer:
         addresses = keeper.registry.addresses()
         found = next((mtu for one in addresses if (mtu := rtnetlink.mtu(*parse_ip(one)))), None)
         if found is None and not self._mtu_told:
-            shown = ", ".join(addresses) or "of this node (none is known)"
-            log.warning(
-                "conflist=%s no MTU: no interface has the address %s; set one with --mtu",
-                self.target,
-                shown,
-            )
+            why = "no address of this node is known"
+            if addresses:
+                why = f"no interface has the node's address {', '.join(addresses)}"
+            log.warning("conflist=%s no MTU: %s; set an MTU with --mtu", self.target, why)
         self._mtu_told = found is None
         return found
 
@@ -209,10 +207,11 @@ def check(request: Request) -> None:
     target = request.target
     if not configs.is_read(target):
         raise ConfigError(
-            f"runtimes do not read {target.name}: they read {', '.join(configs.ENDINGS)}",
+            f"container runtimes do not read a file named {target.name}, only names that end in "
+            f"{', '.join(configs.ENDINGS)}",
             field="--write-conflist",
             value=str(target),
-            hint="/etc/cni/net.d/10-fastipam.conflist",
+            hint="type a name such as /etc/cni/net.d/10-fastipam.conflist",
         )
     if os.path.realpath(request.template) == os.path.realpath(target):
         raise ConfigError(

@@ -38,7 +38,7 @@ _TOO_MANY = Answer(
         {
             "cniVersion": "1.1.0",
             "code": 11,
-            "msg": "too many calls wait for this store already",
+            "msg": "too many calls already wait for this store",
             "details": "try again; `fastipam doctor` shows which process holds the store's lock",
         }
     ).encode(),
@@ -191,7 +191,9 @@ class Lanes:
             try:
                 lane.thread.start()
             except RuntimeError as error:  # the loop then serves the request itself
-                log.warning("store=%s its thread could not be started: %s", path, error)
+                log.warning(
+                    "store=%s the thread for this store could not be started: %s", path, error
+                )
                 return None
             self._lanes[path] = lane
         return lane

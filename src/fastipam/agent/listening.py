@@ -85,7 +85,7 @@ def only_router(directory: Path, asked: str) -> AbstractContextManager[None]:
         "another agent sets the routes of this machine",
         field="--routes",
         value=asked,
-        hint="one agent sets the routes for all its --cluster; start other agents with "
+        hint="one agent sets the routes for all of its --cluster files; start other agents with "
         "--routes none",
     )
     return _only_one(directory, "routes", taken, wanted=asked != NONE)
@@ -100,7 +100,8 @@ def only_masquerader(directory: Path, *, wanted: bool) -> AbstractContextManager
         "another agent masquerades on this machine",
         field="--masquerade",
         value=True,
-        hint="one agent masquerades for all its --cluster; start other agents without --masquerade",
+        hint="one agent masquerades for all of its --cluster files; start other agents without "
+        "--masquerade",
     )
     return _only_one(directory, "masquerade", taken, wanted=wanted)
 

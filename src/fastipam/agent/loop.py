@@ -173,7 +173,7 @@ class Server:
             try:
                 front.start()
             except RuntimeError as error:  # this thread runs the loop alone
-                log.warning("the loop's thread could not be started: %s", error)
+                log.warning("the thread of the agent's main loop could not be started: %s", error)
                 self._go_round(lambda: False)
             else:
                 self._stand_behind()
@@ -375,7 +375,7 @@ class Server:
                 # There may be no descriptor left. The connection stays in the queue, and epoll
                 # would report it again at once: accept later, or when a connection is closed.
                 if not self._failing:
-                    log.warning("accept failed: %s", error)
+                    log.warning("accept() on the agent's socket failed: %s", error)
                     self._failing = True
                 self._listen(False)
                 self._listen_at = time.monotonic() + _ACCEPT_AGAIN_S
@@ -385,7 +385,7 @@ class Server:
             self._failing, found = False, True
             descriptor, peer, uid, data = accepted
             if uid not in self._allowed:
-                self._tell("peer=%d uid=%d refused", peer, uid)
+                self._tell("peer=%d uid=%d refused: this user may not call the agent", peer, uid)
                 os.close(descriptor)
                 continue
             client = self._clients[descriptor] = Client(descriptor, peer)
@@ -415,7 +415,7 @@ class Server:
         if not select.select([self._listener], [], [], 0)[0]:
             return False
         now = time.monotonic()
-        self._tell("connections=%d limit reached", len(self._clients))
+        self._tell("connections=%d the limit of connections is reached", len(self._clients))
         longest = next(iter(self._waiting.values()), None)
         idle_at = now if longest is None else longest.deadline - self._limits.seconds
         idle_at += _IDLE_S
@@ -482,7 +482,9 @@ class Server:
         while self._unfinished > _LARGEST_UNFINISHED:
             largest = max(self._clients.values(), key=lambda one: len(one.incoming))
             self._unfinished -= len(largest.incoming)
-            self._tell("peer=%d incomplete requests are too large together", largest.peer)
+            self._tell(
+                "peer=%d disconnected: all incomplete requests together are too large", largest.peer
+            )
             self._drop(largest)
 
     def _next(self, client: Client, ready: list[Ticket]) -> None:
@@ -523,7 +525,11 @@ class Server:
             if client.deadline > now:
                 return
             if client.incoming or client.outgoing:
-                self._tell("peer=%d took more than %gs", client.peer, self._limits.seconds)
+                self._tell(
+                    "peer=%d disconnected: a request or its answer took more than %gs",
+                    client.peer,
+                    self._limits.seconds,
+                )
             self._drop(client)
 
     def _drop(self, client: Client) -> None:

@@ -149,7 +149,7 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
         preload.import_all(page=options.http is not None)
         server.begin([*map(os.path.abspath, options.data_dirs), *clusters.data_dirs])
         gc.freeze()  # exempt everything loaded so far from garbage collection
-        log.info("socket=%s pid=%d serves", options.socket, os.getpid())
+        log.info("socket=%s pid=%d serves plugin calls", options.socket, os.getpid())
         systemd.notify("READY=1")
         conflist = "" if writer is None else str(writer.target)
         served = partial(Ready, os.getpid(), str(listener.getsockname()), url, conflist)
@@ -242,4 +242,4 @@ def _raise_descriptor_limit(connections: int) -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
         except (OSError, ValueError) as error:
-            log.warning("descriptors=%d cannot be raised: %s", soft, error)
+            log.warning("descriptors=%d the limit of open files cannot be raised: %s", soft, error)

@@ -41,11 +41,13 @@ def request_size(header: bytes | bytearray) -> tuple[int, int]:
     """
     magic, variables, size = REQUEST.unpack(header)
     if magic != MAGIC:
-        raise ProtocolError(f"a request begins with {MAGIC!r}, not {bytes(magic)!r}")
+        raise ProtocolError(f"a request must begin with {MAGIC!r}, not {bytes(magic)!r}")
     if variables > LARGEST_VARIABLES:
-        raise ProtocolError(f"{variables} bytes of variables are more than {LARGEST_VARIABLES}")
+        raise ProtocolError(
+            f"the variables of a request have {variables} bytes, more than {LARGEST_VARIABLES}"
+        )
     if size > LARGEST_INPUT:
-        raise ProtocolError(f"{size} bytes of input are more than {LARGEST_INPUT}")
+        raise ProtocolError(f"the input of a request has {size} bytes, more than {LARGEST_INPUT}")
     return variables, size
 
 
@@ -117,5 +119,5 @@ def read_answer(header: bytes) -> tuple[int, int, int]:
     """
     magic, status, output, messages = ANSWER.unpack(header)
     if magic != MAGIC:
-        raise ProtocolError(f"an answer begins with {MAGIC!r}, not {magic!r}")
+        raise ProtocolError(f"an answer must begin with {MAGIC!r}, not {magic!r}")
     return status, output, messages

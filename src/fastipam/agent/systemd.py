@@ -29,7 +29,10 @@ def inherited_socket() -> socket.socket | None:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
     if os.environ.get("LISTEN_FDS") != "1":
-        raise OSError("socket activation: exactly one socket must be passed")
+        raise OSError(
+            "socket activation: systemd must pass exactly one socket (LISTEN_FDS=1), not "
+            f"LISTEN_FDS={os.environ.get('LISTEN_FDS', '')}"
+        )
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
     os.set_inheritable(_FIRST_DESCRIPTOR, False)

@@ -281,13 +281,13 @@ def doubt(txn: Transaction | Snapshot, pool_id: int, now_ns: int | None = None) 
     if not revision and file != block_record.COPIED:
         return "this node is not registered in its cluster"
     if boot != txn.store.boot and not _is_steady(raw):
-        return "the machine was started, and the blocks are not confirmed yet"
+        return "this node has rebooted, and the cluster has not confirmed its blocks yet"
     if file != file_of(txn.store):
-        return "the store was restored or copied, and its blocks are not confirmed yet"
+        return "the store was restored or copied, and the cluster has not confirmed its blocks yet"
     if fencing:
         now_ns = boottime_ns() if now_ns is None else now_ns
         if now_ns >= proven_until(txn, pool_id):
-            return "fencing: ownership of the blocks could not be proven in time"
+            return "fencing: this node could not prove in time that it still owns its blocks"
     return ""
 
 

@@ -49,7 +49,7 @@ def _not_new(ledger: Ledger, owners: list[Requester], before: int) -> errors.Fas
             return refusals.duplicate(ledger.name, owner, held)
         seen.add(owner.name)
     return StoreCorrupt(
-        f"an owner in network {ledger.name} is recorded for an address without a lease",
+        f"an owner in network {ledger.name} is recorded with an address that has no lease",
         path=ledger.store.path,
         hint=errors.CHECK_HINT,
     )

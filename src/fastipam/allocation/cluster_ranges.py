@@ -40,11 +40,11 @@ def require_blocks(
     if all(each.block_length and _is_cut_alike(each, stored, owned) for each in pool.sets):
         return
     raise ConfigError(
-        f"the store has network {name} as a part of a cluster, with {_words(stored)}, but the "
+        f"in the store, network {name} is part of a cluster and has {_words(stored)}, but the "
         f"configuration gives it {_words(pool)}: other nodes may assign those addresses",
         field="ipam.ranges",
         value=[str(each) for each in pool.sets],
-        hint="use the configuration with the key cluster; or, to take this node out of the "
+        hint='use the configuration that has the key "cluster"; or, to take this node out of the '
         "cluster, stop the agent and run `fastipam cluster leave`",
     )
 

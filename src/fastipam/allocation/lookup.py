@@ -81,7 +81,8 @@ def _odd(txn: Transaction | Snapshot, key: bytes, raw: bytes) -> errors.StoreErr
     ranges = tables.POOLS.get(txn, pool)
     if ranges is None or keys.id_of(ranges) != pool_id:
         return errors.StoreCorrupt(
-            f"network {_text(key)} has the pool {pool_id}, and no pool {_text(pool)} has this id",
+            f"network {_text(key)} uses pool {_text(pool)} with the id {pool_id}, but the store "
+            "has no pool with this name and id",
             path=txn.store.path,
             hint=errors.CHECK_HINT,
         )

@@ -193,11 +193,11 @@ def whole(accounts: Accounts, pool: Pool) -> Pool | None:
     joined = union([*(Pool.read(text) for text in texts), pool])
     if CUT in joined.text and joined.text != pool.text:
         raise ConfigError(
-            f"network {accounts.name} shares its pool with {text_of(others[0][0])}, but names "
-            "the blocks of another cluster",
+            f"network {accounts.name} shares its pool with network {text_of(others[0][0])}, but "
+            "its configuration names the blocks of another cluster",
             field="ipam.pool",
             value=[str(each) for each in pool.sets],
-            hint="networks that share a cluster's pool name the same cluster",
+            hint="networks that share the pool of a cluster must name the same cluster",
         )
     return joined
 
@@ -222,7 +222,7 @@ def join(txn: Transaction, network: Naming, key: bytes, pool_key: bytes) -> tupl
         if text and cut != (CUT in text):
             kind = ("plain ranges", "a cluster's blocks")
             raise ConfigError(
-                f"pool {text_of(pool_key)} has {kind[CUT in text]}, and network {text_of(key)} "
+                f"pool {text_of(pool_key)} has {kind[CUT in text]}, but network {text_of(key)} "
                 f"has {kind[cut]}",
                 field="ipam.pool",
                 value=text_of(pool_key),

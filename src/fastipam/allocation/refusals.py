@@ -24,7 +24,7 @@ def exhausted(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) 
     """Return the error for a range set that has fewer free addresses than are wanted."""
     many = f" ({wanted} were wanted)" if wanted > 1 else ""
     wait_s = cooldown.next_due_s(accounts, index, range_set) if accounts.policy.strict else None
-    due = "" if wait_s is None else f"; one that is cooling down is free in {wait_s} s"
+    due = "" if wait_s is None else f"; the first cooling address is free in {wait_s} s"
     why = _why_full(accounts, index, range_set)
     return PoolExhausted(
         f"no address is free in range set {range_set} of network {accounts.name}{many}{why}{due}",
@@ -34,8 +34,8 @@ def exhausted(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) 
         retry_after_s=wait_s,
         hint=(
             f"`fastipam list --network {accounts.name}` shows the owners of the addresses, "
-            "`fastipam sweep --dry-run` which leases are of dead containers, and `fastipam sweep` "
-            'releases those; or add a range to "ranges" of the configuration'
+            "`fastipam sweep --dry-run` shows the leases of dead containers, and `fastipam sweep` "
+            'releases them; or add a range to "ranges" in the configuration'
         ),
     )
 
@@ -69,7 +69,9 @@ def _why_full(accounts: Accounts, index: int, range_set: RangeSet) -> str:
     if found.static is not None:
         parts.append(f"{found.static['size']} static (assigned on request only)")
     if found.blocks is not None:
-        parts.append(f"the others in blocks that this node does not own (it owns {found.blocks})")
+        parts.append(
+            f"the others in blocks that this node does not own (owned blocks: {found.blocks})"
+        )
     return f": {', '.join(parts)}"
 
 
@@ -112,10 +114,11 @@ def of_another_node(range_set: RangeSet, value: int) -> AddressNotInRange:
     base = blocks.base_of(range_set, value)
     return AddressNotInRange(
         f"the requested address {text} lies in block "
-        f"{format_cidr(family, base, blocks.length_of(range_set, base))} of the cluster's pool, "
-        "which this node does not own",
+        f"{format_cidr(family, base, blocks.length_of(range_set, base))}, which this node does not "
+        "own",
         addresses=(text,),
-        hint="only the owning node can assign it: `fastipam cluster blocks` shows which",
+        hint="only the node that owns the block can assign the address: `fastipam cluster blocks` "
+        "shows the owner of each block",
     )
 
 

@@ -67,18 +67,19 @@ def require_move(txn: Transaction | Snapshot, name: str, found: Found, to: bytes
             f"network {name} has addresses in pool {old}, but its configuration names pool {new}",
             field="ipam.pool",
             value=new,
-            hint=f'leave "pool": "{old}" until they are released: `fastipam list --network {name}`',
+            hint=f'keep "pool": "{old}" until the addresses are released: `fastipam list --network '
+            f"{name}` shows them",
         )
     what = "" if len(pools.members(txn, pool_id)) > 1 else _uses(txn, pool_id)
     if what:
         raise ConfigError(
-            f"only network {name} uses pool {old}, which has {what}, but the network's "
-            f"configuration names pool {new}",
+            f"network {name} cannot change from pool {old} to pool {new}: it is the only network "
+            f"of pool {old}, which has {what}",
             field="ipam.pool",
             value=new,
-            hint=f'leave "pool": "{old}", or end them first: `fastipam unreserve`'
+            hint=f'keep "pool": "{old}", or end the reservations first: `fastipam unreserve`'
             if what == "reservations"
-            else f'leave "pool": "{old}"',
+            else f'keep "pool": "{old}"',
         )
 
 
@@ -95,7 +96,7 @@ def remove_pool(txn: Transaction, name: str) -> list[str]:
             f"the store {txn.store.path} has no pool {name!r}",
             field="name",
             value=name,
-            hint=f"it has {known}",
+            hint=f"the pools of the store: {known}",
         )
     networks = [text for text, _ in pools.named_members(txn, keys.id_of(raw))]
     for one in networks:
@@ -121,17 +122,17 @@ def remove_network(txn: Transaction, name: str, *, is_hot: bool = False) -> str:
     prefix = keys.id_prefix(network_id)
     if tables.OWNERS.first(txn, prefix) is not None:
         raise ConfigError(
-            f"network {name} has addresses",
+            f"network {name} cannot be removed: it has assigned addresses",
             field="name",
             value=name,
-            hint=f"see `fastipam list --network {name}`; `fastipam sweep` and `fastipam gc` release"
-            " those of containers that are gone",
+            hint=f"`fastipam list --network {name}` shows the addresses; `fastipam sweep` and "
+            "`fastipam gc` release those of containers that are gone",
         )
     left_s = 0 if is_hot else _cools_for_s(txn, network_id, pool_id)
     if left_s:
         raise ConfigError(
-            f"network {name} has addresses that cool down for another {left_s} s, and without it "
-            "another network could assign them at once",
+            f"network {name} cannot be removed yet: it has addresses that cool down for another "
+            f"{left_s} s, and without the network another one could assign them at once",
             field="name",
             value=name,
             hint=f"wait {left_s} s; `fastipam list --network {name}` shows them",
@@ -236,10 +237,11 @@ def _require_unused(txn: Transaction, pool_key: bytes, pool_id: int) -> None:
     if what:
         name = pools.text_of(pool_key)
         raise ConfigError(
-            f"pool {name} has {what}",
+            f"pool {name} cannot be removed: it has {what}",
             field="name",
             value=name,
-            hint="end them first: `fastipam unreserve`, or `fastipam cluster leave`",
+            hint="`fastipam unreserve` ends reservations, and `fastipam cluster leave` releases "
+            "blocks",
         )
 
 

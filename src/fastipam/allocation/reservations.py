@@ -270,15 +270,16 @@ def assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
     count = sum(last - first + 1 for first, last in inside)
     if not count:
         raise ConfigError(
-            f"{target} has no address that the ranges can assign: "
-            f"{_why_not(pool, family, low, high)}",
+            f"no address of {target} can be assigned: {_why_not(pool, family, low, high)}"
+            if low < high
+            else f"{target} can never be assigned: {_why_not(pool, family, low, high)}",
             field="target",
             value=target,
             hint=f"the ranges are {'; '.join(map(str, pool.sets))}",
         )
     if count > _MOST_AT_ONCE:
         raise ConfigError(
-            f"{target} has {count} addresses; {_MOST_AT_ONCE} can be reserved at once",
+            f"{target} has {count} addresses, but at most {_MOST_AT_ONCE} can be reserved at once",
             field="target",
             value=target,
             hint="add them to ipam.exclude in the configuration instead",
@@ -325,7 +326,7 @@ def _set_aside(accounts: Accounts, reservation: Reservation) -> None:
     record = read_record(accounts.txn, accounts.pool_id, family, value)
     if record is None:
         raise AddressInUse(
-            f"{reservation.address} is in use, but the store has no lease of it",
+            f"{reservation.address} is marked as used, but the store has no lease for it",
             address=reservation.address,
             hint=errors.CHECK_HINT,
         )

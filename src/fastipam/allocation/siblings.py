@@ -52,7 +52,8 @@ def ledger_of(ledger: Accounts, network_id: int) -> Accounts:
             other.wall_ns = ledger.wall_ns
             return other
     raise errors.StoreCorrupt(
-        f"a lease names the network {network_id}, which is not in the pool of {ledger.name}",
+        f"a lease names the network with id {network_id}, which does not use the pool of network "
+        f"{ledger.name}",
         path=ledger.store.path,
         hint=errors.CHECK_HINT,
     )

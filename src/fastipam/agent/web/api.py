@@ -293,7 +293,11 @@ class Page:
         """Return the owner of an address, or the addresses of a pod or container."""
         query = _field(asked, "q")
         if self._private:
-            raise ConfigError("names are withheld: --http-private", field="q", value=query)
+            raise ConfigError(
+                "names are withheld, because the agent runs with --http-private",
+                field="q",
+                value=query,
+            )
         return _json(search.find(query))
 
     # Events ---------------------------------------------------------------------------------

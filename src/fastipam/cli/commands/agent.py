@@ -32,7 +32,7 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
             raise click.UsageError("--mtu needs --write-conflist")
         return None
     if not clusters:
-        raise click.UsageError("--write-conflist needs --cluster FILE, its template")
+        raise click.UsageError("--write-conflist needs --cluster FILE: this file is the template")
     from fastipam.agent import conflist
 
     request = conflist.Request(str(clusters[0].absolute()), target.absolute(), mtu)

@@ -135,4 +135,6 @@ def _share(ipam: Ipam, name: str) -> dict[str, Any]:
 
 def _unknown(ipam: Ipam, name: str) -> Failure:
     known = ", ".join(one["pool"] for one in _pools(ipam))
-    return Failure(f"the store {ipam.path} has no pool {name!r}", f"it has {known or 'none'}")
+    return Failure(
+        f"the store {ipam.path} has no pool {name!r}", f"the pools of the store: {known or 'none'}"
+    )

@@ -147,13 +147,13 @@ def compare(node: Node, has_store: bool, deadline: Deadline) -> list[dict[str, s
     for block, entry in entries.items():
         owner = known.get(entry.node)
         if owner is None:
-            text = f"its owner {entry.node} never registered"
+            text = f"the block's owner {entry.node} never registered"
             found.append(_difference(node, entry.node, block, text))
         elif not owner.incarnation:
-            text = f"its owner {entry.node} was removed"
+            text = f"the block's owner {entry.node} was removed"
             found.append(_difference(node, entry.node, block, text))
         if node.settings.geometry_of(*block) is None:
-            found.append(_difference(node, entry.node, block, "it is in no pool"))
+            found.append(_difference(node, entry.node, block, "the block is in no pool"))
     if has_store:
         found += _compare_local(node, entries)
     return found
@@ -177,13 +177,15 @@ def _compare_local(node: Node, entries: Mapping[BlockId, BlockEntry]) -> list[di
         theirs = mine.pop(block, None)
         text = ""
         if record.state == LOST:
-            text = "another node owns it, but addresses of it are in use here"
+            text = "another node owns the block, but addresses of it are in use here"
         elif record.state != ACTIVE:
-            text = f"it is in state {STATES[record.state]}: the change was not finished"
+            text = f"the block is in state {STATES[record.state]}: the change was not finished"
         elif theirs is None:
             text = f"active here, but in {where} {_owner_of(entries.get(block))} owns it"
         elif theirs.revision != record.revision:
-            text = f"its revision is {record.revision} here, but {theirs.revision} in {where}"
+            text = (
+                f"the block's revision is {record.revision} here, but {theirs.revision} in {where}"
+            )
         if text:
             found.append(_difference(node, node.name, block, text))
     unknown = f"{where} says that this node owns it, but the node's own store does not have it"

@@ -69,7 +69,7 @@ def networks(path: Path, conf_dir: Path) -> Iterator[Diagnosis]:
             connection.connect(str(path))
             for one in ask_all(conf_dir, connection):
                 if one.network and not one.ready:
-                    text = f"it cannot serve network {one.network!r} now: {one.message}"
+                    text = f"the agent cannot serve network {one.network!r} now: {one.message}"
                     yield Diagnosis(_CHECK, PROBLEM, text, "fastipam status --agent")
         except OSError as error:
             text = f"the agent on {path} does not answer STATUS: {error.strerror or error}"
