@@ -50,10 +50,10 @@ def adopt_running(
 def name_found(
     ledger: Ledger, container_id: str, ifname: str, family: int, value: int, allocated_ns: int
 ) -> bool:
-    """Assign an address that was found in a namespace to the container that another plugin names.
+    """Replace the made-up owner of an address that was found in a namespace by the real container.
 
-    Return False when the address was not found in a namespace. The lease keeps its namespace. The
-    caller saves the ledger.
+    The container's id is from another plugin's records. Return False when the address has no owner
+    with a made-up id (``FOUND``). The lease keeps its namespace. The caller saves the ledger.
     """
     record = ledger.record(family, value)
     if record is None or record.state != ASSIGNED or not record.container_id.startswith(FOUND):

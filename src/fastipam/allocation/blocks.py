@@ -5,8 +5,9 @@ works on a transaction; ``ledger.py`` chooses addresses, and ``fastipam.cluster`
 own a block. Imported when a set is cut into blocks.
 
 The *open list* has the blocks with free addresses, those with the fewest first, so that the fullest
-block is filled first. The block that contains the cursor serves now and is not listed. The list is
-a hint: an entry is checked before it is used, and :func:`reindex` adds missing entries.
+block is filled first. A set's *cursor* is the address that it assigned last. The block that
+contains the cursor serves now and is not listed. The list is a hint: an entry is checked before it
+is used, and :func:`reindex` adds missing entries.
 """
 
 from __future__ import annotations
@@ -173,7 +174,10 @@ def set_of(sets: Iterable[RangeSet], family: int, base: int) -> RangeSet | None:
 
 
 def share(txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet) -> tuple[int, int, int]:
-    """Return (active blocks, their free addresses, their excluded ones) of a set. O(blocks)."""
+    """Return the numbers of a set's active blocks, and of their free and excluded addresses.
+
+    O(blocks).
+    """
     pages = txn.pages(pool_id, range_set.family)
     number = free = excluded = 0
     for block, its_set in walk(txn, pool_id, (range_set,)):
@@ -185,7 +189,7 @@ def share(txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet) -> tup
 
 
 def static_size(txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet) -> int:
-    """Return how many addresses of this node's active blocks are assigned on request only."""
+    """Return how many addresses of a set's active blocks can be assigned on request only."""
     return sum(
         high - low + 1
         for block, its_set in walk(txn, pool_id, (range_set,))
@@ -212,7 +216,10 @@ def file_of(store: Environment) -> int:
 
 
 def incarnations(txn: Transaction) -> set[str]:
-    """Return the incarnations of the members that were confirmed with this file in this boot."""
+    """Return this node's incarnations that were confirmed with this data file in this boot.
+
+    A node has one for each cluster's network of the store.
+    """
     members = [
         Member.read(raw) for key, raw in tables.BLOCKS.scan(txn) if block_record.is_member_key(key)
     ]
@@ -273,7 +280,7 @@ def proven_until(txn: Transaction | Snapshot, pool_id: int) -> int:
 
 
 def doubt(txn: Transaction | Snapshot, pool_id: int, now_ns: int | None = None) -> str:
-    """Return why this node may not assign addresses by its own store alone, or an empty text."""
+    """Return why this node may not assign addresses of its blocks now, or an empty text."""
     raw = tables.BLOCKS.get(txn, block_record.member_key(pool_id))
     if raw is None:
         return "this node is not registered in its cluster"
@@ -292,7 +299,7 @@ def doubt(txn: Transaction | Snapshot, pool_id: int, now_ns: int | None = None) 
 
 
 def _is_steady(raw: bytes) -> bool:
-    """Return whether a member's blocks may serve in a later boot than they were confirmed in.
+    """Return whether a node's blocks may serve after a reboot, before they are confirmed again.
 
     The machine has to be the same one, because another machine may run from a copy of its disk.
     """
@@ -316,8 +323,8 @@ def after(
 
     A block leaves the open list when its intervals are yielded, because the caller moves the cursor
     into it when it takes an address there. Amortized O(1) for each address, however many blocks
-    there are. If ``range_set`` is only a part of the network's set, it takes one step more for each
-    listed block of the other parts.
+    there are. If ``range_set`` is only a part of the network's set, the search takes one step more
+    for each listed block of the other parts.
     """
     family = range_set.family
     if cursor is not None:
@@ -355,9 +362,10 @@ def _has_block(range_set: RangeSet, base: int) -> bool:
 def leave_open(
     txn: Transaction, pool_id: int, whole: RangeSet, part: RangeSet, cursor: int
 ) -> None:
-    """List the cursor's block, if it is not in the part of the set that is searched now.
+    """Enter the cursor's block into the open list if the search will leave this block.
 
-    The search moves the cursor to another block. ``whole`` is the set of the network.
+    That is the case when ``part``, which is searched now, does not contain the block: the search
+    moves the cursor to another block. ``whole`` is the set of the network.
     """
     base = base_of(whole, cursor)
     if not _has_block(part, base) and is_active(txn, pool_id, whole.family, base):

@@ -1,4 +1,4 @@
-"""Assign addresses to many owners at once, with the result of single calls in that order.
+"""Assign addresses to many owners at once, with the same result as one call for each owner.
 
 Imported by the first call for many owners. Nothing here commits.
 """
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 def assign(ledger: Ledger, pool: Pool, owners: list[Requester]) -> list[Lease]:
     """Assign an address of every range set to each owner, all or nothing. O(owners).
 
-    The result is that of single calls in the same order. Each returned lease is from the first
-    range set; its siblings are from the others. Raises PoolExhausted, DuplicateAllocation.
+    The result is the same as that of one call for each owner, in this order. Each returned lease
+    has an address of the first range set; its ``siblings`` have the addresses of the other sets.
+    Raises PoolExhausted, DuplicateAllocation.
     """
     before = ledger.state.generation
     columns = ledger.give_many(owners, pool)

@@ -28,7 +28,7 @@ def require_blocks(
 
     ``text`` is the pool that the store remembers. A node that has registered in a cluster owns
     blocks; other ranges, or blocks of another length, contain addresses that other nodes assign.
-    Only in ranges in which this node owns no block may the length change. A node that has never
+    The length may change only in ranges in which this node owns no block. A node that has never
     registered, or has left its cluster, may have any ranges. Raises StoreCorrupt when the text
     cannot be read.
     """
@@ -61,9 +61,9 @@ def require_own(accounts: Accounts, family: int, value: int) -> None:
 
 
 def _is_cut_alike(one: RangeSet, stored: Pool, owned: Sequence[BlockId]) -> bool:
-    """Return whether each range has blocks of the length that the store remembers for it.
+    """Return whether the blocks of each range have the length that is stored for the range.
 
-    Ranges of the store in which this node owns no block do not count.
+    A stored range in which this node owns no block is ignored.
     """
     bits = BITS[one.family]
     there = [

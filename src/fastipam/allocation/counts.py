@@ -41,7 +41,7 @@ _MOST_NAMED = 8
 class SetCounts:
     """The counts of one range set: ``size``, and how many addresses are in each state.
 
-    ``number`` is that of the set in its network, from 0. The four states add up to ``size``.
+    ``number`` is the set's index in its network, from 0. The four states add up to ``size``.
     ``full`` says that the next ADD finds no address in the set. ``excluded`` is the number of
     addresses in the set's subnets that are never assigned; they are not part of ``size``.
     ``blocks`` is the number of active blocks that this node has in a cluster's set, and None for
@@ -247,10 +247,10 @@ def of_all(
 
 
 def of_others(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> list[SetCounts]:
-    """Return the counts of the range sets of earlier ranges, if the network's ranges alternate.
+    """Return the counts of range sets that a network had before, if its ranges alternate.
 
-    Usually they do not, and there are none. A set that the network also has now is left out.
-    O(pages + cooling + reservations).
+    Ranges alternate when two configurations have the same network name; the list is usually empty.
+    A set that the network also has now is left out. O(pages + cooling + reservations).
     """
     from fastipam.allocation import turns
 
@@ -357,7 +357,7 @@ def _none_used(range_set: RangeSet) -> dict[str, int] | None:
 
 
 def _static(txn: Snapshot, state: PoolState, range_set: RangeSet) -> dict[str, int] | None:
-    """Return the counts of the addresses that a set assigns on request only, or None without any.
+    """Return the counts of a set's static addresses, or None if it has no static address.
 
     O(1) if none is used, else O(pages + cooling + reservations).
     """
@@ -422,8 +422,8 @@ def used_within(
 def _cooling(txn: Snapshot, state: PoolState, sets: int) -> list[int]:
     """Return how many addresses are cooling in each set. ``sets`` is their number. O(cooling)."""
     found: list[int] = []
-    # Addresses in no set have a queue of their own. If there are none, the last set has all that
-    # the other sets do not have, so it need not be counted.
+    # Addresses in no set have a queue of their own. If no such address is in use, the last set has
+    # all cooling addresses that the other sets do not have, so its queue need not be counted.
     counted = sets if state.outside else sets - 1
     for index in range(sets):
         left = state.cooling - sum(found)
@@ -439,7 +439,7 @@ def _reserved(txn: Snapshot, state: PoolState, sets: Sequence[RangeSet]) -> list
     found = [0] * len(sets)
     if not state.reserved:
         return found
-    # While its owner has the address, the reservation stays beside the lease and does not count.
+    # A reservation whose owner has the address stays beside the lease, and does not count here.
     beside = state.kept != state.reserved
     for key in tables.RESERVATIONS.scan_keys(txn, state.prefix):
         _, family, value = keys.read_address_key(key)

@@ -54,10 +54,10 @@ def scan_back(txn: Snapshot | Transaction, network_id: int) -> Iterator[tuple[by
 def page(
     txn: Snapshot, network_id: int, start: bytes
 ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-    """Return up to some thousand of the pairs that :func:`scan` yields, from the key ``start`` on.
+    """Return one page of a network's events, and the key at which the next page starts, or None.
 
-    Return also the key at which the next page starts, or None. An event that moves to the table
-    ``events`` between two pages is still in the second page.
+    A page has up to a few thousand of the pairs that :func:`scan` yields, from the key ``start``
+    on. An event that moves to the table ``events`` between two pages is in the second page.
     """
     items, following = tables.EVENTS.page(txn, keys.id_prefix(network_id), start)
     if following is None:
@@ -105,13 +105,16 @@ def select(
 
 
 def last(txn: Snapshot, network_id: int, most: int) -> Iterator[Event]:
-    """Return the last ``most`` events of a network, newest first. O(most)."""
+    """Yield the last ``most`` events of a network, newest first. O(most)."""
     for key, raw in islice(scan_back(txn, network_id), most):
         yield Event(key, raw)
 
 
 def holder_at(events: Iterator[Event], wall_ns: int) -> Event | None:
-    """Return, from the events of an address, the one that says who had it at a time, or None."""
+    """Return the event that names the owner of an address at a time, or None without an owner.
+
+    ``events`` are the address's events, oldest first.
+    """
     holder: Event | None = None
     known = False
     for event in events:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Address = tuple[int, int]  # family, integer
 
     class Configured(Protocol):
-        """A network as a caller names it; ``pool`` is None when the caller gives no ranges."""
+        """A network as a caller describes it; ``pool`` is None when the caller gives no ranges."""
 
         name: str
         pool: Pool | None
@@ -164,10 +164,10 @@ class Ledger(Accounts):
     def choose_more(
         self, index: int, range_set: RangeSet, values: list[int], wanted: int
     ) -> list[int]:
-        """Add addresses to ``values``, which were free, until there are ``wanted``; return them.
+        """Add addresses that are not free to ``values`` until there are ``wanted``; return them.
 
-        First come addresses whose sticky reservation is over, then those that have cooled longest.
-        Raises PoolExhausted.
+        Addresses whose sticky reservation has expired are taken first, then those that have cooled
+        longest. Raises PoolExhausted.
         """
         from fastipam.allocation import cooldown
 
@@ -220,7 +220,7 @@ class Ledger(Accounts):
     def _take(self, family: int, value: int, owner: Requester) -> bool:
         """Take an address; return whether it was free. Raises AddressInUse.
 
-        An address that was free is not yet in the counter of addresses outside the ranges.
+        If it was free and lies outside the ranges, the caller has to count it in ``state.outside``.
         """
         if self.txn.pages(self.pool_id, family).acquire(value):
             return True
@@ -327,7 +327,10 @@ class Ledger(Accounts):
         return True
 
     def _follows(self, family: int, value: int) -> bool:
-        """Return whether an address is a block of its own, which no node keeps for a pod."""
+        """Return whether an address is a fixed address: a block of its own that follows its pod.
+
+        No node keeps a reservation for it, because the pod may start on another node.
+        """
         if CUT not in self.text:
             return False
         from fastipam.allocation import blocks
@@ -336,7 +339,10 @@ class Ledger(Accounts):
         return its_set is not None and not blocks.host_bits(its_set, value)
 
     def note_cleared(self, family: int, value: int) -> None:
-        """Update the count of addresses outside the ranges, and the open list: one became free."""
+        """Update the open list and the count of addresses outside the ranges.
+
+        Called after an address has become free.
+        """
         if self.state.outside:
             self.state.outside -= not self.stored.holds(family, value)
         if CUT in self.text:

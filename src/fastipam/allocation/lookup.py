@@ -23,8 +23,8 @@ def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, int, str, bytes]
 
     ``key`` is a network's encoded name. O(1). Raises StoreCorrupt.
 
-    The entry has the number of the schema. So a process that has the store open gets StoreVersion
-    here when another version has made or changed the store meanwhile.
+    The entry has the number of the schema. So when another version of fastipam has made or changed
+    the store since this process opened it, this function raises StoreVersion.
     """
     found = txn.find(key) if isinstance(txn, Transaction) else _ledger.find(txn, key)
     if isinstance(found, bytes):

@@ -103,9 +103,9 @@ def used(txn: Snapshot) -> dict[str, int]:
 def describe(txn: Snapshot, name: str) -> dict[str, Any] | None:
     """Return a pool with its networks and its counts, for JSON, or None when there is none.
 
-    Addresses that are assigned on request only are counted apart, in ``static``, and addresses in
-    use that are in no range any more in ``outside``. In the pool and in each of the two, the four
-    states add up to ``size``.
+    Addresses that are assigned on request only are counted apart, in ``static``. Addresses in use
+    that are in no range any more are counted in ``outside``. In the pool, in ``static`` and in
+    ``outside`` the four states add up to ``size``.
     """
     raw = tables.POOLS.get(txn, keys.encode("pool", name))
     if raw is None:
@@ -167,11 +167,12 @@ def _sum(each: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def whole(accounts: Accounts, pool: Pool) -> Pool | None:
-    """Return the new ranges of a pool, when one of its networks gets the ranges ``pool``.
+    """Return the ranges that a pool has after one of its networks got the ranges ``pool``.
 
-    They are the network's ranges if no other network is in the pool, else the union of all. Return
-    None when the pool's ranges do not change. O(1) then, else O(networks of the store). Raises
-    ConfigError when the pool is a cluster's and its networks would name different ranges.
+    They are the network's ranges if no other network is in the pool, else the union of the ranges
+    of all its networks. Return None, in O(1), when the network has these ranges already; otherwise
+    O(networks of the store). Raises ConfigError when the pool is a cluster's and its networks would
+    name different ranges.
     """
     txn, pool_id, network_id = accounts.txn, accounts.pool_id, accounts.network_id
     before = own_ranges.read(tables.META.get(txn, own_ranges.key(network_id)))
@@ -281,10 +282,10 @@ def line(pool: str, other: str, family: int, value: int) -> str:
 
 
 def as_assigned(txn: Transaction | Snapshot, name: str, own: Pool) -> Pool:
-    """Return a network's own ranges as its ADDs use them, when its pool has other networks too.
+    """Return a network's own ranges as its ADDs use them, adjusted to the pool's other networks.
 
-    An address that is static in one network of a pool is static in all of them, and the gateway of
-    one network is assigned by none.
+    An address that is static in one network of a pool is static in all of them, and no network of
+    the pool assigns the gateway of another one.
     """
     whole = _whole(txn, name)
     return own if whole is None or whole.text == own.text else spare(own, whole)

@@ -1,8 +1,8 @@
 """Release the leases of an earlier boot, because no container outlives a boot.
 
-Opening a store after a reboot only counts the boot. Every write to a network then reads a few of
-its leases, in address order, until all have been read; the pool's numbers record how far this has
-come. Reservations stay, and sticky addresses become reserved for their pods.
+Opening a store after a reboot only increments the boot number. After that, every write to a network
+reads a few of the pool's leases, in address order, until all have been read; the pool's record says
+which lease is the next. Reservations stay, and sticky addresses become reserved for their pods.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
 
 
 class _Ledgers(dict[int, "Accounts"]):
-    """The ledgers of a pool's networks, by id. Those of other networks are made when needed."""
+    """The ledgers of a pool's networks, by network id; each is made when it is first needed."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()

@@ -76,7 +76,10 @@ def _why_full(accounts: Accounts, index: int, range_set: RangeSet) -> str:
 
 
 def _kept(accounts: Accounts, range_set: RangeSet) -> tuple[int, str]:
-    """Return how many addresses of a set are kept for pods that had them, and names of the pods."""
+    """Return how many addresses of a set have a sticky reservation, and the names of the pods.
+
+    At most ``_MOST_NAMED`` pods are named.
+    """
     from fastipam.allocation import reservations
 
     count = 0

@@ -40,7 +40,7 @@ _OF_NETWORK = (tables.OWNERS, tables.EVENTS)
 
 
 def leave(txn: Transaction, network: Configured, found: Found, to: bytes) -> None:
-    """Take a network without addresses out of its pool, because its configuration names another.
+    """Remove a network without addresses from its pool; its configuration names another pool.
 
     The caller writes the entry of the network. If other networks use the pool, the network's
     cooling addresses stay in it; otherwise the pool is removed. Raises the errors of

@@ -1,4 +1,4 @@
-"""Make the ledger of another network of the same pool, when a call finds a lease of that network.
+"""Make the ledger of another network of the same pool, to release a lease of that network.
 
 A call for one network also finds leases of an earlier boot, leases without a namespace and cooling
 addresses of the pool's other networks. Imported when a lease of another network has to be released.

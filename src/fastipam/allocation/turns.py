@@ -1,4 +1,4 @@
-"""Notice that a network's ranges alternate, because two configurations have the same name."""
+"""Detect that a network's ranges alternate, because two configurations have the same name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from fastipam._ledger import Accounts
     from fastipam.storage.transaction import Snapshot
 
-# How long after earlier ranges have come back the other ranges are shown, too. A node that starts
-# no pod of one of the configurations for an hour shows only the ranges of the other one.
+# After earlier ranges have come back, the other ranges are shown, too, for this long. If a node
+# starts no pod of one configuration for an hour, only the ranges of the other one are shown.
 IN_TURN_NS = 3600 * 10**9
 
 
 def note(accounts: Accounts, before: str, now: str) -> None:
-    """Record the ranges that are replaced, and the time if the new ranges were in use before."""
+    """Record the replaced ranges; record also the time if the network had the new ranges before."""
     if not before:  # a network that was imported had no ranges
         return
     key = earlier_ranges.key(accounts.state.pool_id)
@@ -28,7 +28,7 @@ def note(accounts: Accounts, before: str, now: str) -> None:
 
 
 def others(txn: Snapshot, pool_id: int) -> list[str]:
-    """Return the other ranges with which a network's ranges alternate, as texts; usually none."""
+    """Return as texts the ranges with which a network's present ranges alternate; usually none."""
     raw = tables.META.get(txn, earlier_ranges.key(pool_id))
     returned_ns, texts = earlier_ranges.read(raw)
     in_turn = returned_ns and txn.store.clock() - returned_ns < IN_TURN_NS
