@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     Interval = tuple[int, int]
 
-# Marks in a pool's text. CUT precedes the block length of a set that is cut into blocks; if the
-# ranges have different ones, their lengths with commas between them. ON_REQUEST precedes the
+# Marks in a pool's text. CUT precedes the block length of a set that is cut into blocks, or the
+# lengths for all its ranges, separated by commas, if these differ. ON_REQUEST precedes the
 # addresses that are assigned on request only.
 CUT = "@"
 ON_REQUEST = "~"
@@ -281,7 +281,7 @@ class RangeSet:
 
     def _locate(self, cursor: int | None) -> tuple[int | None, int, int]:
         """Return (index, low, high) of the interval that contains the cursor."""
-        # If the cursor has been excluded, it is the next interval. The index is None if the search
+        # If the cursor has been excluded, return the next interval. The index is None if the search
         # begins at the first range.
         if cursor is None:
             return None, 0, 0
@@ -324,8 +324,8 @@ def subtract(whole: Interval, holes: Iterable[Interval]) -> list[Interval]:
 class Pool:
     """The ordered range sets of a network or a pool, checked against each other.
 
-    ``text`` describes them. The store keeps it: a DEL without a usable configuration, and the
-    command line, take the ranges from there.
+    ``text`` describes the sets. It is kept in the store, so that a DEL without a usable
+    configuration, and the command line, can read the ranges from the store.
     """
 
     __slots__ = ("sets", "size", "text")

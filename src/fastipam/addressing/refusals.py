@@ -21,8 +21,8 @@ def check_bounds(
     """Raise ConfigError for a range without an address that an interface can have.
 
     ``written`` are rangeStart and rangeEnd as the configuration has them, or empty for a default;
-    the error names a bound that the configuration has. ``bounds`` are family, network, first and
-    last address. ``is_left`` says that an interface can have an address between the bounds.
+    the error names a bound only if the configuration has it. ``bounds`` are family, network, first
+    and last address. ``is_left`` says that an interface can have an address between the bounds.
     """
     family, network, low, high = bounds
     if low > high:

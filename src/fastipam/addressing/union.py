@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def union(pools: Iterable[Pool]) -> Pool:
     """Return a pool with every address that one of these can assign, each in one set. O(n²).
 
-    From each set two kinds of addresses are excluded: those that a set before it has, and those
-    that are the gateway of a range of any set. If it has no address left, it is left out, unless
-    only this set names one of its gateways.
+    Two kinds of addresses are excluded from each set: addresses that an earlier set has, and the
+    gateways of all ranges of all sets. A set without an address left is left out, unless it has a
+    gateway that no earlier set of the result has.
 
     >>> wide, narrow = (Pool([RangeSet([one])]) for one in _example())
     >>> [str(each) for each in union([narrow, wide]).sets], union([narrow, wide]).size

@@ -36,9 +36,9 @@ class Listed(NamedTuple):
 def read(path: str, now_ns: int | None = None) -> Listed:
     """Read a list from a file, or from standard input when the path is "-".
 
-    ``now_ns`` is the time when the command was started, by default now. A file, also one that is
-    standard input, was made at the time of its last change; the content of a pipe, before the
-    command started. Raises Failure, ConfigError, OSError.
+    ``now_ns`` is the time when the command was started, by default now. A list in a file counts as
+    made at the file's last change, also if the file is standard input; a list from a pipe counts
+    as made at ``now_ns``. Raises Failure, ConfigError, OSError.
     """
     now_ns = time.time_ns() if now_ns is None else now_ns
     if path != STANDARD_INPUT:

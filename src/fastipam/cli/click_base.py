@@ -2,7 +2,8 @@
 
 The module of a command is imported only when the command is used, so ``fastipam --help`` does not
 get slower with every command. An error is printed as one line and a hint, never as a traceback.
-Examples and exit statuses are attributes of the command, from which help and reference are made.
+Examples and exit statuses are attributes of the command; its help and its page in the reference
+are made from them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-# The exit statuses of every command. A command replaces a text if a status means more for it.
+# The exit statuses of every command. A command overrides a text if the status means more for it.
 EXITS = {
     0: "done",
     1: "an error; standard error says which, and what to do",
@@ -72,10 +73,10 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and in an error name the option as it is typed.
+        """Run the command; if it raises ConfigError, set the error's field to the option as typed.
 
-        The field of an argument is removed: the message has its value, and its name (NAME) adds
-        nothing.
+        If the field is a positional argument, it is removed: the message quotes the argument's
+        value, and its name (NAME) adds nothing.
         """
         from fastipam.errors import ConfigError
 

@@ -57,9 +57,10 @@ STATS = (
 
 
 def fitting(columns: Sequence[Column], *, narrow: bool, several: bool) -> tuple[Column, ...]:
-    """Return the columns of a table; with ``narrow``, those for a terminal with whole rows.
+    """Return the columns of a table, with ``narrow`` for a terminal whose width each row must fit.
 
-    ``several`` says that the rows are of several networks.
+    A narrow table has ages instead of times, and the column NETWORK only with ``several``, which
+    says that the rows are of several networks.
     """
     if not narrow:
         return tuple(columns)

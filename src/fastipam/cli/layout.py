@@ -28,10 +28,11 @@ _LEAST_TEXT = 20  # characters of a wrapped text, however far it is indented
 class Column(NamedTuple):
     """A column: its heading, the key in a row, its usual width, whether it has numbers.
 
-    ``drop`` is the order in which columns are left out on a narrow terminal: the highest first, 0
-    never. A column with EXTRA or more is left out before any column with 0 is cut; a column below 0
-    is left out only when cutting the others is not enough. ``least`` is the width to which a column
-    is cut while other columns can be left out; 0 means that it is never cut. ``middle`` cuts the
+    On a narrow terminal the column with the highest ``drop`` is left out first. A column whose
+    ``drop`` is 0 is never left out. A column with EXTRA or more is left out before any column with
+    0 is cut; a column with a negative ``drop`` is left out only when cutting the others is not
+    enough. ``least`` is the width to which a column is cut while other columns can be left out; 0
+    means that the column is never cut. ``middle`` cuts the
     middle out of a text whose end matters too.
     """
 
@@ -166,8 +167,9 @@ def _texts(
         len(cell) > size and not column.least
         for cell, size, column in zip(row, sizes, columns, strict=True)
     ):
-        # A cell that may not be cut is longer than the sample that decided the widths, such as an
-        # IPv6 address after many IPv4 addresses: cut the other cells of this row more.
+        # A cell that must not be cut is longer than all cells of its column in the first rows,
+        # which decided the widths, for example an IPv6 address after many IPv4 addresses. So cut
+        # the other cells of this row more.
         sizes = _fit(
             columns,
             [

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class _DataDir(click.Option):
-    """The option ``--data-dir``: after the command, before it, or the environment variable."""
+    """The option ``--data-dir``, accepted after the command or before it.
+
+    Without the option, the environment variable applies.
+    """
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         before: str | None = ctx.find_root().params.get("data_dir")

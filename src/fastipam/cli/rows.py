@@ -249,7 +249,8 @@ class _Listing:
         if wanted.container and wanted.ifname:
             name = keys.owner_name(wanted.container, wanted.ifname)
             raw = tables.OWNERS.get(txn, keys.owner_key(keys.id_prefix(network_id), name))
-            # Without an entry the text may be the beginning of an id, or the address is cooling.
+            # If the owner has no entry, no index helps: ``container`` may be only the beginning of
+            # an id, or the address is cooling, and a cooling address has no owner entry.
             if raw is not None:
                 return (_place(*one) for one in keys.read_held(raw, pool_id))
         if wanted.states == {COOLING}:
@@ -402,7 +403,7 @@ def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
                 }  # fmt: skip
                 for state in ("assigned", "cooling", "reserved"):
                     outside[state] -= area[state]
-        if min(outside.values()) >= 0 < max(outside.values()):  # below 0 if ranges of two overlap
+        if min(outside.values()) >= 0 < max(outside.values()):  # negative if two sets overlap
             size = sum(outside.values())
             yield {
                 "network": one["network"], "ranges": OUTSIDE, "size": size, **outside,

@@ -174,7 +174,7 @@ def pause(seconds: float) -> None:
     """Sleep, but return at once when the reader of standard output closes it."""
     poll = select.poll()
     if _output is not None:
-        poll.register(_output, 0)  # an error or a hang-up is reported all the same
+        poll.register(_output, 0)  # poll reports errors and hang-ups without being asked
     if poll.poll(seconds * 1000) and _output is not None:
         _output.lost = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 

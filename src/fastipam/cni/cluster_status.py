@@ -35,10 +35,11 @@ def look(
 ) -> RangeSet | None:
     """Return the range set from which no ADD can be served now, or None. Raises NoBlock.
 
-    With an agent, the state is its keeper's, without a wait. Only without one, and if the node
-    never registered, the cluster is asked, for 20 ms at most. NoBlock is raised when the node has
-    never had a block and cannot get one, or when the cluster refuses it. A node that has served
-    before stays ready while its cluster cannot be reached, because its pods are healthy.
+    With an agent, the answer comes from the agent's keeper, without a wait. The cluster is asked,
+    for 20 ms at most, only if there is no agent and the node never registered. NoBlock is raised
+    when the node has never had a block and cannot get one, or when the cluster refuses the node.
+    A node that has served before stays ready while its cluster cannot be reached, because its pods
+    are healthy.
     """
     assert config.cluster is not None
     if exhausted is not None and config.spare_policy is not None:

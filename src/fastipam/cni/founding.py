@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def complete(settings: Settings, network: str, data_dir: str, *, is_named: bool) -> Settings:
     """Return the settings completed with the network's founding record in the store.
 
-    They get its pools and, unless ``is_named``, its node name: the agent refuses the store of
-    another node name. When the store has no record yet, the settings are returned unchanged.
-    Raises StoreError, ConfigError.
+    The settings get the record's pools and, unless ``is_named``, the record's node name, because
+    the agent refuses a store with another node name. When the store has no record yet, the settings
+    are returned unchanged. Raises StoreError, ConfigError.
     """
     try:
         store = open_stores.get(data_dir, None, create=False)

@@ -67,8 +67,9 @@ def _read_all(limit: int) -> bytes:
 def age_ns(started: str) -> int:
     """Return the nanoseconds since the launcher started (FASTIPAM_STARTED), or 0 when unknown.
 
-    The launcher may have waited for an agent for seconds before it started this process. In another
-    time namespace than the launcher's the monotonic clock differs, which this takes into account.
+    The launcher may have waited for an agent for seconds before it started this process. The
+    result is also right if the launcher runs in another time namespace, where the monotonic clock
+    differs.
     """
     if not (started.isdecimal() and len(started) < _LONGEST_STAMP):
         return 0

@@ -1,9 +1,10 @@
 """Read the annotations of a pod that choose its addresses, as the runtime passes them.
 
 containerd and CRI-O put all annotations of a pod under ``runtimeConfig`` when the plugin's
-configuration has the capability CAPABILITY, so no request to the Kubernetes API is needed. They
-differ from pod to pod. So they are cut out of the input, and the rest, which is the same for all
-pods, is read once. Only an ADD uses them. This module is imported only when a request has some.
+configuration has the capability CAPABILITY, so no request to the Kubernetes API is needed. The
+annotations differ from pod to pod. So they are cut out of the input, and the rest of the input,
+which is the same for all pods, is decoded once. Only an ADD uses the annotations. This module is
+imported only when a request has some.
 """
 
 from __future__ import annotations

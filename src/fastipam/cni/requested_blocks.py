@@ -1,6 +1,6 @@
 """Answer an ADD that requests addresses of blocks that this node does not own.
 
-A fixed address, which is a block of its own, can come to the node; only an agent arranges that. An
+A fixed address is a block of its own. Only an agent can get that block for the node. An
 address of a larger block is refused, and the error names the node that can assign it. This module
 is imported only when a request was refused.
 """

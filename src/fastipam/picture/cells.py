@@ -284,7 +284,7 @@ def _cooling(txn: Snapshot, pool_id: int) -> dict[int, Bytes]:
 
 
 def _reserved(txn: Snapshot, pool_id: int) -> dict[int, Bytes]:
-    """Return the reserved addresses by family, without those that their owner has."""
+    """Return the reserved addresses that have no lease, by family."""
     found = _queued(txn, tables.RESERVATIONS, pool_id, keys.ADDRESS_HEAD)
     for family, addresses in found.items():
         prefix = keys.family_prefix(pool_id, family)

@@ -87,7 +87,7 @@ def _joined(subnets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     for first, bits in sorted(set(subnets), key=lambda one: (one[0], -one[1])):
         last = first + (1 << bits) - 1
         if joined and last < joined[-1][0] + (1 << joined[-1][1]):
-            continue  # it lies in the previous block
+            continue  # this block lies in the previous one
         joined.append((first, bits, 1 << bits))
         while len(joined) > 1:
             (low, _, wanted), (_, _, more) = joined[-2:]

@@ -85,7 +85,7 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 
 def _owners(txn: Snapshot, picture: Picture) -> Layer:
-    """Return the layer of the pods' namespaces; a cell of several addresses has the most common."""
+    """Return the layer of the pods' namespaces; of several in one cell, the most common counts."""
     numbers: defaultdict[bytes, int] = defaultdict()
     numbers.default_factory = numbers.__len__  # a new name is assigned the next number
     values = []

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _COLUMNS = (columns.IP, columns.POD, columns.CONTAINER, columns.INTERFACE, columns.NETWORK)
-# A list is made some time before it is read. This margin is more than a pipe, the start of an
+# A list is made some time before it is read. This margin is longer than a pipe, the start of an
 # interpreter or the writing of a file takes. A stale lease can wait for the next call.
 _MARGIN = "1m"
 _ALLOW_UNKNOWN = "if the list is right, type --allow-unknown"
@@ -85,9 +85,9 @@ def command(
     interface is meant. Or it is JSON: an array of {"containerID", "ifname"}, or a document with
     "cni.dev/valid-attachments". Leases that are younger than the list are spared.
 
-    An empty list is refused, because a program that failed has probably written it. So is a list
-    with shortened ids, one that names no container of the network, and one that names a container
-    with interfaces that all have no lease, while another interface of it has one.
+    An empty list is refused, because a program that failed has probably written it. A list with
+    shortened ids is refused, too, and so is a list that names no container of the network, or that
+    names only interfaces without a lease for a container that has a lease on another interface.
     """
     started_ns = time.time_ns()
     if (
@@ -129,10 +129,10 @@ def command(
 class _Judged(NamedTuple):
     """The leases of a network after a comparison with a list.
 
-    ``known`` has the ids of containers that have a lease and are listed, ``unlisted`` the ids of
-    those that have a lease and are not listed. ``misnamed`` has the containers that are listed only
-    with interfaces without a lease, each with an interface that has one. ``stale`` has a row for
-    each lease to release, ``young`` counts the leases that are spared.
+    Containers with a lease are in ``known`` if the list names them, else in ``unlisted``.
+    ``misnamed`` has the containers of which the list names only interfaces without a lease; its
+    values are the interfaces that do have one. ``stale`` has a row for each lease to release,
+    ``young`` counts the leases that are spared because they are younger than the list.
     """
 
     known: set[str]

@@ -32,10 +32,10 @@ def command() -> None:
 def remove(name: str, data_dir: str, as_json: bool) -> None:
     """Remove the network NAME with its history, if it has no address.
 
-    Its pool goes with its last network, unless it has reservations or blocks of a cluster: then the
-    network stays. It also stays while an address that it had cools down, because without it another
-    network could assign the address at once. An agent does the same with a network in which nothing
-    has happened for 30 days.
+    A pool is removed with its last network. If that pool has reservations or blocks of a cluster,
+    the network stays. A network also stays while one of its addresses cools down, because otherwise
+    another network could assign the address at once. An agent removes a network in the same way
+    when nothing has happened in it for 30 days.
     """
     from fastipam.allocation import removal
 

@@ -57,7 +57,7 @@ def list_(data_dir: str, wide: bool, as_json: bool) -> None:
     network and broadcast addresses: in JSON they are "excluded". A line "static" counts those that
     are assigned on request only, a line "outside" those in use that no range has any longer. In
     each line SIZE is ASSIGNED + COOLING + RESERVED + FREE. USED is the share of SIZE that is not
-    FREE; with two families that of the fuller one.
+    FREE; with two families, the share of the fuller one.
     """
     with open_with(data_dir, create=False, count_boot=False) as ipam:
         found = _pools(ipam)
@@ -101,7 +101,7 @@ def remove(name: str, data_dir: str, as_json: bool) -> None:
 
     Their history goes, too, and addresses that cool down can be assigned at once. A pool with
     reservations or with blocks of a cluster stays. The next ADD of a configuration that names it
-    makes it anew.
+    creates it again.
     """
     from fastipam.allocation import removal
 

@@ -43,7 +43,7 @@ def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:
 
 
 def _only_one_with(ipam: fastipam.Ipam, target: str) -> str | None:
-    """Return the only network whose ranges contain some of these addresses, or None."""
+    """Return the only network whose ranges contain some of these addresses, else None."""
     family, first, last = parse_exclusion(target, field="IP|CIDR|A-B")
     found = [
         name
@@ -197,7 +197,7 @@ def command(
 def unreserve(target: str, data_dir: str, network: str | None, wide: bool, as_json: bool) -> None:
     """End reservations. A current owner keeps its address.
 
-    Those that keep an address for a sticky pod end, too: such an address cools down.
+    The reservation of a sticky address ends, too: the address then cools down.
     """
     parse_exclusion(target, field="IP|CIDR|A-B")
     with fastipam.open(data_dir, create=False) as ipam:

@@ -34,7 +34,7 @@ _COMMANDS = {
 
 @click.group("cluster", cls=Group, entries=_COMMANDS, context_settings=SETTINGS)
 def command() -> None:
-    """One pool for many nodes: blocks of it, owned by nodes, kept in etcd or the Kubernetes API."""
+    """Share one pool between nodes: each owns blocks, recorded in etcd or the Kubernetes API."""
 
 
 @_command("init", examples=(("fastipam cluster init -c cluster.json", "once, on any node"),))

@@ -41,7 +41,8 @@ class Where(NamedTuple):
         """Return the deadline of the whole command, starting now."""
         from fastipam.cluster.deadline import CALL_S, Deadline
 
-        # One call may take half of the time: an election of etcd can take long, and a person waits.
+        # One call may take half of the time: an election of etcd can take long, and the operator
+        # who has typed the command can wait for it.
         return Deadline(self.timeout_s, call_s=max(self.timeout_s / 2, CALL_S))
 
     @contextmanager

@@ -45,8 +45,8 @@ def command(
 ) -> None:
     """Wait until every node has a ready pod of a DaemonSet; else name the nodes that are left.
 
-    What `kubectl rollout status` does, for an image that has no kubectl: the chart waits with it
-    until fastipam is removed from every node.
+    This does what `kubectl rollout status` does, for an image that has no kubectl. The chart uses
+    it to wait until fastipam is removed from every node.
     """
     from fastipam.cluster.registries.kubernetes.client import Client
 

@@ -30,7 +30,7 @@ def restart() -> str:
 
 
 def look(path: Path, *, needed: bool) -> tuple[list[Diagnosis], int]:
-    """Diagnose the agent on a socket, and return its process id too, or 0 without an agent.
+    """Return the diagnoses of the agent on a socket, and its process id, or 0 without an agent.
 
     ``needed`` says that the plugin does not work without an agent.
     """
@@ -87,7 +87,7 @@ def _absent(path: Path, needed: bool) -> Diagnosis:
 
 
 def same_files(process: int, paths: Iterable[str]) -> Iterator[Diagnosis]:
-    """Diagnose whether paths of stores and namespaces lead to the same files for the agent."""
+    """Diagnose whether the agent sees the same files under these paths as this process."""
     ours, theirs = (_link(f"/proc/{one}/ns/mnt") for one in ("self", process))
     if not theirs:
         text = f"the files of process {process} cannot be examined"

@@ -113,7 +113,7 @@ def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Diagnosis, Co
     if kind != "fastipam":
         if kind not in _REPLACED:
             return Diagnosis(_CHECK, OK, f"{path}: network {name!r} has ipam type {kind!r}"), None
-        tree = whole["ipam"].get("datadir")  # keys are folded
+        tree = whole["ipam"].get("datadir")  # the keys are case-folded
         own = f" {shlex.quote(tree)}" if isinstance(tree, str) and tree else ""
         move = f"fastipam import host-local --dry-run{own}" if kind == _HOST_LOCAL else edit
         text = f"{path}: network {name!r} still has ipam type {kind!r}"

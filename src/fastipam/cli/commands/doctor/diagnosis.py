@@ -1,7 +1,7 @@
-"""The diagnosis, of which ``fastipam doctor`` prints a list.
+"""One diagnosis of ``fastipam doctor``, which prints a list of them.
 
 Each other module of this package diagnoses a part of the node, and each of its functions answers
-one question. They change nothing, and turn every error of a broken node into a diagnosis.
+one question. The functions change nothing, and turn every error of a broken node into a diagnosis.
 """
 
 from __future__ import annotations

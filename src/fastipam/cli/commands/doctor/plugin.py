@@ -33,7 +33,7 @@ def look(bin_dir: Path) -> Iterator[Diagnosis]:
     """Diagnose the launcher, then the entry point and the bundle beside it."""
     mend = f"fastipam install --bin-dir {bin_dir}"
     if surroundings.in_kubernetes():
-        mend = surroundings.restart_in_kubernetes()  # its first container installs the plugin
+        mend = surroundings.restart_in_kubernetes()  # the pod's first container installs it
     launcher = bin_dir / NAME
     try:
         content = launcher.read_bytes()
@@ -117,7 +117,7 @@ def _refusal(path: Path) -> str:
 
 
 def _unreadable(path: Path, error: OSError, mend: str) -> Diagnosis:
-    """Return the diagnosis of a file that cannot be read, perhaps only by this user."""
+    """Return the diagnosis of a file that cannot be read, at least not by this user."""
     if isinstance(error, PermissionError) and os.geteuid() != 0:
         return Diagnosis(_CHECK, WARNING, f"{path} cannot be read by this user", as_root())
     return Diagnosis(_CHECK, PROBLEM, f"{path} cannot be read: {error.strerror}", mend)

@@ -107,7 +107,7 @@ def exists(data_dir: str) -> bool:
 
 
 def nearest(path: str) -> str:
-    """Return the nearest existing directory above a path, on whose file system it would be."""
+    """Return the nearest existing directory above a path; the path would be on its file system."""
     path = os.path.abspath(path)
     while not os.path.isdir(path):
         path = os.path.dirname(path)

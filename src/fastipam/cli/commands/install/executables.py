@@ -89,7 +89,7 @@ def _of(error: OSError, path: Path) -> OSError:
 def _replace(target: Path, content: bytes, mode: int = 0o755) -> None:
     """Replace a file. The new one is complete and on disk before it gets the name.
 
-    The old file may be running: its inode exists until it ends. Raises OSError.
+    The old file may be running: its inode exists until that process ends. Raises OSError.
     """
     try:
         with files.replacing(target, mode) as descriptor:

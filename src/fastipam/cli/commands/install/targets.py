@@ -61,7 +61,7 @@ def require_free(launcher: Path, others: Iterable[Path], *, replace: bool) -> No
         files.refuse_other_kinds(str(one))
     try:
         is_ours = replace or is_launcher(launcher)
-    except FileNotFoundError:  # or a link that leads nowhere
+    except FileNotFoundError:  # or a dangling symbolic link
         return
     if not is_ours:
         raise ConfigError(
