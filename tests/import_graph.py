@@ -17,7 +17,7 @@ NATIVE = ("_bitmap", "_ledger")
 # is a module, or a package with all that is in it and is not named by itself.
 FLOORS = """
 errors late_errors _bitmap _ledger namespaces processes
-addressing
+addressing rtnetlink
 configuration
 storage.records storage
 owners lease

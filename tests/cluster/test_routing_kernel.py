@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fastipam import rtnetlink
 from fastipam.addressing.addresses import parse_cidr, parse_ip
-from fastipam.cluster import rtnetlink
 from fastipam.cluster.routing import kernel
 from fastipam.cluster.routing.events import Events
 from fastipam.cluster.routing.kernel import Hop, Kernel, Route, unreachable, via

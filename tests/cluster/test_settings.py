@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from fastipam import cni
+from fastipam import cni, rtnetlink
 from fastipam.cli.commands import cli
-from fastipam.cluster import rtnetlink
 from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.engines.etcd.settings import Credentials
 from fastipam.cluster.own_addresses import own_addresses

@@ -44,7 +44,7 @@ OTHER_BYTES = {
     "cluster.node.node": "a random number",
     "cluster.registries.kubernetes.client": "a random number",
     "cluster.routing.kernel": "netlink messages",
-    "cluster.rtnetlink": "netlink messages",
+    "rtnetlink": "netlink messages",
     "cluster.planner": "a hash of names",
     "picture.colours": "a hash of names",
 }

@@ -13,9 +13,8 @@ import stat
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastipam import files
+from fastipam import files, rtnetlink
 from fastipam.addressing.addresses import parse_ip
-from fastipam.cluster import rtnetlink
 from fastipam.cni import configs, conflist_rules, conflists, more_blocks
 from fastipam.cni.conflists import FAILED, REMOVED, WAITING, WRITTEN, Standing
 from fastipam.errors import ConfigError, FastipamError

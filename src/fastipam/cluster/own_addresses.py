@@ -24,7 +24,7 @@ def own_addresses(settings: Settings, towards: Callable[[], tuple[str, ...]]) ->
     families = {parse_ip(one)[0] for one in found}
     if len(families) != 1 or families.issuperset(one.family for one in settings.geometries):
         return found
-    from fastipam.cluster import rtnetlink  # importing it takes longer than a claim in one family
+    from fastipam import rtnetlink  # importing it takes longer than a claim in one family
 
     try:
         other = rtnetlink.beside(*parse_ip(found[0]))

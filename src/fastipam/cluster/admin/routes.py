@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from fastipam import rtnetlink
 from fastipam.addressing.addresses import BITS, format_cidr, parse_ip
-from fastipam.cluster import rtnetlink
 from fastipam.cluster.engine import EngineError
 from fastipam.cluster.planner import backoff_s
 from fastipam.cluster.routing.kernel import GATEWAY_METRIC

@@ -12,10 +12,9 @@ from __future__ import annotations
 import os
 import threading
 
-from fastipam import processes
+from fastipam import processes, rtnetlink
 from fastipam.addressing.addresses import format_ip
 from fastipam.allocation.adoption import FOUND
-from fastipam.cluster import rtnetlink
 from fastipam.errors import AddressInUse
 from fastipam.lease import Requester
 from fastipam.namespaces import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from fastipam.cluster import rtnetlink
+from fastipam import rtnetlink
 from fastipam.cluster.routing.table import PROTOCOL
 
 TYPE_CHECKING = False

@@ -11,8 +11,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastipam import rtnetlink
 from fastipam.addressing.addresses import BITS, format_cidr, format_ip
-from fastipam.cluster import rtnetlink
 from fastipam.cluster.routing.table import PROTOCOL
 from fastipam.errors import ConfigError
 
