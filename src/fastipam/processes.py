@@ -54,14 +54,17 @@ class Found:
         return self.inodes.get(inode, "")
 
     def paths(self) -> dict[int, str]:
-        """Return by inode a path to the file of each namespace, without this process's own.
+        """Return :meth:`path` of every namespace that has one, by inode."""
+        return {inode: self.path(inode) for inode in self._mounts.keys() | self._members.keys()}
 
-        A namespace has no path if no process runs in it and other mounts cover all its mounts.
+    def path(self, inode: int) -> str:
+        """Return a path to the file of a namespace, or an empty text.
+
+        There is no path if no process runs in the namespace, and other mounts cover all its mounts.
         """
-        found = dict(self._mounts)
-        for inode, directories in self._members.items():
-            found.setdefault(inode, f"{directories[0]}/ns/net")
-        return found
+        if inode in self._mounts or inode not in self._members:
+            return self._mounts.get(inode, "")
+        return f"{self._members[inode][0]}/ns/net"
 
     def is_another(self, inode: int, born_ns: int) -> bool:
         """Return whether an inode now belongs to another namespace, made after ``born_ns``.

@@ -1,12 +1,18 @@
-"""The addresses and routes of this thread's network namespace, by rtnetlink(7)."""
+"""The addresses and routes of this thread's network namespace, by rtnetlink(7).
+
+:func:`addresses_in` reads the addresses of another namespace.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import sys
+import threading
 from struct import Struct
 
+from fastipam import namespaces
 from fastipam.addressing.addresses import format_cidr, format_ip
 
 TYPE_CHECKING = False
@@ -134,6 +140,35 @@ def addresses() -> list[tuple[int, int]]:
             raw = _own(body)
             if family is not None and raw is not None:
                 found.append((family, int.from_bytes(raw, "big")))
+    return found
+
+
+def addresses_in(path: str, inode: int = 0) -> list[tuple[int, int]]:
+    """Return (family, integer) of every address in the network namespace of a file.
+
+    Raises OSError, and FileNotFoundError also when ``inode`` is given and the file has another.
+    """
+    found: list[tuple[int, int]] = []
+    fault: list[OSError] = []
+
+    def read() -> None:  # only this thread enters the namespace, and then it ends
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if inode and os.fstat(descriptor).st_ino != inode:
+                    raise FileNotFoundError(f"{path} is another namespace now")
+                namespaces.enter(descriptor)
+            finally:
+                os.close(descriptor)
+            found.extend(addresses())
+        except OSError as error:
+            fault.append(error)
+
+    thread = threading.Thread(target=read, name="netns")
+    thread.start()
+    thread.join()
+    if fault:
+        raise fault[0]
     return found
 
 

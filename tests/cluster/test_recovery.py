@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from fastipam import namespaces
-from fastipam.allocation import blocks
+from fastipam import namespaces, processes, rtnetlink
+from fastipam.allocation import adoption, blocks
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.node import recovery
 from fastipam.errors import AddressInUse
+from fastipam.lease import Requester
 from fastipam.namespaces import Netns
+from fastipam.sweep import release_dead
 from fastipam.verify import verify
 from tests import rendering
 from tests.cluster.memory import MemoryEngine
@@ -98,6 +100,14 @@ def test_unreadable_namespace(tmp_path: Path) -> None:
     (tmp_path / "no-namespace").touch()
     with pytest.raises(recovery.NamespacesUnreadable):
         recovery.addresses_in(str(tmp_path / "no-namespace"))
+
+
+def test_a_process_that_has_moved(namespace: str) -> None:
+    """The addresses of a namespace are not read from another one, to which the path leads now."""
+    inode = os.stat(namespace).st_ino
+    assert recovery.addresses_in(namespace, inode) == recovery.addresses_in(namespace)
+    with pytest.raises(FileNotFoundError, match="is another namespace now"):
+        recovery.addresses_in("/proc/self/ns/net", inode)
 
 
 def test_leftover_in_the_directory(tmp_path: Path) -> None:
@@ -235,6 +245,19 @@ def test_an_address_in_two_namespaces(tmp_path: Path) -> None:
     machine.network.allocate("c2")
 
 
+def test_an_address_on_two_interfaces(namespace: str, tmp_path: Path) -> None:
+    """An address that one namespace has twice is one lease, and no conflict."""
+    machine, found = _lost_disk(tmp_path)
+    name = Path(namespace).name
+    subprocess.run(["ip", "-n", name, "link", "add", "other", "type", "dummy"], check=True)
+    for device in ("lo", "other"):
+        command = ["ip", "-n", name, "address", "add", "10.32.5.89/20", "dev", device]
+        subprocess.run(command, check=True)
+    done = recovery.recover(machine.node(), found)
+    assert (4, 0x0A200559) in done.entered
+    assert not [one for one in done.remarks if one.startswith("10.32.5.89 ")]
+
+
 def _lost_disk(path: Path) -> tuple[Machine, list[tuple[int, int]]]:
     """A node that has lost the store in which 10.32.5.0/24 was its own; with the found blocks."""
     engine = MemoryEngine()
@@ -309,6 +332,58 @@ def test_one_of_two_addresses_of_an_owner(tmp_path: Path) -> None:
         recovery.recover(machine.node(), found, ())
     assert [int(one) for one in machine.network.release("c1")] == [other.value]
     assert verify(machine.store) == []
+
+
+def _is_swept(machine: Machine, address: str) -> bool:
+    """Sweep twice; return whether the lease of an address was released."""
+    for _ in range(2):
+        release_dead(machine.network, grace_s=0)
+    return machine.network.lookup(address) is None
+
+
+@pytest.fixture
+def fresh_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No search for namespaces is reused for a second."""
+    monkeypatch.setattr(processes, "MAX_AGE_S", 0.0)
+
+
+@pytest.mark.usefixtures("fresh_searches")
+def test_a_found_address_whose_inode_is_reused(tmp_path: Path) -> None:
+    """A found lease is released when a new pod's namespace has its inode, and not its address."""
+    machine, found = _lost_disk(tmp_path)
+    recovery.recover(machine.node(), found, ())
+    with pod("10.32.5.95/20", "fd00::9/64") as living:
+        inode = os.stat(living).st_ino
+        for path, value in (("/run/netns/gone", 0x0A20055E), ("/proc/0/ns/net", 0x0A20055F)):
+            netns = Netns(path, inode, namespaces.mount_namespace())
+            owner = Requester(f"{adoption.FOUND}{inode}-{path.replace('/', '-')}", "", netns)
+            machine.node().share.adopt_running(owner, 4, value)
+        machine.network.allocate("pod", netns=Netns.of(living))
+        assert _is_swept(machine, "10.32.5.94")
+        assert not _is_swept(machine, "10.32.5.95")  # it is in use, whatever the path says
+    assert _is_swept(machine, "10.32.5.95")
+    assert verify(machine.store) == []
+
+
+@pytest.mark.usefixtures("fresh_searches")
+def test_a_found_address_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A found lease stays while its inode exists and the addresses there cannot be read."""
+    machine, found = _lost_disk(tmp_path)
+    recovery.recover(machine.node(), found, ())
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with pod("10.32.5.97/20") as living:
+        netns = Netns("/run/netns/gone", os.stat(living).st_ino, namespaces.mount_namespace())
+        owner = Requester(f"{adoption.FOUND}x", "", netns)
+        machine.node().share.adopt_running(owner, 4, 0x0A200560)
+        with monkeypatch.context() as patch:
+            patch.setattr(rtnetlink, "addresses_in", refuse)
+            assert not _is_swept(machine, "10.32.5.96")
+        assert _is_swept(machine, "10.32.5.96")
 
 
 # What a process needs to look into namespaces, which the DaemonSet and the unit give it.

@@ -13,6 +13,10 @@ that mounts an existing namespace again also changes the file's time. A *witness
 younger lease of the network, for another container but the same interface name, whose path leads to
 this inode. A namespace has only one interface of a name, so one of the two leases has lost its
 namespace, and the younger lease was made when the inode already was that of the new namespace.
+
+A lease that a node found in a namespace after it had lost its store (``allocation.adoption``) names
+neither its container nor its interface, so it has no witness. Its address was in use there, and
+nothing else is known of it. So :class:`FoundAddresses` reads the addresses of the namespace.
 """
 
 from __future__ import annotations
@@ -20,11 +24,13 @@ from __future__ import annotations
 import os
 
 from fastipam import namespaces
+from fastipam.allocation.adoption import FOUND
 from fastipam.lease import Lease
 from fastipam.namespaces import look, mount_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from fastipam.processes import Found
     from fastipam.storage.records.lease import Record
 
 LIVES = "does not lead to its namespace, which still exists"
@@ -147,6 +153,37 @@ class Doubts:
             else:
                 living.append((lease, where))
         return gone, living
+
+
+class FoundAddresses:
+    """The addresses in namespaces that may be those of found leases. Each is read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[int, frozenset[tuple[int, int]] | None] = {}  # by inode; None: unreadable
+
+    def lack(self, lease: Lease, searched: Found | None) -> bool:
+        """Return whether a lease was found in a namespace, and its inode's namespace lacks it.
+
+        ``searched`` has the namespaces of this node. When the namespace cannot be read, the lease
+        counts as in use.
+        """
+        if searched is None or not lease.container_id.startswith(FOUND):
+            return False
+        if lease.inode not in self._read:
+            self._read[lease.inode] = _addresses_in(searched.path(lease.inode), lease.inode)
+        addresses = self._read[lease.inode]
+        return addresses is not None and (lease.family, lease.value) not in addresses
+
+
+def _addresses_in(path: str, inode: int) -> frozenset[tuple[int, int]] | None:
+    if not path:
+        return None
+    from fastipam import rtnetlink  # few sweeps need it
+
+    try:
+        return frozenset(rtnetlink.addresses_in(path, inode))
+    except OSError:
+        return None
 
 
 def _is_made_anew(lease: Lease, seen: tuple[int, int] | str) -> bool:

@@ -11,7 +11,7 @@ from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records.lease import ASSIGNED
-from fastipam.sweep.evidence import LIVES, Doubts, Place, is_lost
+from fastipam.sweep.evidence import LIVES, Doubts, FoundAddresses, Place, is_lost
 from fastipam.sweep.report import Report
 
 TYPE_CHECKING = False
@@ -58,9 +58,11 @@ class Sweeper:
         self._network = network
         self._grace_ns = int(grace_s * 1e9)
         self._dry_run = dry_run
+        self._found_addresses = FoundAddresses()
 
     def __iter__(self) -> Iterator[Report]:
         place, doubts = Place(), Doubts()
+        self._found_addresses = FoundAddresses()
         lost: set[int] = set()
         newest_ns = 0
         # The leases are read twice, because a lease whose namespace exists may prove that its
@@ -200,6 +202,8 @@ class Sweeper:
                 pass  # it has lost its path since the search: the next sweep searches for it
             elif found.is_another(lease.inode, lease.born_ns):
                 gone.append((lease, seen[0], True))
+            elif self._found_addresses.lack(lease, found):
+                gone.append((lease, seen[0], False))
             elif found.where(lease.inode):
                 doubts.doubt(lease, found.where(lease.inode))
             elif found.blind:

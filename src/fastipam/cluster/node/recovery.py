@@ -9,9 +9,6 @@ that runs in it. For each one a thread enters the namespace and lists its addres
 
 from __future__ import annotations
 
-import os
-import threading
-
 from fastipam import processes, rtnetlink
 from fastipam.addressing.addresses import format_ip
 from fastipam.allocation.adoption import FOUND
@@ -20,7 +17,6 @@ from fastipam.lease import Requester
 from fastipam.namespaces import (
     NETNS_DIRECTORIES,
     Netns,
-    enter,
     find,
     identity,
     is_roots,
@@ -37,7 +33,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Settings
     from fastipam.lease import Lease
 
-_MOST_ROUNDS = 8  # searches for namespaces, as long as processes end during a search
+_MOST_ROUNDS = 8  # searches for namespaces, as long as processes end or move during a search
 _NEEDED = "it needs root with the capabilities CAP_SYS_PTRACE and CAP_SYS_ADMIN"
 
 
@@ -45,33 +41,18 @@ class NamespacesUnreadable(Exception):
     """A network namespace could not be entered, so its addresses are not known."""
 
 
-def addresses_in(path: str) -> list[tuple[int, int]]:
+def addresses_in(path: str, inode: int = 0) -> list[tuple[int, int]]:
     """Return (family, integer) of all addresses in a network namespace.
 
-    Raises NamespacesUnreadable, and FileNotFoundError when the path is gone.
+    Raises NamespacesUnreadable, and FileNotFoundError when the path is gone or leads to a namespace
+    with another inode than ``inode``.
     """
-    found: list[tuple[int, int]] = []
-    fault: list[OSError] = []
-
-    def look() -> None:  # only this thread enters the namespace, and then it ends
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                enter(descriptor)
-            finally:
-                os.close(descriptor)
-            found.extend(rtnetlink.addresses())
-        except OSError as error:
-            fault.append(error)
-
-    thread = threading.Thread(target=look, name="netns")
-    thread.start()
-    thread.join()
-    if fault:
-        if isinstance(fault[0], FileNotFoundError):
-            raise fault[0]
-        raise NamespacesUnreadable(_reason(path, fault[0])) from fault[0]
-    return found
+    try:
+        return rtnetlink.addresses_in(path, inode)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise NamespacesUnreadable(_reason(path, error)) from error
 
 
 def _reason(path: str, error: OSError) -> str:
@@ -109,7 +90,7 @@ def recover(
     wanted = set(found)
     users: dict[tuple[int, int], list[Netns]] = {}
     for netns, addresses in _look_everywhere(directories):
-        for address in addresses:
+        for address in set(addresses):  # several interfaces may have one, as those of ptp
             if _block_of(node.settings, *address) in wanted:
                 users.setdefault(address, []).append(netns)
     for (family, value), there in users.items():
@@ -132,15 +113,17 @@ def _look_everywhere(directories: Sequence[str]) -> list[tuple[Netns, list[tuple
                 continue
             try:
                 netns = Netns(path, inode, mount_ns, look(path)[2])
-                seen[inode] = netns, addresses_in(path)
+                seen[inode] = netns, addresses_in(path, inode)
             except (FileNotFoundError, NamespacesUnreadable):
                 there = identity(path)
                 if there is not None and there[1] == inode:
                     raise
-                gone = path  # that process has ended; another may run in its namespace
+                gone = path  # that process has ended, or left; another may run in its namespace
         if not gone:
             return list(seen.values())
-    raise NamespacesUnreadable(f"processes such as {gone} end before they can be examined")
+    raise NamespacesUnreadable(
+        f"processes such as {gone} end, or enter another namespace, before they can be examined"
+    )
 
 
 def _find(directories: Sequence[str]) -> dict[int, str]:
