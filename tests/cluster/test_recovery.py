@@ -249,7 +249,7 @@ def test_an_address_on_two_interfaces(namespace: str, tmp_path: Path) -> None:
     """An address that one namespace has twice is one lease, and no conflict."""
     machine, found = _lost_disk(tmp_path)
     name = Path(namespace).name
-    subprocess.run(["ip", "-n", name, "link", "add", "other", "type", "dummy"], check=True)
+    subprocess.run(["ip", "-n", name, "link", "add", "other", "type", "veth"], check=True)
     for device in ("lo", "other"):
         command = ["ip", "-n", name, "address", "add", "10.32.5.89/20", "dev", device]
         subprocess.run(command, check=True)
