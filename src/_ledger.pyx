@@ -3,20 +3,20 @@
 
 Read it in this order, which is that of a call:
 
-1. ``_transaction.pxi``, the frame of a transaction: the writer's lock, begin, commit;
-2. the bytes of the records that each call reads and writes: leases, owners, events, numbers;
-3. ``Transaction``: databases, bitmaps and numbers during one LMDB transaction, and how a call that
-   fails is taken back;
-4. ``Call`` and ``perform``: what is done in a transaction, with the calls of threads that wait;
-5. ``Accounts``: a network in a transaction. It finds the owner, frees what has cooled, chooses an
-   address, assigns it, releases it, and notes the event;
+1. ``_transaction.pxi``, how a transaction begins and ends: the writer's lock, begin, commit;
+2. the bytes of the records that each call reads and writes: leases, owners, events, counters;
+3. ``Transaction``: databases, bitmaps and counters during one LMDB transaction, and how a call that
+   fails is undone;
+4. ``Call`` and ``perform``: a change in a transaction, together with those of threads that wait;
+5. ``Accounts``: a network in a transaction. It finds the owner, frees addresses whose cool-down is
+   over, chooses an address, assigns it, releases it, and records the event;
 6. ``Assignment`` and ``Release``, the calls of the library, and their plain case.
 
 The agent's part is in three more files: ``_accept.pxi`` takes a connection, ``_request.pxi`` reads a
 request, and ``_serve.pxi`` serves the plain case of one.
 
-What few calls need is in Python, in ``fastipam.allocation``: a subclass of ``Accounts`` has it. The
-methods that it has to have stand at the beginning of ``Accounts``.
+Code that few calls need is in Python: a subclass of ``Accounts`` in ``fastipam.allocation``. The
+methods that the subclass must define are at the beginning of ``Accounts``.
 
 LMDB is used through py-lmdb's public methods. docs/store-format.md has every record.
 """

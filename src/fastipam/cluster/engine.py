@@ -87,10 +87,11 @@ class Compacted(EngineError):
 
 
 class HistoryLost(EngineError):
-    """The shared store has lost changes that this node has seen; a change may have been made.
+    """The shared store has lost changes that this node has seen.
 
-    Every call raises it until :meth:`History.accept` is called: no answer is trusted before all
-    blocks were compared.
+    The requested change may have been made. Every call raises this error until
+    :meth:`History.accept` is called: no answer is trusted before this node has compared all its
+    blocks.
     """
 
     def __init__(self, message: str) -> None:
@@ -139,8 +140,8 @@ class History:
     def hear(self, identity: int, revision: int, floor: int, *, changed: bool = False) -> None:
         """Record the store's identity and the revision (0: none) of an answer. Raises HistoryLost.
 
-        ``floor`` is what :meth:`begin` returned before the call. ``changed``: the revision is that
-        of a change that the call made.
+        ``floor`` is what :meth:`begin` returned before the call. ``changed``: the call made a
+        change, and ``revision`` is that change's; it must be higher than ``floor``.
         """
         if self._lost:
             raise HistoryLost(self._lost)
@@ -213,8 +214,8 @@ class Compare(_Record):
     """A condition of a transaction on one key.
 
     ``absent``: the key does not exist (``expected`` is ignored). ``mod_revision``: its last change
-    was at the revision ``expected``; 0 means the same as absent. ``value``: its value is
-    ``expected``; no value equals that of a key that does not exist, not even the empty one.
+    was at the revision ``expected``; 0 means the same as absent. ``value``: the key exists, and its
+    value is ``expected`` (which may be empty).
     """
 
     __slots__ = ("expected", "key", "kind")
@@ -310,10 +311,10 @@ class Engine(Protocol):
     ) -> Outcome:
         """Make all operations if all conditions hold, else none. One round trip.
 
-        At most MAX_OPERATIONS of each, and no key in two operations. The engine does not retry a
-        request that was sent, so a timeout may be ``ambiguous``. The call returns after a majority
-        of the store's members has stored the change. Raises SessionGone, and ValueError for too
-        many operations or a key in two of them.
+        At most MAX_OPERATIONS conditions and as many operations, and no key in two operations. The
+        engine does not retry a request that was sent, so a timeout may be ``ambiguous``. The call
+        returns after a majority of the store's members has stored the change. Raises SessionGone,
+        and ValueError for too many conditions or operations, or a key in two operations.
         """
 
     def open_session(self, ttl_s: int, *, deadline_s: float) -> int:
@@ -334,10 +335,10 @@ class Engine(Protocol):
     ) -> tuple[builtins.list[KeyEvent], int]:
         """Wait for changes of keys with ``prefix`` after ``revision``; return them and a revision.
 
-        Returns as soon as there is an event, with all events so far, in order of revision; those
-        of one transaction always come together. Without an event, returns an empty list at the
-        deadline. The next call, with the returned revision, neither misses nor repeats an event.
-        ``revision`` 0 means from now on. Raises Compacted.
+        Returns as soon as there is an event, with all events so far, in order of revision; the
+        events of one transaction always come together. Without an event, returns an empty list at
+        the deadline. The next call, with the returned revision, neither misses nor repeats an
+        event. ``revision`` 0 means from now on. Raises Compacted.
         """
 
     def problem(self, *, deadline_s: float) -> str:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from fastipam.configuration.cluster import Geometry, Watermarks
 
-# Windows that a search reads before it reads the whole pool: unless the pool is nearly full, each
-# window has a free block.
+# Windows (of up to 256 blocks) that a search reads before it reads the whole pool: unless the pool
+# is nearly full, each window has a free block.
 WINDOWS = 4
 # Tries of one search before it gives up. The pool is read again after each.
 TRIES = 12
@@ -32,7 +32,7 @@ COLLECT_S = 0.05  # between two checks for granted blocks, while a mark exists
 LOOK_AGAIN_S = 0.5  # between two searches of a used up pool, where a block may become free
 SPREAD_S = 1.0  # donors answer a mark within this time
 TIDY_S = 5.0  # between two checks for blocks to give back
-_LONGEST_POSTPONED_S = 5.0  # a node waits no longer when the shared store asks for a pause
+_LONGEST_POSTPONED_S = 5.0  # the longest wait when the shared store asks for a pause
 
 
 def digest(*words: str) -> int:
@@ -71,8 +71,8 @@ class Demand:
     """A node's demand for addresses of one family.
 
     ``free`` counts the free addresses of all owned blocks, ``missing`` the ADDs that wait for an
-    address. The last claim was of ``last_run`` blocks, ``since_last_s`` ago. ``scarce``: other
-    nodes have found the pool used up.
+    address. The last claim was of ``last_run`` blocks, ``since_last_s`` seconds ago. ``scarce``:
+    other nodes have found the pool used up.
     """
 
     __slots__ = ("free", "last_run", "missing", "scarce", "since_last_s")
@@ -177,9 +177,9 @@ def postponed_s(node: str, failures: int, later_s: float) -> float:
     """Return how long a node waits when the shared store asks for a pause. O(1).
 
     The node waits for that pause, but at most 5 s; a hash of its name shortens the wait by up to
-    half. An API server asks for up to 32 s when all nodes start at once, but it has time again long
-    before. The last of 5,000 nodes had its block after 148 s when nodes waited for the whole pause,
-    and after 65 s with this function (docs/performance.md).
+    half. An API server asks for up to 32 s when all nodes start at once, but it can serve again
+    long before that. The last of 5,000 nodes had its block after 148 s when nodes waited for the
+    whole pause, and after 65 s with this function (docs/performance.md).
     """
     most_s = min(later_s, _LONGEST_POSTPONED_S)
     return most_s * (0.5 + 0.5 * (digest("postponed", node, str(failures)) / (1 << 64)))
@@ -266,7 +266,10 @@ class Search:
             self.step = Try(blocks)
 
     def _look(self) -> None:
-        """Look at the next window, beginning with the node's own; at last at the whole pool."""
+        """Set the step to a look at the next window, or finally at the whole pool.
+
+        The first window is the one that holds the node's :func:`place`.
+        """
         pool = self._pool
         windows = pool.count >> pool.window_bits
         if self._looks < WINDOWS < windows:
@@ -319,8 +322,8 @@ def longest_run(
 ) -> range | None:
     """Return the longest free aligned run of up to ``most`` blocks, or None if no block is free.
 
-    Of several it is the first at or after ``start``; after the last block of ``among`` the search
-    goes on at the first. O(blocks of ``among`` * log most).
+    Of equally long runs, it is the first at or after ``start``; the search wraps around at the end
+    of ``among``. O(blocks of ``among`` * log most).
     """
     run = max(1, most)
     while run:

@@ -113,10 +113,10 @@ class NodeRow:
 
 
 class Layout:
-    """Who owns which block, and the nodes' addresses: the input for routes.
+    """The owner of each block, and the nodes' addresses: the input for routes.
 
     ``blocks`` has the entry of each owned block, ``addresses`` the addresses of each node.
-    :meth:`Registry.changes` goes on from ``revision``.
+    :meth:`Registry.changes` continues from ``revision``.
     """
 
     __slots__ = ("addresses", "blocks", "revision")
@@ -148,7 +148,7 @@ class Requests(Protocol):
 
 
 class Owners(Protocol):
-    """The receiver of the owners of all blocks, and of these nodes' addresses."""
+    """The receiver of the owners of all blocks, and of the owning nodes' addresses."""
 
     def see(self, pair: BlockId, length: int, entry: BlockEntry) -> None:
         """Record the entry of a block; ``length`` is the block's prefix length."""
@@ -310,7 +310,7 @@ class Registry(Protocol):
     def ask(self, member: Member, mark: Mark, deadline: Deadline, *, brief: bool = False) -> bool:
         """Ask the other nodes for blocks; return False if this node was removed meanwhile.
 
-        ``brief``: the request expires soon, because without an agent nobody may withdraw it.
+        ``brief``: the request expires soon, because without an agent it may never be withdrawn.
         """
 
     @property
@@ -345,7 +345,7 @@ class Registry(Protocol):
     ) -> bool:
         """Answer a request with these blocks; return False if it was answered already.
 
-        Then nothing was changed. Raises Unsettled.
+        False means that nothing was changed. Raises Unsettled.
         """
 
     def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
@@ -368,7 +368,7 @@ class Registry(Protocol):
         Raises nothing: an exception would end the thread unnoticed.
         """
 
-    # Everybody ------------------------------------------------------------------------------
+    # The whole cluster ----------------------------------------------------------------------
 
     def blocks(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
         """Return every owned block, in address order. O(blocks of all nodes)."""
@@ -394,7 +394,7 @@ class Registry(Protocol):
         """Return the cluster's pools as the shared store has them, or None before they exist."""
 
     def found_cluster(self, deadline: Deadline) -> str | None:
-        """Write the cluster's pools, unless it has pools; return those that it had, or None."""
+        """Write the cluster's pools unless it has pools; return the earlier ones, or None."""
 
     def is_alive(self, name: str, deadline: Deadline) -> bool:
         """Return whether a node's sign of life exists."""

@@ -75,7 +75,7 @@ class Keys:
         return self.sessions + name.encode()
 
     def mark(self, name: str) -> bytes:
-        """Return the key of a node's mark."""
+        """Return the key of a node's mark, its request for blocks."""
         return self.wanted + name.encode()
 
     def owned_by(self, name: str) -> bytes:
@@ -204,8 +204,8 @@ class NodeEntry:
     """The entry of a node: its identity in the cluster.
 
     ``incarnation`` changes with the node's local store, ``boot`` with its kernel's boot. ``epoch``
-    increases when the node is removed or comes with another store. An empty incarnation: the node
-    was removed. ``agent``: the node kept a session when it wrote this entry.
+    increases when the node is removed or registers with another store. An empty incarnation: the
+    node was removed. ``agent``: the node kept a session when it wrote this entry.
     """
 
     __slots__ = ("addresses", "agent", "boot", "epoch", "incarnation")
@@ -295,11 +295,12 @@ class SignOfLife:
 
 
 class Mark:
-    """The mark of a node in need: how many blocks it wants; ``number`` tells its marks apart.
+    """The mark by which a node in need asks for blocks.
 
-    ``named`` lists the only blocks that it wants, of any family. If it is empty, the node wants any
-    blocks of ``family`` and of the AddressPool ``pool``. Only marks in the Kubernetes API have
-    ``named`` and ``pool``.
+    ``blocks`` is how many it wants; ``number`` distinguishes the marks of one node. ``named`` lists
+    the only blocks that it wants, of any family. If ``named`` is empty, the node wants any blocks
+    of ``family`` and of the AddressPool ``pool``. Only marks in the Kubernetes API have ``named``
+    and ``pool``.
     """
 
     __slots__ = ("blocks", "epoch", "family", "named", "number", "pool")

@@ -92,7 +92,7 @@ class Services:
         """
 
     def within_reach(self, store: Store, network: str, settings: Settings, lines: Lines) -> Lines:  # noqa: ARG002
-        """Return the pools of ``lines`` that may serve now: up to the first with a free block.
+        """Return the pools of ``lines`` up to and including the first group with a free block.
 
         This class does not know which pools are used up, and returns only the first group of each
         family.

@@ -168,8 +168,8 @@ class _Repairer:
         """Repair the entries of networks and of their pools, as far as that is possible.
 
         Return the networks as :meth:`_networks` does, and the names that could not be repaired.
-        When the two entries disagree on the pool's id, the id that has leases is taken. When the
-        leases name another network id than the entry does, the id that has a history is taken.
+        When the two entries disagree on the pool's id, the id that has leases is kept. When the
+        leases name another network id than the entry does, the id that has a history is kept.
         """
         networks: dict[bytes, tuple[int, int, bool]] = {}
         odd: list[bytes] = []

@@ -125,7 +125,7 @@ def settle(txn: Transaction) -> None:
 def _judge(
     known: _Known, boot_id: str, node: str, leases: Callable[[], Iterable[bytes]]
 ) -> tuple[bool, str]:
-    """Return whether it is a new boot, and why that cannot be decided; "" when it can."""
+    """Return whether a view is a new boot, and the reason if that cannot be decided, else ""."""
     if known.boot_id != boot_id and boot_id not in known.ids:
         now_ns = boot.boottime_ns()
         if known.began_ns and now_ns < known.clock_ns and _has_first_clock():
@@ -143,7 +143,10 @@ def _judge(
 
 
 def _judge_node(known: _Known, node: str) -> tuple[bool, str]:
-    """Return the same as :func:`_judge`, for a kernel that has not started again."""
+    """Return whether the node has started again within the kernel's boot, and a reason or "".
+
+    The reason says why that cannot be decided.
+    """
     nodes = [one.removesuffix(boot.RUNTIME) for one in known.nodes]
     if not nodes or not node or node in nodes or FIRST in nodes:
         return False, ""

@@ -81,9 +81,9 @@ class Environment:
 
     def check_readers(self) -> None:
         """Release the slots of dead readers."""
-        # LMDB does not reuse pages that a reader sees, and it notices a killed reader only when it
-        # is told to check. Without this the file would grow with every commit, by some 60 KB in a
-        # busy network.
+        # LMDB does not reuse pages that a reader sees, and it notices a killed reader only when
+        # reader_check is called. Without this the file would grow with every commit, by some 60 KB
+        # in a busy network.
         self.open_files().env.reader_check()
 
     def may_begin_again(self, error: Exception) -> bool:
@@ -109,8 +109,8 @@ class Environment:
     def refuse_who_waited(self, since_ns: int) -> None:
         """Raise StoreBusy if another thread has waited for a writer in vain since ``since_ns``.
 
-        The calling thread has waited behind that thread, so it does not begin to wait again. The
-        error is the one that the other thread got.
+        This thread has already waited while the other one did, so it does not begin to wait again.
+        The error is the one that the other thread got.
         """
         refused = self.refused
         if refused is not None and refused[0] > since_ns and not self.is_writable_at_once:

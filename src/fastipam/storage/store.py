@@ -60,9 +60,9 @@ class Store(Environment):
 
     Opening costs the same whatever the store holds. ``durability`` is "durable" (a change is on
     disk when the call returns), "relaxed" (a killed process loses nothing, a power cut may lose the
-    last changes or damage the file), or None for what the store was created with ("durable" for a
-    new store). Tests inject ``clock``, ``boot_id`` and ``boottime``, which defaults to an injected
-    ``clock``.
+    last changes or damage the file), or None for the durability with which it was created
+    ("durable" for a new store). Tests inject ``clock``, ``boot_id`` and ``boottime``, which
+    defaults to an injected ``clock``.
     With ``create=False`` a directory without a store raises FileNotFoundError. A program that only
     reads opens the store with ``count_boot=False``. A call that finds another writer waits for
     ``patience_s`` seconds and then raises StoreBusy; when the store is opened, they count from
@@ -189,7 +189,7 @@ class Store(Environment):
         return max(0.0, self._patience_s - waited_s)
 
     def renew(self, stale: OpenFiles) -> OpenFiles:
-        """Open the files anew: they were replaced, or LMDB serves nobody after a failed write.
+        """Open the files anew: they were replaced, or LMDB refuses every call after a failed write.
 
         Raises StoreUnavailable when the data file is gone: a new store would assign the addresses
         of running containers. Raises StoreBusy when LMDB has to open the same file again, which it

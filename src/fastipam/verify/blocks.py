@@ -45,7 +45,7 @@ def fault(pool: Pool | None, key: bytes, raw: bytes) -> str:
 
 
 def _unlisted(network: NetworkCheck) -> Iterator[Finding]:
-    """Yield a finding for each block with free addresses that no search would find."""
+    """Yield a finding for each block with free addresses that is not in the open list."""
     pool, state = network.pool, network.state
     if pool is None or state is None:
         return

@@ -87,7 +87,7 @@ class Told:
 
 
 class NetworkCheck:
-    """A network and its pool: the stored ranges, numbers and history, and the counted addresses.
+    """A network and its pool: the stored ranges, counters and history, and the counted addresses.
 
     ``prefix`` is the prefix of the pool's keys, ``owners_prefix`` that of the network's keys.
     ``members`` are the ids of the pool's networks. The pool's own records are checked with the

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def identify(share: Share, machine: str, step: Callable[[str], None]) -> Member:
-    """Return this node's identity. It is stored first, to recognise the node's entry later."""
+    """Return this node's identity, after storing it: by it the node recognises its entry later."""
     member = require_own(share)
     name = share.settings.node
     if member is not None and member.node == name:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class NodeLock:
-    """The lock of one process, and one thread of it, on this node's claims.
+    """The lock that one thread of one process holds while it works on this node's claims.
 
     It is flock(2) on a file beside the store: the kernel releases it when the process dies.
     """

@@ -7,7 +7,7 @@ Two stores cannot change in one transaction: the shared one says who owns a bloc
    node's. It says ``releasing`` before the shared one is asked to free the block or hand it over.
 2. A change of the shared store names the revision that it is based on. If it is delayed, and
    arrives after a change by another node, it has no effect.
-3. The node never guesses an answer that did not come: it reads again, or the block waits in its
+3. The node never guesses an answer that did not come: it reads again, or leaves the block in its
    state. ``releasing`` goes back to ``active`` only when the shared store has refused the change.
 4. One process of a node at a time works on claims: it holds ``cluster.lock`` beside the store,
    which the kernel releases when the process dies. The holder may finish what another has begun.
@@ -117,7 +117,7 @@ class Node:
         return found
 
     def _claim_again(self, block: Block, member: Member, deadline: Deadline) -> None:
-        """Claim a lost block: it was taken from this node while addresses of it are in use."""
+        """Claim a block again that was taken from this node while addresses of it were in use."""
         # An operator removed the node while it was away, or the shared store was restored. If
         # another node has claimed the block since, the block stays lost.
         revision = self.registry.claim_again(member, block, deadline)

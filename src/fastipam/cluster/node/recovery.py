@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Settings
     from fastipam.lease import Lease
 
-_MOST_ROUNDS = 8  # searches for namespaces, as long as processes end or move during a search
+# The most searches for namespaces; one is repeated if a process ended or moved during it.
+_MOST_ROUNDS = 8
 _NEEDED = "it needs root with the capabilities CAP_SYS_PTRACE and CAP_SYS_ADMIN"
 
 
@@ -64,7 +65,7 @@ class Recovered:
     """The result of :func:`recover`.
 
     ``entered`` has the addresses in use, as (family, integer). ``remarks`` has a sentence for each
-    address that the store had as another owner's, and for each that several namespaces have.
+    address that the store had leased to another owner, and for each that is in several namespaces.
     """
 
     __slots__ = ("entered", "remarks")
@@ -80,8 +81,8 @@ def recover(
     """Store leases for the addresses of these blocks that are in use, then activate the blocks.
 
     Each address that a namespace has becomes a lease of that namespace, even if an older copy of
-    the store names another owner. A lease that already names the namespace is kept. If the
-    container is not known any more, ``fastipam sweep`` releases the lease when the namespace is
+    the store names another owner. A lease that already names the namespace is kept. A lease whose
+    container the runtime no longer knows is released by ``fastipam sweep`` when the namespace is
     gone. Idempotent. Raises NamespacesUnreadable: then no address of these blocks is assigned.
     """
     done = Recovered()
@@ -215,7 +216,7 @@ def _enter_own(node: Node, family: int, value: int, done: Recovered) -> None:
 
 
 def _is_of(lease: Lease, netns: Netns) -> bool:
-    """Return whether a lease names this namespace: its path counts too, as inodes are reused."""
+    """Return whether a lease names this namespace, by inode and by path: inodes are reused."""
     there = identity(lease.netns) if lease.netns else None
     return lease.inode == netns.inode and there is not None and there[1] == netns.inode
 

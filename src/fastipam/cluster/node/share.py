@@ -47,9 +47,9 @@ class Share:
     """This node's identity, and the state of each of its blocks, in its own store.
 
     ``network`` is the cluster's network in the local store, ``settings`` are the node's settings.
-    ``gone`` has the pools that are not in force any more while this node still has blocks of them,
-    ``left_out`` the pools in force that cannot be used together with those. Each method is one
-    transaction. Raises StoreError.
+    ``gone`` has the pools that are no longer in force but of which this node still has blocks.
+    ``left_out`` has the pools in force that cannot be used together with pools of ``gone``. Each
+    method is one transaction. Raises StoreError.
     """
 
     __slots__ = ("gone", "left_out", "network", "settings", "store")
@@ -65,8 +65,8 @@ class Share:
         """Use these pools from now on; return whether they differ from those before.
 
         They are written to the founding record, with the engine and the node's name: plugins read
-        it. A pool that is gone while this node has blocks of it stays, disabled. A pool in force
-        that overlaps such a remainder is used as it was before, or waits if it is new.
+        it. A pool that is not in force any more stays, disabled, while this node has blocks of it.
+        A pool in force that overlaps it is used as before, or left out if it is new.
 
         Raises ConfigError, and changes nothing, for pools that cannot be used together.
         """
@@ -202,8 +202,9 @@ class Share:
     def is_copy(self, member: Member, machine: str) -> bool:
         """Return whether the store was copied since the node's incarnation was chosen for it.
 
-        ``machine`` is this machine's id, or "" if it is not known. Within a boot, a copy is known
-        by being another file. After a boot the file proves nothing, so the machine's id decides.
+        ``machine`` is this machine's id, or "" if it is not known. Within a boot, a store that is
+        another file than before is a copy. After a boot the file proves nothing, so the machine's
+        id decides.
         """
         if member.file == RESTORED:
             return True
@@ -360,9 +361,9 @@ class Share:
         use), and how many granted blocks were activated.
 
         ``heard`` is stored in the same transaction. ``restored``: the shared store has lost
-        changes, so the local store is right. A block that only the shared store lists was given up
-        by this node after the restored state, and may be another node's: it is released, unless an
-        address of it is in use.
+        changes, so the local store is right. A block that only the shared store lists is released,
+        unless an address of it is in use: this node gave it up after the restored state, and
+        another node may own it now.
         """
         unknown = dict(owned)
         granted = 0

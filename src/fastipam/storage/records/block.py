@@ -79,7 +79,7 @@ class Block:
 # What the ``file`` of a Member says when it is not the number of a data file.
 NO_FILE = 0  # it never registered
 RESTORED = (1 << 64) - 1  # the records come from a backup
-COPIED = (1 << 64) - 2  # the same, but the node has got a new incarnation since
+COPIED = (1 << 64) - 2  # the same, but the incarnation is this store's: kept, or chosen since then
 
 
 class Member:

@@ -92,7 +92,7 @@ def policy_key(network_id: int) -> bytes:
 
 
 def state_key(pool_id: int) -> bytes:
-    """Return the key in the main database of a pool's numbers."""
+    """Return the key in the main database of a pool's counters."""
     return STATE_MARK + id_prefix(pool_id)
 
 
