@@ -61,9 +61,9 @@ def command(file: str, data_dir: str, force: bool, as_json: bool) -> None:
 def restore(file: str, data_dir: str, replace: bool, as_json: bool) -> None:
     """Put a backup in the place of the store's content, in one transaction.
 
-    Nothing has to be stopped. The backup is verified first. Leases of an earlier boot are given
-    back, as after a reboot. What was assigned after the backup is forgotten, and may be assigned
-    again while its pod still runs.
+    Nothing has to be stopped. The backup is verified first. Leases of an earlier boot are
+    released, as after a reboot. Addresses assigned after the backup are forgotten, and may be
+    assigned again while their pods still run.
     """
     from fastipam.backup import restore as put_back
 

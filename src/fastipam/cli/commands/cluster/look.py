@@ -143,7 +143,7 @@ def status(cluster: Where, wide: bool, as_json: bool) -> None:
 
     On Kubernetes a table follows with the AddressPools: whether a pod has to name the pool (manual)
     or not, which comes first (priority), and for which nodes and namespaces it is. For a pool that
-    is being deleted it says what on this node keeps it.
+    is being deleted, a line below says what on this node keeps it.
     """
     from fastipam.cluster.admin import pool_report, report
     from fastipam.cluster.engine import EngineError
