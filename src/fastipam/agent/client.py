@@ -39,7 +39,7 @@ class Client:
         self.lock = allocate_lock()
         self.asked = False  # the client has sent a whole request
         self.ticket: Ticket | None = None  # of the request that is being served
-        # The first request counts from the connect: the launcher reads its input after it.
+        # The first request is timed from the connection: the launcher reads its input after that.
         self.arrived_ns = time.time_ns()
 
     def send(self) -> None:

@@ -194,7 +194,7 @@ class Clusters(Services):
         return told
 
     def within_reach(self, store: Store, network: str, settings: Settings, lines: Lines) -> Lines:
-        """Return the pools of ``lines`` that can give a block now, as far as the keeper knows."""
+        """Return the pools of ``lines`` up to the first group not known to be used up."""
         reach = self.get(store.path, network, settings).needs.within_reach
         return tuple((family, tuple(reach(family, groups))) for family, groups in lines)
 

@@ -200,8 +200,8 @@ _MODE = 0o644
 def check(request: Request) -> None:
     """Raise ConfigError when the template or the target cannot be used.
 
-    What an operator can correct while the agent runs is not checked: a directory that is missing
-    or read-only, and the blocks of this node.
+    Faults that an operator can correct while the agent runs are not checked: a directory that is
+    missing or read-only, and missing blocks of this node.
     """
     target = request.target
     if not configs.is_read(target):

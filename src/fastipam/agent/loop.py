@@ -40,15 +40,15 @@ _CHUNK = 1 << 18  # bytes per read: nearly every request is far smaller
 _ACCEPT_AT_ONCE = 256  # connections that are accepted before the requests so far are served
 _ACCEPT_AGAIN_S = 0.1  # before a retry when accept has failed, for example without descriptors
 _ANSWERS = b"a"  # what a lane writes to wake the loop; keepers and signals write another byte
-_MOMENT_S = 0.005  # how long a request is served in front before the other thread continues
+_MOMENT_S = 0.005  # how long the front thread serves a request before the other runs the loop
 _AT_ONCE_S = 1e-6
 _LOOK_AGAIN_S = 0.05  # between two tries of a request whose event may not wake the loop
 
 
-# A launcher has sent its request by then. A connection that is idle for longer may be closed to
-# make room for another one.
+# A launcher sends its request within this time. A connection that is idle for longer may be closed
+# to make room for another one.
 _IDLE_S = 0.25
-_LOOKED_AT = 64  # connections that are searched for one without a request
+_LOOKED_AT = 64  # how many connections are searched for one that has sent no request
 _LARGEST_UNFINISHED = 64 << 20  # bytes that all incomplete requests may have together
 _TELL_AGAIN_S = 1.0  # between two log lines that a client can cause
 
@@ -216,7 +216,7 @@ class Server:
                     self._turn.release()
 
     def _aside(self, serve: Callable[[], object]) -> None:
-        """Serve a request in front; the other thread runs the loop if that takes long."""
+        """Serve a request in the front thread; the other one runs the loop if that takes long."""
         self._turn.release()  # before the alarm: the thread that it wakes takes the turn
         self._alarm.set(self._moment_s)
         try:
@@ -395,9 +395,9 @@ class Server:
         return found
 
     def _settle_new(self, but: Client | None = None) -> None:
-        """Register the new clients, except ``but``, with epoll, their deadline and their process.
+        """Register each new client except ``but``: with epoll, its deadline and its process.
 
-        This can wait until a request that came with one of them is served.
+        This can wait until a request that came with a new connection is served.
         """
         new, self._new = self._new, []
         for client in new:
@@ -464,7 +464,7 @@ class Server:
         self._take(client, self._buffer[:size], ready)
 
     def _take(self, client: Client, data: bytes | memoryview, ready: list[Ticket]) -> None:
-        """Add received data to the client's request; close the connection if there is none."""
+        """Add received data to the client's request; close the connection if no data came."""
         if not data:
             self._drop(client)
             return

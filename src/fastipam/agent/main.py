@@ -44,7 +44,7 @@ _LANES_END_S = 1.0  # how long to wait for a lane that does housekeeping or wait
 class Options(NamedTuple):
     """The options of ``fastipam agent``.
 
-    ``http`` is (address, port) of page and metrics, or None. ``clusters`` are files with a
+    ``http`` is (address, port) of the page and the metrics, or None. ``clusters`` are files with a
     cluster's settings: their networks have a keeper from the start. ``routes`` is one of ROUTES.
     ``masquerade`` says whether to masquerade for the pools of these networks. ``data_dirs`` are
     swept and shown from the start. With ``sweep_interval_s`` 0 no store is swept. With
@@ -200,7 +200,7 @@ def _conflist_writer(
 def _instrumented(
     options: Options, listener: socket.socket, clusters: Clusters, writer: Writer | None
 ) -> tuple[Observer, str, Callable[[], None]]:
-    """Start page and metrics if they are wanted.
+    """Start the page and the metrics, if ``options`` enable them.
 
     Return the observer of the requests, the URL or "", and the function that stops the service.
     """

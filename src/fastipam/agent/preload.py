@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # Modules that no request needs: those of other commands, those for programs with an event loop, and
-# the page, which is imported when it is made.
+# the page, which is imported when the agent sets it up.
 _LEFT_OUT = (
     "agent.web", "backup", "cli", "cluster.admin", "files", "picture", "repair", "tasks",
     "testing", "verify",
@@ -35,7 +35,7 @@ _OTHERS = (
 
 
 def import_all(*, page: bool) -> None:
-    """Import every module that a request can need; with ``page``, also a request of the page.
+    """Import every module that a request can need; with ``page``, also those that the page needs.
 
     A second call does nothing.
     """

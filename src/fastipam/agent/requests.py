@@ -1,4 +1,4 @@
-"""A request to the agent, its answer, and the observers that both are reported to."""
+"""A request to the agent, its answer, and the observers that receive both."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ _DRAW_AGAIN_S = 1.0
 _EVENTS = 30
 _CONTAINER = 24  # characters of a container id that are shown
 _DIGITS = 6  # the number of a range set in a query has fewer digits
-_BLOCKS = 256  # blocks of a network that are listed at most
-_PICTURES = 8  # that are kept in memory; a picture has a few megabytes at most
+_BLOCKS = 256  # the most blocks of a network that are listed
+_PICTURES = 8  # pictures that are kept in memory; each has a few megabytes at most
 
 
 class _Drawn(NamedTuple):

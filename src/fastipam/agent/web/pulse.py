@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 RECENT_S = 60.0
-_KEPT = 4096  # requests, and commits, from which the numbers are computed: the newest ones
+_KEPT = 4096  # the newest requests, and commits, that are kept to compute the numbers
 _LONGEST = 300  # characters of an error that are kept
 _COUNTED = ("looked", "released", "missing", "unknown")
 
@@ -90,7 +90,7 @@ class Pulse(logging.Handler):
 
 
 def _rate(requests: Sequence[tuple[float, float]], now: float) -> float:
-    """Return the requests per second over the last minute, or over what the kept ones cover."""
+    """Return the requests per second over the last minute, or over the time of the kept ones."""
     recent = [at for at, _ in requests if now - at <= RECENT_S]
     if not recent:
         return 0.0

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.agent")
 
 PLAIN = "text/plain; charset=utf-8"
-MOST_REQUESTS = 32  # that are served at the same time, each in a thread
-MOST_OF_AN_ADDRESS = 16
-MOST_HEALTH = 4  # health checks at the same time, in addition
+MOST_REQUESTS = 32  # requests that are served at the same time, each in a thread
+MOST_OF_AN_ADDRESS = 16  # of these, requests of one client address
+MOST_HEALTH = 4  # health checks at the same time, in addition to MOST_REQUESTS
 HEALTH = "/healthz"
 _HEALTH_S = 2.0
 _MOST_FIELDS = 16  # fields in a URL's query; no route reads more than four
@@ -165,7 +165,7 @@ class _Server(ThreadingMixIn, HTTPServer):
         self.server_name = str(host)
 
     def begin(self, connection: Connection) -> None:
-        """Start a thread for a request whose head is read, or close it at a limit."""
+        """Start a thread for a request whose head was read; at a limit, close the connection."""
         head = bytes(connection.head)
         place = HEALTH if _is_health(head) else connection.host
         if not self._take(place):
@@ -173,7 +173,7 @@ class _Server(ThreadingMixIn, HTTPServer):
             return
         self.heads[connection.socket] = head
         try:
-            # From here on the thread has the place, and gives it back.
+            # From here on the thread owns the place, and frees it at its end.
             super().process_request(connection.socket, (place, *connection.address[1:]))
         except RuntimeError:  # there may be no more threads
             self._give_back(connection.socket, place)
@@ -197,7 +197,7 @@ class _Server(ThreadingMixIn, HTTPServer):
                 del self._places[place]
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve like the base class, then give the request's place back."""
+        """Serve like the base class, then free the request's place among those being served."""
         try:
             super().process_request_thread(request, client_address)
         finally:
