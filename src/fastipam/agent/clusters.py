@@ -194,7 +194,10 @@ class Clusters(Services):
         return told
 
     def within_reach(self, store: Store, network: str, settings: Settings, lines: Lines) -> Lines:
-        """Return the pools of ``lines`` up to the first group not known to be used up."""
+        """Return the pools of ``lines`` up to and including the first group with a free block.
+
+        A group counts as having one unless the keeper knows that it is used up.
+        """
         reach = self.get(store.path, network, settings).needs.within_reach
         return tuple((family, tuple(reach(family, groups))) for family, groups in lines)
 

@@ -37,8 +37,8 @@ _KEYS = (
     "cert", "key", "credentials", "fencing", "sessionTTL", "timeout", "lowWater", "highWater",
     "minimumAge", "network", "dataDir", "server", "kubeconfig", "namespaces",
 )  # fmt: skip
-# With the Kubernetes API these keys are refused: AddressPools and the API have their values. Other
-# engines refuse the keys of the second list.
+# With the Kubernetes API these keys are refused: AddressPools and the API supply their values.
+# Other engines refuse the keys of the second list.
 _NOT_FOR_KUBERNETES = (
     "options", "endpoints", "pool", "blockSize", "prefix", "ca", "cert", "key", "credentials",
 )  # fmt: skip
@@ -278,7 +278,7 @@ class Settings:
         return made
 
     def words(self, lines: Lines) -> str:
-        """Return the names of the pools in these lines, for a message."""
+        """Return the names of the pools in ``lines``, for a message."""
         wanted = {(family, base) for family, groups in lines for one in groups for base in one}
         names = [one.name for one in self.pools if (one.family, one.range.network) in wanted]
         return f"pool {' or '.join(names)}" if names else "its pools"
@@ -508,7 +508,10 @@ def _pools(holder: dict[str, Any], path: str) -> tuple[list[Range], dict[int, in
 
 
 def _origin(holder: dict[str, Any], length: int, lengths: dict[int, int]) -> str:
-    """Return a remark for a message about a block length that was not written as it is."""
+    """Return a remark for a message that says where a block length comes from, or "".
+
+    The remark is empty when the user has written this length.
+    """
     value = holder.get("blocksize")
     if value is None:
         return " (the default of blockSize)"
@@ -600,7 +603,7 @@ def _cut(
 
 
 def geometry(pool: Pool, one: Range) -> Geometry:
-    """Return one CIDR of a pool as numbered blocks, with those that have no usable address."""
+    """Return one CIDR of a pool as numbered blocks, and which of them have no usable address."""
     range_set = next(each for each in pool.sets if one in each.ranges)
     length = range_set.lengths[range_set.ranges.index(one)]
     host_bits = BITS[one.family] - length

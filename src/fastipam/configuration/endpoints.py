@@ -85,7 +85,7 @@ def read(holder: dict[str, Any], path: str) -> tuple[str, ...]:
 
 
 def _is_server(host: str, port: str) -> bool:
-    """Return whether ``host`` is a host, an IPv6 address in brackets, and ``port`` a port."""
+    """Return whether ``host`` and ``port`` are valid; an IPv6 address has to be in brackets."""
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:

@@ -37,7 +37,7 @@ _ALIASES = frozenset(("range_start", "range_end"))  # whereabouts' names of rang
 _WHEREABOUTS = ("range", *_ALIASES, "ipranges")
 _POOL_KEYS = ("pool", "network_name", "enable_overlapping_ranges")  # see pool_name.py
 # The known keys of each level, case-folded. cluster.py has the keys of a cluster, and refuses
-# others; here an unknown key is only noted.
+# others; an unknown key of these levels is only reported in a note.
 RANGE = frozenset((*(key.casefold() for key in RANGE_KEYS), *_ALIASES, "exclude", "static"))
 _ROUTE_NUMBERS = {
     "mtu": 32, "advmss": 32, "priority": 32, "table": 32, "scope": 8
@@ -65,7 +65,7 @@ _KNOWN = frozenset(
 )
 # Bounds like those in reader.py, far above any real configuration.
 _MOST_RANGES = 1024  # of all sets together
-MOST_ADDRESSES = 1024  # requested, or in prevResult: each one is searched in every range
+MOST_ADDRESSES = 1024  # requested, or in prevResult: every range is searched for each of them
 
 
 def network_name(document: dict[str, Any]) -> str:
@@ -214,7 +214,7 @@ class Config:
     ) -> None:
         """Read the range sets in host-local's order.
 
-        First those of the runtime (``ipRanges``), then the old single range, then ``ranges``.
+        First come the runtime's (``ipRanges``), then the old single range, then ``ranges``.
         """
         paths = self.paths
         runtimes = reader.listed(runtime, "ipRanges", "runtimeConfig", reader.MOST_SETS)
@@ -466,7 +466,7 @@ def route(value: Any, path: str, odd: list[tuple[str, str, str]]) -> Route:
             number = reader.integer(value[key], f"{path}.{key}")
             if number >> bits:
                 odd.append((path, key, f"{number} is not from 0 to {(1 << bits) - 1}"))
-            # As in Go's encoding of a route: zeros are left out, but not of table and scope, which
+            # As in Go's encoding of a route: zeros are left out, except for table and scope, which
             # are pointers there.
             if number or key in ("table", "scope"):
                 shown[key] = number

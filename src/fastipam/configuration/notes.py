@@ -1,7 +1,7 @@
-"""Write notes on parts of a configuration without effect: unknown keys, values of no use.
+"""Write notes on the parts of a configuration that have no effect: unknown keys, useless values.
 
 A note begins with the full path of the field. This module is imported only when a configuration has
-such parts, or parts that have to be checked for them.
+such parts, or has keys (``exclude``, ``args``) whose content may be such a part.
 """
 
 from __future__ import annotations

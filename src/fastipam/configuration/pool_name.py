@@ -1,9 +1,9 @@
 """Find the name of the pool in a configuration: from ``pool``, or from whereabouts' keys.
 
-With whereabouts all ranges of one ``network_name``, or all without one, share a pool: no address is
-assigned twice in it. If ``enable_overlapping_ranges`` is false, each range is a pool of its own.
-This module is imported only when a configuration has one of these keys or one of whereabouts'
-ranges.
+With whereabouts all ranges that have the same ``network_name`` share a pool, and so do all ranges
+that have none: no address of a pool is assigned twice. If ``enable_overlapping_ranges`` is false,
+each range is a pool of its own. This module is imported only when a configuration has one of these
+keys or one of whereabouts' ranges.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _THEIRS = ("network_name", "enable_overlapping_ranges")
 KUBERNETES = "kubernetes"  # the same as in cluster.py, which is not imported here
-# The name of the pool of all whereabouts ranges on a node. Longer names go on with "/", which the
-# key "pool" does not allow.
+# The pool's name for all whereabouts ranges on a node that have no ``network_name``. Other names
+# begin with this one and "/", which the key "pool" does not allow.
 SHARED = "whereabouts"
 
 

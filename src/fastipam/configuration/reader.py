@@ -202,8 +202,8 @@ def kind_of(value: Any) -> str:
 # Fields ----------------------------------------------------------------------------------------
 
 RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")
-# Far above any real configuration; they bound the time that a hostile one can take.
-MOST_ENTRIES = 4096  # of a list, such as routes or exclusions
+# These limits are far above any real configuration, and bound the time that a hostile one can take.
+MOST_ENTRIES = 4096  # entries of a list, such as routes or exclusions
 MOST_SETS = 256  # range sets: each gives a container one address
 
 
