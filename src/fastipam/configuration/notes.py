@@ -1,7 +1,8 @@
 """Write notes on the parts of a configuration that have no effect: unknown keys, useless values.
 
 A note begins with the full path of the field. This module is imported only when a configuration has
-such parts, or has keys (``exclude``, ``args``) whose content may be such a part.
+such parts, or has keys whose content may be one (``exclude``, ``static``, ``runtimeConfig``,
+``args``).
 """
 
 from __future__ import annotations

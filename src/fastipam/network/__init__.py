@@ -1,4 +1,4 @@
-"""A network of a store: assign addresses to owners, release them, and return who has them.
+"""A network of a store: assign addresses to owners, release them, and return their owners.
 
 Every public method is one LMDB transaction, or a part of the caller's transaction. It validates
 first, then changes, and changes nothing when it fails. ``books`` finds the network's records and

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fastipam.network.reading import Address, Target
 
-# Names of interfaces, without their digits. A pair with such a name as its first item has the wrong
+# Names of interfaces, without their digits. A pair whose first item is such a name is in the wrong
 # order, and is refused.
 _INTERFACES = frozenset(("bond", "br", "enp", "eno", "ens", "eth", "lo", "net", "veth", "wlan"))
 _DIGITS = "0123456789"
@@ -104,7 +104,7 @@ def read_requesters(
 ) -> list[Requester]:
     """Return the owners that request addresses, each with its pod. O(owners).
 
-    All have the same network namespace.
+    ``netns`` is the network namespace of all of them.
     """
     listed, place = read_owners(owners, "owners"), read_netns(netns)
     if pods is None:

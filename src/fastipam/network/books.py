@@ -120,7 +120,10 @@ class Books:
         return find(txn, self._key)
 
     def _find_pool(self, txn: Transaction | Snapshot) -> tuple[int, int, str, bytes] | None:
-        """Return what :meth:`_find` does; for a new network in an existing pool, with the id 0."""
+        """Find the network's entry as :meth:`_find` does.
+
+        For a new network in an existing pool, the result has the network id 0.
+        """
         found = self._find(txn)
         if found is None and self.pool is not None and self.pool_key is not None:
             raw = tables.POOLS.get(txn, self.pool_key)
@@ -230,7 +233,7 @@ class Books:
         if found is None or self.pool_key is None or self.pool_key == found[3]:
             return ledger
         if not self.names_pool and tables.OWNERS.first(txn, keys.id_prefix(found[0])) is not None:
-            return ledger  # a pool that nobody has chosen changes when no address is assigned
+            return ledger  # a pool that was not chosen changes only while no address is assigned
         from fastipam.allocation import removal
 
         newest = ledger.state.generation
@@ -264,8 +267,8 @@ class Books:
                 return True
             if ledger is None:
                 return False
-            # A call that fails changes nothing. If all calls fail until an address has cooled, a
-            # step of the wall clock has to be recorded here, or no cool-down would ever end.
+            # A call that fails changes nothing. If all calls fail until a cool-down is over, a step
+            # of the wall clock has to be recorded here, or no cool-down would ever end.
             stepped = ledger.state.has_stepped(self._store.clock())
             ledger.tick()
             due = ledger.expire(limit) if cooled else ledger.expire_kept(limit)
@@ -275,11 +278,11 @@ class Books:
 
     def _finds_room(self) -> bool:
         """Free expired addresses after a refusal; return whether a retry may succeed."""
-        # An assignment takes every cooled address before it fails, so none of these is left.
+        # Before an assignment fails, it has taken every address whose cool-down is over.
         return self.tidy(MOST_EXPIRED, cooled=False)
 
     def _note_clock(self) -> None:
-        """Record in the pool's clock that the wall clock has stepped, if it has."""
+        """Record in the pool's clock that the wall clock was set, if it was."""
         with self._store.write() as txn:
             ledger = self._books(txn)
             if ledger is not None and ledger.state.has_stepped(self._store.clock()):

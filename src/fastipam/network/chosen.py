@@ -89,7 +89,7 @@ class Chosen(Network):
 
 
 def _choose(ledger: Ledger, part: Part) -> tuple[RangeSet, int]:
-    """Take an address of the first set that has one. Raises PoolExhausted, of the last set."""
+    """Take an address of the first set that has one, else raise PoolExhausted of the last set."""
     for at, each in enumerate(part.sets):
         _leave_open(ledger, part, each)
         try:
@@ -101,7 +101,7 @@ def _choose(ledger: Ledger, part: Part) -> tuple[RangeSet, int]:
 
 
 def _leave_open(ledger: Ledger, part: Part, each: RangeSet) -> None:
-    """Enter the cursor's block into the open list if a search in ``each`` would leave it."""
+    """Enter the cursor's block into the open list if a search in ``each`` would leave the block."""
     cursor = ledger.state.cursor(part.index, part.whole.family)
     if cursor is not None:
         blocks.leave_open(ledger.txn, ledger.pool_id, part.whole, each, cursor)

@@ -1,4 +1,4 @@
-"""CNI's GC: find the leases that a runtime does not list."""
+"""CNI's GC: find the leases that a runtime does not list as valid."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ YOUNG = "young"  # not listed, but younger than the list
 STALE = "stale"
 
 
-# The wall clock is set back a little now and then. So a lease whose time is up to this far in the
-# future may be younger than the list. A lease farther in the future was made before a larger step,
-# and is old.
+# The wall clock is set back a little now and then. So a lease whose time is in the future, by no
+# more than this, may be younger than the list. A lease farther in the future was made before a
+# larger step of the clock, and is old.
 _LITTLE_NS = 60 * 10**9
 
 
 class Age:
-    """A check for leases that are younger than a list, by a wall clock that may have been set.
+    """A check for leases younger than a runtime's list, by a wall clock that may have been set.
 
     ``before_ns`` is the wall clock time when the list was made. It is a pair if that moment is also
     known by a clock that cannot be set: the time that the wall clock had then, and the time of that

@@ -1,4 +1,4 @@
-"""The read-only half of a network: who has an address, who had it, what is free."""
+"""The read-only half of a network: an address's owner and earlier owners, and what is free."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class Reading(Books):
     def _view(self, pool: Pool, family: int, value: int, record: Record) -> Lease:
         """Return a lease with the gateway that the network's ranges have now.
 
-        Its prefix length is the one of its assignment, which its container uses, even if the ranges
-        have another one now. If the ranges were not known at the assignment, the record has the
-        length of a single address; then the length of the ranges is taken.
+        The lease keeps the prefix length of its assignment, which its container uses, even if the
+        ranges have another length now. If the ranges were not known at the assignment, the record
+        has the length of a single address, and the lease gets the length of the ranges.
         """
         its_range = pool.range_of(family, value)
         if its_range is None:
@@ -137,7 +137,7 @@ class Reading(Books):
                 yield *keys.read_address_key(key)[1:], Record.read(raw), pool
 
     def _raw_leases(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield key and packed record of the same addresses; a record may be damaged."""
+        """Yield key and packed record of the addresses of :meth:`_records`; one may be damaged."""
         for _, items in self._pages(_leases_page):
             yield from items
 
@@ -381,10 +381,10 @@ class Reading(Books):
             yield from history.select(items, wanted, pod, between)
 
     def holder_at(self, address: Address, wall_ns: int) -> Event | None:
-        """Return the event that says who had this address at a time, or None.
+        """Return the event that shows the owner of this address at a time, or None.
 
         It is the assignment, or the release if the history no longer has the assignment. None means
-        that nobody had the address, or that the history does not reach back so far. O(events that
+        that the address had no owner, or that the history does not reach back so far. O(events that
         are kept). Raises ConfigError, StoreError.
         """
         from fastipam.allocation import history

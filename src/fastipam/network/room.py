@@ -1,4 +1,4 @@
-"""Find the range set of a network that could serve no ADD now. Imported for STATUS."""
+"""Find a range set of a network that could serve no ADD now. Imported for STATUS."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def can_serve(network: Books, txn: Snapshot, index: int, range_set: RangeSet) ->
 
 
 def _may_take(network: Books, txn: Snapshot, pool_id: int, queued: bytes) -> bool:
-    """Return whether a cooling address, given its entry in the queue, can be assigned now."""
+    """Return whether a cooling address can be assigned now; ``queued`` is its key in the queue."""
     if not network.policy.strict:
         return True
     state = txn.pool_state(pool_id)
