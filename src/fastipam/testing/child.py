@@ -3,9 +3,10 @@
 :meth:`TemporaryStore.command` makes the command line: the settings, the program, its arguments.
 
 No environment variable turns this on. A plugin would have to read it at each start, and anybody who
-can set a variable could then set the clock, and make GC release the addresses of living containers.
-Programs that are installed on a node never import this package. A process uses a test's clock only
-because this module has started it, and has changed fastipam before anything else used it.
+can set a variable could then set the clock, and make GC release the addresses of running
+containers. Programs that are installed on a node never import this package. A process uses a test's
+clock only because this module has started it, and has changed fastipam before anything else used
+it.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ class Clock:
 
     ``now_ns`` can be set too. Forked children share the clock, and so do the processes of
     :meth:`TemporaryStore.command`. Whenever the store of a :class:`TemporaryStore` reads the clock,
-    a nanosecond passes, so that of two leases the first one is older: GC and
-    :meth:`Network.retain` compare times.
+    a nanosecond passes. So no two leases have the same time: GC and :meth:`Network.retain` compare
+    the times of leases.
     """
 
     def __init__(self, now_ns: int = _START_NS) -> None:
@@ -83,8 +83,8 @@ class Clock:
 def forget_looks() -> None:
     """Discard cached results, so that this process searches for namespaces again.
 
-    The result of a search is reused for a second of the machine's clock. In that second minutes may
-    pass on a test's clock, and namespaces may end.
+    The result of a search is reused for a second of the machine's clock. Within that second minutes
+    may pass on a test's clock, and namespaces may end.
     """
     vars(processes)["_searches"] = processes.Searches()
     handler = sys.modules.get("fastipam.cni.handler")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Step = Literal["begin", "before-commit", "after-commit"]
 STEPS: tuple[Step, ...] = ("begin", "before-commit", "after-commit")
 
-_faults: list[_Fault] = []  # of nested blocks the outer one first
+_faults: list[_Fault] = []  # with nested blocks, the outer block's fault comes first
 
 
 class _Fault:

@@ -60,8 +60,8 @@ def temporary_netns(*, real: bool = False) -> Iterator[TemporaryNetns]:
 
     With ``real`` this is a network namespace of the kernel, with a process in it. After it has
     ended, the next ADD that finds the pool full releases its lease, if this user can see all
-    processes of the machine. Raises OSError when the kernel refuses a namespace: it needs root, or
-    user namespaces for other users.
+    processes of the machine. Raises OSError when the kernel refuses to create a namespace: that
+    needs root, or user namespaces for an ordinary user.
     """
     with _real() if real else _file() as netns:
         try:
@@ -72,8 +72,8 @@ def temporary_netns(*, real: bool = False) -> Iterator[TemporaryNetns]:
 
 @contextmanager
 def _file() -> Iterator[TemporaryNetns]:
-    # On a tmpfs inodes are small. A large one could be a real namespace's, and a sweep would search
-    # for that.
+    # On a tmpfs inode numbers are small. A large number could be that of a real namespace, and a
+    # sweep would search for that namespace.
     descriptor, path = tempfile.mkstemp(prefix="fastipam-netns-", dir=memory())
     os.close(descriptor)
     yield TemporaryNetns(path, lambda: os.unlink(path))

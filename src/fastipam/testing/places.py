@@ -22,8 +22,8 @@ class Place:
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
         self.clock = clock
-        # A file beside the directory, where other processes find it. Without the file the boot is
-        # the machine's.
+        # The boot id is in a file beside the directory, where other processes find it. Without the
+        # file the boot is the machine's.
         self._boot = path.with_name(f"{path.name}.boot")
 
     def reboot(self) -> None:

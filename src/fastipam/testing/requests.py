@@ -46,8 +46,8 @@ class PluginRequest(NamedTuple):
 class Requests:
     """Makes requests for one network.
 
-    ``data_dir`` is the store's directory, ``version`` any CNI version. ``ipam`` has keys that are
-    added to the ``ipam`` section, or replace its own. If they set no ranges (``subnet``,
+    ``data_dir`` is the store's directory, ``version`` any CNI version. The keys of ``ipam`` are
+    added to the ``ipam`` section, or replace keys there. If they set no ranges (``subnet``,
     ``ranges``, ``subnets`` or ``range``), the network is 10.32.0.0/24. ``plugin`` is the main
     plugin's ``type``, ``keys`` are its other keys in the configuration. ``variables`` are added to
     the environment.

@@ -51,8 +51,9 @@ def contents(result: Result) -> Contents:
 def assert_same_result(actual: Result, expected: Result) -> None:
     """Compare two results of any versions: addresses, gateways, routes and DNS.
 
-    If one of them is older than 0.3.0, only destination and gateway of routes are compared, because
-    its routes have no more fields. Raises AssertionError, with a line for each difference.
+    If one of them is of a version before 0.3.0, only destination and gateway of routes are
+    compared, because such a result has no other fields of routes. Raises AssertionError, with a
+    line for each difference.
     """
     ours, theirs = contents(actual), contents(expected)
     if min(_version(read(actual)), _version(read(expected))) < _OLD:
