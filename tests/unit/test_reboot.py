@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.counting import counts
@@ -22,8 +23,9 @@ from fastipam.lease import Requester
 from fastipam.network import Network
 from fastipam.repair import repair
 from fastipam.storage import boot as boot_module
-from fastipam.storage import tables
+from fastipam.storage import open_stores, tables
 from fastipam.storage.records import keys
+from fastipam.storage.store import Store
 from fastipam.sweep import finish_reboot
 from fastipam.testing import Clock
 from fastipam.verify import verify
@@ -396,6 +398,44 @@ def test_the_inode_of_a_runtimes_pid_namespace_is_used_again(
     assert boot_module.runtime_pid_ns(b"4026532300:9 4026532200:50:r") == {4026532200}
     assert boot_module.runtime_pid_ns(b"4026532300:9 4026532200:49:r") == frozenset()
     assert boot_module.runtime_pid_ns(b"4026532200:50") == frozenset()
+
+
+@pytest.mark.parametrize("seen", ["while the boot is recorded", "before it is kept", "later"])
+def test_a_plugin_is_seen_while_the_store_is_opened(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    """Whenever an agent sees a plugin, its store records that a runtime runs beside it."""
+    monkeypatch.delenv("CNI_COMMAND", raising=False)
+    monkeypatch.setattr(boot_module, "saw_plugin", False)
+    open_it = open_stores._open
+
+    def see(moment: str) -> None:
+        if moment == seen:
+            boot_module.saw_plugin = True
+            for store in open_stores.all_open():
+                store.note_plugin()
+
+    def read_node() -> str:
+        see("while the boot is recorded")
+        return "4026532200:50"
+
+    def open_and_see(*given: Any) -> Store:
+        store = open_it(*given)
+        see("before it is kept")
+        return store
+
+    monkeypatch.setattr(boot_module, "read_node", read_node)
+    monkeypatch.setattr(open_stores, "_open", open_and_see)
+    store = open_stores.get(str(data_dir), None)
+    try:
+        see("later")
+        net = Network(store, "n", Pool.read("10.0.0.0/24 10.0.0.1 10.0.0.254 10.0.0.1"))
+        net.allocate("a")
+        assert store.runtime_pid_ns() == {4026532200}
+        net.allocate("b")
+        assert store.boot_doubt == ""
+    finally:
+        open_stores.close_all()
 
 
 def test_a_reader_waits_for_no_writer(boot: Boot, data_dir: Path) -> None:

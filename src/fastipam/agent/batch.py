@@ -76,7 +76,7 @@ class Executor:
         if self._awaits_plugin and any(boot_change.see_plugin(one.peer) for one in requests):
             self._awaits_plugin = False
             for store in open_stores.all_open():
-                store.boot_doubt = store.boot_doubt or boot.UNCOUNTED
+                store.note_plugin()
         answers = self._commit(requests)
         if answers is None:
             answers = [self._handle(one) for one in requests]

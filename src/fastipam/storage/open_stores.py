@@ -204,6 +204,7 @@ def _get(data_dir: str, durability: str | None, create: bool, since_ns: int) -> 
         if _kept.get(path) is store:
             _close(store)  # another thread was faster, and ``get`` counts as one user
         _kept[path] = store
+        store.note_plugin()  # a plugin may have been seen while the store was not in the table yet
         return store
 
 

@@ -92,6 +92,7 @@ class Store(Environment):
         super().__init__(os.path.abspath(path), map_size, clock, boot_id or boot.read_boot_id)
         self.boottime = boottime or (boot.boottime_ns if clock is time.time_ns else clock)
         self._count_boot = count_boot
+        self._was_beside = True
         self._patience_s = patience_s
         self._renewing = WriterLock("", patience_s)
         self._since_ns = since_ns or time.monotonic_ns()
@@ -259,13 +260,27 @@ class Store(Environment):
             self.unswept = int.from_bytes(swept, "big") != self.boot
         if self.boot_doubt == boot.UNCOUNTED and self._count_boot:
             self.boot_doubt = ""  # it is committed
+            self.note_plugin()
         return stored, databases
+
+    def note_plugin(self) -> None:
+        """Set ``boot_doubt`` if a plugin process was seen since the boot was recorded.
+
+        The next write transaction then records that a runtime runs in this pid namespace.
+        """
+        if boot.runs_beside_runtime() and not self._was_beside:
+            self.boot_doubt = self.boot_doubt or boot.UNCOUNTED
 
     def note_boot(self, access: boot.Access, *, may_count: bool) -> None:
         """Set ``boot`` to the number of this boot. A store counts the boots it has seen from 1.
 
         With ``may_count`` False nothing is written. Raises StoreUnavailable.
         """
+        self._was_beside = boot.runs_beside_runtime()
+        self._note_boot(access, may_count)
+        self.note_plugin()  # another thread may have seen the plugin meanwhile
+
+    def _note_boot(self, access: boot.Access, may_count: bool) -> None:
         boot_id = self.boot_id()
         get = access[0]
         before = (get(tables.BOOT_KEY) or b"").decode("ascii", "replace")
@@ -281,7 +296,7 @@ class Store(Environment):
         number = int.from_bytes(get(tables.BOOT_NUMBER_KEY) or b"", "big")
         if before == boot_id and number:
             nodes = (get(tables.BOOT_NODES_KEY) or b"").decode("ascii", "replace").split()
-            beside = ":" in node and boot.runs_beside_runtime()
+            beside = ":" in node and self._was_beside
             if not node or node + boot.RUNTIME in nodes or (node in nodes and not beside):
                 self.boot, self.boot_doubt = number, ""
                 return

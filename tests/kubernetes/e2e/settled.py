@@ -39,8 +39,16 @@ def settled(cluster: Cluster) -> None:
     try:
         until(right, "the cluster has settled")
     except AssertionError:
-        raise AssertionError("not settled: " + "; ".join(wrong[:10])) from None
+        reasons = "\n".join(_why_not_swept(cluster))
+        raise AssertionError("not settled: " + "; ".join(wrong[:10]) + reasons) from None
     _all_reach_all(cluster)
+
+
+def _why_not_swept(cluster: Cluster) -> Iterator[str]:
+    """What a sweep would say of each node's leases."""
+    for name, node in cluster.nodes.items():
+        done = node.run(FASTIPAM, "sweep", "--dry-run", "--json", check=False)
+        yield f"\n{name}: {done.stdout}{done.stderr}"
 
 
 def _differences(cluster: Cluster) -> list[str]:
