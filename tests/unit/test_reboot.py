@@ -400,7 +400,9 @@ def test_the_inode_of_a_runtimes_pid_namespace_is_used_again(
     assert boot_module.runtime_pid_ns(b"4026532200:50") == frozenset()
 
 
-@pytest.mark.parametrize("seen", ["while the boot is recorded", "before it is kept", "later"])
+@pytest.mark.parametrize(
+    "seen", ["while the boot is recorded", "before it is kept", "later", "while a doubt is settled"]
+)
 def test_a_plugin_is_seen_while_the_store_is_opened(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, seen: str
 ) -> None:
@@ -408,6 +410,7 @@ def test_a_plugin_is_seen_while_the_store_is_opened(
     monkeypatch.delenv("CNI_COMMAND", raising=False)
     monkeypatch.setattr(boot_module, "saw_plugin", False)
     open_it = open_stores._open
+    recording = "while the boot is recorded"
 
     def see(moment: str) -> None:
         if moment == seen:
@@ -416,7 +419,7 @@ def test_a_plugin_is_seen_while_the_store_is_opened(
                 store.note_plugin()
 
     def read_node() -> str:
-        see("while the boot is recorded")
+        see(recording)
         return "4026532200:50"
 
     def open_and_see(*given: Any) -> Store:
@@ -429,10 +432,12 @@ def test_a_plugin_is_seen_while_the_store_is_opened(
     store = open_stores.get(str(data_dir), None)
     try:
         see("later")
+        recording = "while a doubt is settled"
+        store.boot_doubt = boot_module.UNCOUNTED
         net = Network(store, "n", Pool.read("10.0.0.0/24 10.0.0.1 10.0.0.254 10.0.0.1"))
-        net.allocate("a")
+        for name in "abc":
+            net.allocate(name)
         assert store.runtime_pid_ns() == {4026532200}
-        net.allocate("b")
         assert store.boot_doubt == ""
     finally:
         open_stores.close_all()
