@@ -60,8 +60,8 @@ def backup(
     to disk. It replaces an older backup of this name, or a symbolic link, which is not followed;
     with ``force`` any file. A file in the directory of a store, a device or a directory is never
     replaced. O(used pages). Meanwhile the store cannot reuse freed space. ``progress`` is called
-    once, at the end, with the size twice. Raises ConfigError (``path`` must not be replaced),
-    StoreError.
+    once, at the end, with the size as both numbers. Raises ConfigError (``path`` must not be
+    replaced), StoreError.
     """
     check_given(store, progress)
     target = os.path.abspath(path_of(path, "the file of the backup"))
@@ -153,8 +153,8 @@ def restore(
 @contextmanager
 def _workspace(store: Store) -> Iterator[str]:
     """Make a directory for the copy that only the store's owner can read. Raises StoreError."""
-    # The process holds a lock on it. A directory without a lock was left by a process that was
-    # killed, and is deleted.
+    # The process holds a lock on the directory. A directory without a lock was left by a process
+    # that was killed, and is deleted.
     try:
         for name in os.listdir(store.path):
             if name.startswith(_WORKSPACE):
@@ -275,7 +275,7 @@ class _Copy:
                 yield key, entry[2]
 
     def _copy_main(self) -> int:
-        """Copy the numbers of pools and the histories of networks; return how many there are."""
+        """Copy the counters of pools and the histories of networks; return how many keys."""
         main, done = tables.MAIN, 0
         for mark in _MARKS:
             for key in list(main.scan_keys(self._txn, mark)):
@@ -287,15 +287,19 @@ class _Copy:
         return done
 
     def _unswept(self, key: bytes, raw: bytes) -> bytes:
-        """Return a pool's numbers, so that earlier boots are searched and no generation repeats."""
-        # A release of a lease that was made after the backup must not find another lease.
+        """Return a pool's counters, changed so that no generation repeats.
+
+        They also say that leases of earlier boots have to be searched for again.
+        """
+        # A caller may still release a lease that was made after the backup, by its generation: no
+        # other lease may have the same one.
         state = PoolState(keys.id_of(key[1:]), raw)
         state.swept, state.sweep = 0, (0, 0)
         state.generation = max(state.generation, self._generations.get(state.pool_id, 0))
         return state.pack()
 
     def _copy_meta(self) -> None:
-        """Copy ``meta``, except what belongs to the store itself."""
+        """Copy ``meta``, except the keys that belong to the store itself (``_KEPT``)."""
         for key in list(tables.META.scan_keys(self._txn)):
             if key not in _KEPT:
                 tables.META.delete(self._txn, key)

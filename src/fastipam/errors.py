@@ -19,7 +19,7 @@
         ├── StoreFull                     disk or map is full; nothing was changed
         ├── StoreCorrupt                  the file is damaged, or no fastipam store
         ├── StoreVersion                  written by another fastipam, in another schema
-        ├── StoreBusy                     a writer or all reader slots; repeat the call
+        ├── StoreBusy                     another writer, or no reader slot is free; repeat the call
         ├── StoreClosed                   used after close()
         ├── StoreForked                   opened before fork(), used in the child
         ├── TransactionOpen               a change outside the block that its thread has open
@@ -221,7 +221,7 @@ class DuplicateAllocation(FastipamError):
 
 
 class LeaseMissing(_OfAddress):
-    """CHECK found that ``owner`` does not have ``address``, or has none if that is empty."""
+    """CHECK found that ``owner`` does not have ``address`` (if empty: has no address at all)."""
 
     cni_code = 104
 

@@ -1,7 +1,7 @@
 """Read the files in which host-local keeps its leases.
 
 host-local's tree has one directory per network, and in it one file per address. The file is named
-after the address, and has the container id and (since 0.7) the interface, divided by CR LF. The
+after the address, and has the container id and (since 0.7) the interface, separated by CR LF. The
 file ``last_reserved_ip.<set>`` is the round-robin cursor of a range set, and ``lock`` is the file
 that host-local locks. The tree does not say which ranges a network has.
 """
@@ -29,7 +29,7 @@ _LAST_SET = 255  # far more range sets than a configuration has; a pool stores a
 
 
 def file_names(directory: str | os.PathLike[str]) -> list[str]:
-    """Return the names of a network's files, sorted, without the lock. Raises OSError."""
+    """Return the names of a network's files, sorted, except the lock's. Raises OSError."""
     return sorted(name for name in os.listdir(directory) if name != LOCK)
 
 

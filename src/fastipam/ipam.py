@@ -82,7 +82,7 @@ class Ipam(Networks):
 
     @property
     def named(self) -> dict[str, tuple[Pool, Policy]]:
-        """The ranges and policy, by name, of the networks that :meth:`network` got ranges for."""
+        """Ranges and policy, by name, of the networks whose ranges :meth:`network` was given."""
         return self._named
 
     @property
@@ -123,14 +123,14 @@ class Ipam(Networks):
         return store.admit(Transaction(self, store))
 
     async def run(self, function: Callable[[Transaction], Result]) -> Result:
-        """Call ``function(txn)`` in a worker thread, as one transaction; return what it returns.
+        """Call ``function(txn)`` in a worker thread, as one transaction; return its result.
 
         The event loop goes on meanwhile. When the function raises, nothing has changed. When the
         task is cancelled, the transaction is rolled back if it is not committed yet. The call
         returns when the transaction has ended, at the latest after one wait for the lock.
 
-        Raises what :meth:`transaction` and the function raise, and ConfigError for a coroutine
-        function.
+        Raises the errors of :meth:`transaction` and of the function, and ConfigError for a
+        coroutine function.
         """
         from fastipam.tasks import run
 

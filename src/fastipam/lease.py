@@ -96,7 +96,7 @@ class Lease(_ledger.LeaseFields):
     def generation(self) -> int:
         """The number of this assignment, unique in the network's pool."""
         packed = self._record
-        if type(packed) is bytes:  # an ADD gets along without the module of lease records
+        if type(packed) is bytes:  # so an ADD need not import the module of lease records
             return _ledger.generation_of(packed)
         return self.record.generation
 

@@ -159,10 +159,10 @@ def find(directories: Sequence[str] = NETNS_DIRECTORIES) -> tuple[dict[int, str]
     file of ``directories`` that is not a namespace, because none is mounted there any more, or only
     in another mount namespace; it is empty when there is no such file.
 
-    A namespace in one of ``directories`` counts whoever made it, because only root mounts there. A
-    namespace that was found only by its processes counts if it belongs to the user namespace of
-    root, or to one that root made; any other was made by a user (``unshare -Ur``), not by a
-    runtime.
+    A namespace in one of ``directories`` counts whichever user made it, because only root mounts
+    there. A namespace that was found only by its processes counts if it belongs to the user
+    namespace of root, or to one that root made; any other was made by a user (``unshare -Ur``), not
+    by a runtime.
     """
     own = identity("/proc/self/ns/net")
     found: dict[int, str] = {}
@@ -234,7 +234,7 @@ def _is_in_ours(process: str) -> bool:
 
 
 def is_roots(path: str) -> bool:
-    """Return whether a network namespace belongs to root's user namespace, or to one root made.
+    """Return whether a network namespace belongs to root's user namespace or one that root made.
 
     Raises OSError.
     """

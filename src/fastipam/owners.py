@@ -7,11 +7,11 @@ from fastipam.errors import ConfigError, shown
 
 
 class Owner(tuple[str, str]):
-    """The owner of addresses in a network: a container and one of its interfaces; a value.
+    """The owner of addresses in a network: a container and one of its interfaces. Immutable.
 
-    It is the pair (container id, interface), and equal to it. Raises ConfigError unless the
-    container id is a text that is not empty, and the interface's name has 1 to 15 bytes, none of
-    them "/", ":" or white space.
+    It is the pair (container id, interface), and compares equal to it. Raises ConfigError unless
+    the container id is a text that is not empty, and the interface's name has 1 to 15 bytes, none
+    of them "/", ":" or white space.
 
     >>> Owner("4f1c"), Owner("4f1c", "net1").ifname
     (Owner(container_id='4f1c', ifname='eth0'), 'net1')
@@ -45,7 +45,7 @@ class Owner(tuple[str, str]):
 
 
 class Pod(tuple[str, str, str]):
-    """A pod of Kubernetes as a lease records it: namespace, name and UID; a value.
+    """A pod of Kubernetes as a lease records it: namespace, name and UID. Immutable.
 
     Only the UID may be empty. Raises ConfigError for a value that is not a text, has NUL, or is
     empty.

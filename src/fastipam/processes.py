@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 INITIAL_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO: the inode of the kernel's first pid namespace
 MAX_AGE_S = 1.0  # how long the result of a search is reused
-_MOST_ROUNDS = 8  # listings of /proc at most, until one shows no new process
+_MOST_ROUNDS = 8  # the most listings of /proc; the last one should show no new process
 _NSFS = b" - nsfs "
 _GONE = (FileNotFoundError, ProcessLookupError, NotADirectoryError)
 
@@ -375,7 +375,7 @@ _searches = Searches()
 def look(wanted: Collection[int], newest_ns: int = 0, node_pid_ns: Collection[int] = ()) -> Found:
     """Return the result of a search that began after ``newest_ns``, less than a second ago.
 
-    It has searched open files for ``wanted``, too.
+    The open files of all processes were searched for ``wanted``, too.
     """
     found = _searches.get(newest_ns, node_pid_ns)
     found.look_into_descriptors(wanted)

@@ -151,7 +151,7 @@ def addresses_in(path: str, inode: int = 0) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     fault: list[OSError] = []
 
-    def read() -> None:  # only this thread enters the namespace, and then it ends
+    def read() -> None:  # only the thread of this call enters the namespace, and ends after that
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -173,7 +173,7 @@ def addresses_in(path: str, inode: int = 0) -> list[tuple[int, int]]:
 
 
 def beside(family: int, value: int) -> tuple[int, int] | None:
-    """Return an address of the other family on the interface that has this one, or None.
+    """Return an address of the other family on the interface that has this address, or None.
 
     It is the first address that other nodes can use for long: one of global scope that is not
     temporary, secondary or deprecated. Raises OSError.

@@ -62,7 +62,7 @@ def enter_new(network: Network, data_dir: str, log: Callable[[str], None]) -> in
 def enter_file(network: Network, path: str, since_ns: int) -> bool:
     """Enter the lease of a file of host-local, and return whether it was entered.
 
-    It is not if the store has it already, or if the file is older than ``since_ns``. Raises
+    It is not entered if the store has it already, or if the file is older than ``since_ns``. Raises
     AddressInUse, AddressNotInRange, StoreError, OSError; ValueError when the file has no lease.
     """
     family, value = host_local.address_of(os.path.basename(path))
@@ -92,7 +92,10 @@ def forget(network: str, data_dir: str, container_id: str, ifname: str) -> None:
 
 @contextmanager
 def locked(directory: str | os.PathLike[str], *, create: bool = False) -> Iterator[None]:
-    """Hold host-local's lock on a network, if its file exists or ``create`` makes it."""
+    """Hold host-local's lock on a network. Without the lock's file, hold nothing.
+
+    With ``create`` the file is made if it is missing.
+    """
     import fcntl
 
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)

@@ -34,15 +34,18 @@ class Networks:
 
     @property
     def named(self) -> dict[str, tuple[Pool, Policy]]:
-        """The ranges and policy, by name, of the networks that :meth:`network` got ranges for."""
+        """Ranges and policy, by name, of the networks whose ranges :meth:`network` was given."""
         raise NotImplementedError
 
     def _place(self) -> Store:
-        """Return the store that calls use; in a transaction it is the store inside it."""
+        """Return the store that calls use.
+
+        In a transaction this is an object whose changes are part of the transaction.
+        """
         raise NotImplementedError
 
     def _returns(self, network: Network) -> Network:
-        """Return a network that is about to be given to the caller."""
+        """Return the network that the caller gets; a subclass may record it first."""
         return network
 
     def network(
@@ -167,7 +170,7 @@ class Transaction(storage.Transaction, Networks):
 
     @property
     def named(self) -> dict[str, tuple[Pool, Policy]]:
-        """The ranges and policy, by name, of the networks that :meth:`network` got ranges for."""
+        """Ranges and policy, by name, of the networks whose ranges :meth:`network` was given."""
         return self._ipam.named
 
     def _place(self) -> Store:
