@@ -91,7 +91,7 @@ def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool 
                 "only"
             ),
         )
-    while node.share.network.tidy():  # a cooled address is not in use
+    while node.share.network.tidy():  # an address whose cool-down is over is not in use
         pass
     if not node.share.begin_leaving(force=force):
         return 0

@@ -1,4 +1,4 @@
-"""The report on a cluster's AddressPools: who may use each, and what delays a deletion."""
+"""The report on a cluster's AddressPools: which pods get each, and what delays a deletion."""
 
 from __future__ import annotations
 

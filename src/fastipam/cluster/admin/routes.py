@@ -131,7 +131,7 @@ def _sorted(table: Mapping[str, tuple[str, str]]) -> list[tuple[str, tuple[str, 
 def commands(
     before: Mapping[str, tuple[str, str]], after: Mapping[str, tuple[str, str]]
 ) -> list[str]:
-    """Return lines for ``ip -batch`` that turn one table into the other, new routes first."""
+    """Return ``ip -batch`` lines that change table ``before`` to ``after``, new routes first."""
     lines = [
         f"route replace {prefix} via {via} proto {PROTOCOL}"
         for prefix, (owner, via) in _sorted(after)

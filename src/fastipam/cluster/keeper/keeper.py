@@ -68,7 +68,7 @@ class Status(NamedTuple):
 
 
 class Keeper:
-    """The keeper of a node's share of one network; :meth:`start` and :meth:`stop` its threads.
+    """The keeper of a node's share of one network. It works between :meth:`start` and :meth:`stop`.
 
     ``on_blocks`` is called when waiting ADDs may be served. ``blocks`` receives the owners of all
     blocks. ``routes`` returns whether the routes to all blocks are set, or None when fastipam sets
@@ -115,7 +115,7 @@ class Keeper:
         self._seen = _UNSEEN  # the store's generation at the last check of demand
         self._states: dict[str, int] = {}
         self._connected = self._refused = False
-        # pools without a free block -> (when to read it again, who owns the blocks)
+        # pools without a free block -> (when to read the owners again, who owns the blocks)
         self._scarce: dict[Wanted, tuple[float, str]] = {}
         self._reason = "the agent has not reached the cluster's store yet"
 
@@ -347,7 +347,7 @@ class Keeper:
         uses = self._survey()
         got = False
         demand = self.needs.demand(self.share)
-        for wanted in self._marked - demand.keys():  # its pools are gone, or nobody waits for them
+        for wanted in self._marked - demand.keys():  # its pools are gone, or no ADD waits for them
             self._delete_mark(wanted, deadline)
         for wanted, missing in demand.items():
             pools = [one for one in self.settings.in_group(*wanted) if not one.is_single]
@@ -371,7 +371,7 @@ class Keeper:
         return uses
 
     def _claim_group(self, wanted: Wanted, free: int, missing: int, deadline: Deadline) -> bool:
-        """Claim blocks of a group of pools if the planner says so; ask others if none is free."""
+        """Claim blocks of a group of pools if the planner says so; if none is free, ask others."""
         now = self._clock()
         when, last_run = self._last_claim.get(wanted, (now, 0))
         pools = self.settings.in_group(*wanted)
@@ -400,7 +400,7 @@ class Keeper:
                 self._delete_mark(wanted, deadline)
                 return True
         self._look_at[wanted, True] = now + planner.LOOK_AGAIN_S
-        self._look_at[wanted, False] = now + planner.TIDY_S  # nobody waits: it is not urgent
+        self._look_at[wanted, False] = now + planner.TIDY_S  # no ADD waits: it is not urgent
         if not self._pass_on(wanted, claimable):
             self._ask(wanted, claimable, free, missing, deadline)
         return False
@@ -413,7 +413,7 @@ class Keeper:
         return False
 
     def _tell_scarce(self, wanted: Wanted, until: float, deadline: Deadline) -> None:
-        """Read who owns the blocks of pools without a free block, for the errors of ADDs."""
+        """Read the owners of the blocks of pools without a free block, for the errors of ADDs."""
         among = self.settings.in_group(*wanted) if wanted[1] else ()
         told = owners.without_a_free_block(self.node, wanted[0], deadline, among)
         self._scarce[wanted] = until, in_words(told)
@@ -426,7 +426,7 @@ class Keeper:
         missing: int,
         deadline: Deadline,
     ) -> None:
-        """Ask other nodes for blocks of pools without a free block; read who owns the blocks."""
+        """Ask other nodes for blocks of pools without a free block; read the blocks' owners."""
         now = self._clock()
         if missing and now >= self._scarce.get(wanted, (0.0, ""))[0]:
             self._tell_scarce(wanted, now + _TELL_AGAIN_S, deadline)
@@ -464,7 +464,7 @@ class Keeper:
         single = self.named.to_give_back(uses)
         if single:
             self.node.give_back(single, deadline)
-        if self._marked or self.needs.count():  # then only blocks that cannot serve an ADD go
+        if self._marked or self.needs.count():  # give back only blocks that cannot serve an ADD
             uses = [(pool, each) for pool, each in uses if not each.size]
         now_s = self.store.clock() / 1e9
         for pool in self.settings.geometries:

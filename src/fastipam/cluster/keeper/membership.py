@@ -18,11 +18,11 @@ log = logging.getLogger("fastipam.cluster")
 
 _RECONCILE_S = 600.0  # between two comparisons of both stores: they should never differ
 
-_LOOK_S = 5.0  # the same while this node waits for a block that the controller makes
+_LOOK_S = 5.0  # between two comparisons while this node waits for a block of the controller's
 
 
 class Membership:
-    """Joins, renews the session, and joins again when the session or the registration is gone.
+    """Joins the cluster, renews the session, and joins again if session or registration is gone.
 
     ``clock`` gives seconds; runtimes mount network namespaces in ``directories``.
     """

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WANT_S = 3.0  # an ADD that has not asked again for this long has ended
 TELL_S = 2.0  # how long the owner of a block counts as known after a read
-TURN_S = 2.0  # how long a node's one request stands when the node needs other blocks too
+TURN_S = 2.0  # how long a node keeps its only request open when it needs other blocks too
 IDLE_S = 5.0  # how long a block is kept while no pod has its address
 MOST_NAMED = 32  # blocks in one request
 
@@ -72,10 +72,10 @@ class Named:
         self._try_at = 0.0
         self._asked: frozenset[BlockId] = frozenset()  # named by the request, if there is one
         self._asked_at = 0.0
-        self._marked_at = 0.0  # since when the keeper's own request is in the way, or 0.0
+        self._marked_at = 0.0  # since when a request for a pool delays one by name, or 0.0
         self._free_since: dict[BlockId, float] = {}
 
-    # What requests call ---------------------------------------------------------------------
+    # Called for requests --------------------------------------------------------------------
 
     def want(self, who: str, addresses: Iterable[tuple[int, int]]) -> Told:
         """Record an ADD that requests these addresses; return why it cannot have them yet."""
@@ -172,7 +172,7 @@ class Named:
     def makes_way(self, deadline: Deadline) -> bool:
         """Return whether the keeper may request any blocks of a pool now: no request is open.
 
-        A request that names blocks is withdrawn first if it has stood for ``TURN_S``.
+        A request that names blocks is withdrawn first if it has been open for ``TURN_S``.
         """
         if self._asked and self._clock() >= self._asked_at + TURN_S:
             self.withdraw(deadline)
@@ -181,7 +181,7 @@ class Named:
     # Telling --------------------------------------------------------------------------------
 
     def _tell(self, pair: BlockId, deadline: Deadline) -> bool:
-        """Record who owns a block, for the error of its ADD; return whether to ask the owner."""
+        """Record a block's owner, for the error of its ADD; return whether to ask that owner."""
         owner = self._node.registry.owner(pair, deadline)
         if owner is not None and owner.node == self._node.name:
             self._membership.doubt()  # this node's store has no record of the block
@@ -214,7 +214,7 @@ class Named:
         return self._node.share.spare(one for one in ids if one not in wanted)
 
     def to_give_back(self, uses: Iterable[tuple[Geometry, Use]]) -> list[BlockId]:
-        """Return the blocks of one address that were free for ``IDLE_S`` and that no ADD wants."""
+        """Return the single-address blocks that were free for ``IDLE_S`` and that no ADD wants."""
         now, wanted = self._clock(), self.wanted()
         free = {
             (pool.family, pool.address(one.number))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.registry import Namespace, Registry
 
-_KEPT_S = 60.0  # how long a namespace counts after it was read
+_KEPT_S = 60.0  # how long a namespace counts as known after it was read
 _AGAIN_S = 5.0  # between two tries to read a namespace
 _MOST = 4096  # namespaces in the cache
 
@@ -53,7 +53,7 @@ class Namespaces:
         return bool(self._wanted)
 
     def read(self, deadline: Deadline) -> None:
-        """Read the namespaces that :meth:`get` lacked. One request each. Raises nothing."""
+        """Read the namespaces that :meth:`get` did not know. One request each. Raises nothing."""
         for name in list(self._wanted):
             try:
                 found = self._registry.namespace(name, deadline)

@@ -33,7 +33,7 @@ class Needs:
         self._waiting: dict[str, tuple[float, Lines]] = {}
         self._used_up: dict[Place, float] = {}  # pools without a free block -> until when
 
-    # Who waits ------------------------------------------------------------------------------
+    # Waiting ADDs ---------------------------------------------------------------------------
 
     def note(self, who: str, lines: Lines) -> None:
         """Record an ADD that waits for an address."""
@@ -87,7 +87,7 @@ class Needs:
         return not all(self.is_used_up(family, one) for one in groups)
 
     def within_reach(self, family: int, groups: Sequence[Group]) -> Sequence[Group]:
-        """Return the groups that may serve an ADD now: up to the first one with a free block."""
+        """Return the groups up to and including the first that may have a free block."""
         for at, one in enumerate(groups):
             if not self.is_used_up(family, one):
                 return groups[: at + 1]

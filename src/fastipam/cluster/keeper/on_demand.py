@@ -28,9 +28,9 @@ def claim_now(
     opened: Open = open_registry,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Claim blocks, until every family has a free address in this node's blocks.
+    """Claim blocks until every family has a free address in this node's blocks.
 
-    This takes at most ``timeout_s`` seconds (default: the settings'), with the wait for other
+    This takes at most ``timeout_s`` seconds (default: the settings'), including the wait for other
     processes of this node. Raises NoBlock when no block was claimed, ClusterRefused, StoreError.
     """
     settings = share.settings

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Marks:
     """The marks of other nodes, and when to answer each. Safe to use from several threads.
 
-    An instance is true while one of the marks wants any blocks, not named ones. ``wake`` is called
-    when a mark was added.
+    An instance is true while there is a mark that does not name its blocks. ``wake`` is called when
+    a mark was added.
     """
 
     def __init__(self, node: Node, clock: Callable[[], float], wake: Callable[[], object]) -> None:

@@ -1,7 +1,7 @@
 """The thread that keeps the masquerading rules equal to those that the pools need.
 
-The rules stay when the agent stops, because pods go on running. Whatever fails is retried, and no
-pod waits for it.
+The rules stay when the agent stops, because pods go on running. A step that fails is retried, and
+no pod waits for a step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger("fastipam.masquerading")
 
 COMPARE_S = 600.0  # between two comparisons with what the kernel has
 _LOOK_S = 1.0  # the longest sleep: changed pools are noticed after this time without a wake
-_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0  # doubles
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0  # the pause doubles with each failure
 _END_S = 2.0  # how long a stop waits for the step that is under way
 
 
@@ -43,7 +43,7 @@ class Status(NamedTuple):
 
 
 class Masquerader:
-    """The keeper of the rules for the pools of some networks, which :meth:`use` adds."""
+    """The keeper of the rules for the pools of the networks that :meth:`use` adds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -89,7 +89,7 @@ class Masquerader:
             prefixes = {each for pools in self._pools.values() for each in pools()}
             now = self._clock()
             if not prefixes and not self._wanted:
-                return  # not known yet: the rules of an earlier run go on
+                return  # no pool is known yet: the rules of an earlier run stay
             cidrs = {one: ruleset.spared(one, prefixes) for one in ruleset.FAMILIES}
             wanted = {
                 family: ruleset.table(family, listed) if listed else ""

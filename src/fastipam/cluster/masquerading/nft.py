@@ -1,4 +1,4 @@
-"""The program ``nft``: it lists and replaces fastipam's own tables, and no other ones."""
+"""Run the program ``nft`` to list and replace fastipam's own tables, and no other ones."""
 
 from __future__ import annotations
 
