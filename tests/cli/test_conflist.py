@@ -84,9 +84,9 @@ def test_file(tmp_path: Path) -> None:
     ("options", "words"),
     [
         (("--plugin", "macvlan"), "'macvlan' is not one of 'ptp', 'bridge'"),
-        (("--network", "a b"), "the network name 'a b' has characters"),
-        (("--network", "n" * 256), "has 256 characters, 255 at most are possible"),
-        (("--network", "."), "the network name '.' has characters"),
+        (("--network", "a b"), "'a b' is not a valid network name"),
+        (("--network", "n" * 256), "has 256 characters, but at most 255 are allowed"),
+        (("--network", "."), "'.' is not a valid network name"),
         (("--mtu", "100"), "'100' is not a number of bytes from 576 to 65535: type 1450"),
         (("--mtu", "65536"), "'65536' is not a number of bytes"),
         (("--mtu", "x"), "'x' is not a number of bytes"),

@@ -279,10 +279,10 @@ def test_a_pool_with_reservations_stays(node: Path) -> None:
     _empty(node, "a", "b")
     refused = _run(node, "pool", "remove", "blue")
     assert refused.exit_code == 1
-    assert "pool blue has reservations" in refused.stderr
+    assert "pool blue cannot be removed: it has reservations" in refused.stderr
     assert _run(node, "network", "remove", "b").exit_code == 0
     refused = _run(node, "network", "remove", "a")
-    assert refused.stderr.startswith("fastipam: pool blue has reservations\n")
+    assert refused.stderr.startswith("fastipam: pool blue cannot be removed: it has reservations\n")
 
 
 def test_remove_pool(node: Path) -> None:

@@ -224,14 +224,23 @@ def test_field_of_an_endpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"pool": "10.32.0.0/28"}, "/24 (the default of blockSize) cannot be a block"),
-        ({"pool": "10.32.0.0/28", "blockSize": 24}, "/24 cannot be a block of 10.32.0.0/28"),
+        ({"pool": "10.32.0.0/28"}, "/24 (the default of blockSize) is not a valid block size"),
+        (
+            {"pool": "10.32.0.0/28", "blockSize": 24},
+            "/24 is not a valid block size for 10.32.0.0/28",
+        ),
         ({"pool": "fd00::/48"}, "/120 (the default of blockSize) cuts fd00::/48"),
-        ({"pool": [TWO_FAMILIES[0], "fd00::/124"]}, "/120 (the default of blockSize) cannot be"),
-        ({"pool": [TWO_FAMILIES[0], "fd00::/124"], "blockSize": 25}, "as large as IPv4's of /25"),
-        ({"lowWater": 3}, "2 (the default of highWater) is less"),
-        ({"highWater": 1}, "above lowWater, 0.25 (the default of lowWater)"),
-        ({"lowWater": 3, "highWater": 3}, "3 is less than one block above lowWater, 3"),
+        (
+            {"pool": [TWO_FAMILIES[0], "fd00::/124"]},
+            "/120 (the default of blockSize) is not a valid",
+        ),
+        (
+            {"pool": [TWO_FAMILIES[0], "fd00::/124"], "blockSize": 25},
+            "as many addresses as IPv4 blocks of /25",
+        ),
+        ({"lowWater": 3}, "2 (the default of highWater) is not at least 1 above"),
+        ({"highWater": 1}, "above lowWater 0.25 (the default of lowWater)"),
+        ({"lowWater": 3, "highWater": 3}, "3 is not at least 1 above lowWater 3"),
     ],
 )
 def test_limits_name_where_they_come_from(changed: dict[str, Any], text: str) -> None:
@@ -298,9 +307,9 @@ def test_own_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"name": ["n"]}, "name", "not a string"),
         ({"name": None}, "name", "the network name is missing"),
         ({"name": ""}, "name", "the network name is missing"),
-        ({"name": "a b"}, "name", "characters that it may not have"),
-        ({"dataDir": 5}, "ipam.dataDir", "this is not an absolute path: 5"),
-        ({"dataDir": "rel"}, "ipam.dataDir", "this is not an absolute path: 'rel'"),
+        ({"name": "a b"}, "name", "'a b' is not a valid network name"),
+        ({"dataDir": 5}, "ipam.dataDir", "5 is not an absolute path"),
+        ({"dataDir": "rel"}, "ipam.dataDir", "'rel' is not an absolute path"),
     ],
 )
 def test_a_configuration_of_a_network(

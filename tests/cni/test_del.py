@@ -126,8 +126,8 @@ def test_no_store_here_knows_the_network(
     for _ in range(2):  # without a store there, and with one that knows another network
         answer = call(command, made)
         assert (answer.status, answer.document) == (0, None)
-        assert answer.stderr.startswith("ipam.dataDir: not given"), answer.stderr
-        assert "does not know network mynet" in answer.stderr
+        assert answer.stderr.startswith("ipam.dataDir is not given"), answer.stderr
+        assert "has no network mynet" in answer.stderr
         call("ADD", config(name="other", ipam=SUBNET | {"dataDir": str(tmp_path / "default")}))
     assert len(held()) == 1
     call("ADD", config(ipam=SUBNET | {"dataDir": str(tmp_path / "default")}))

@@ -74,26 +74,26 @@ def test_beside_ipam(keys: dict[str, Any], notes: list[str], call: Call, config:
         (RANGES | {"rangeStart": "10.1.2.9"}, "ipam.rangeStart: no effect without ipam.subnet"),
         (RANGES | {"rangeEnd": "10.1.2.9"}, "ipam.rangeEnd: no effect"),
         (RANGES | {"gateway": "10.1.2.9"}, "ipam.gateway: no effect"),
-        (SUBNET | {"exclude": ["10.1.2.7", "10.12.0.0/29"]}, "ipam.exclude[1]: it excludes noth"),
-        (SUBNET | {"exclude": ["fd00::/64"]}, "ipam.exclude[0]: it excludes nothing"),
+        (SUBNET | {"exclude": ["10.1.2.7", "10.12.0.0/29"]}, "ipam.exclude[1]: this exclusion"),
+        (SUBNET | {"exclude": ["fd00::/64"]}, "ipam.exclude[0]: this exclusion has no effect"),
         (
             {"ranges": [[SUBNET | {"exclude": ["10.1.3.0/29"]}]]},
-            "ipam.ranges[0][0].exclude[0]: it excludes nothing",
+            "ipam.ranges[0][0].exclude[0]: this exclusion has no effect",
         ),
         (
             {"ranges": [[SUBNET | {"rangeStart": "10.1.2.9", "exclude": ["10.1.2.1"]}]]},
-            "ipam.ranges[0][0].exclude[0]: it excludes nothing",
+            "ipam.ranges[0][0].exclude[0]: this exclusion has no effect",
         ),
         (
             {"ipRanges": [{"range": "10.1.2.0/24", "exclude": ["10.1.3.1"]}]},
-            "ipam.ipRanges[0].exclude[0]: it excludes nothing",
+            "ipam.ipRanges[0].exclude[0]: this exclusion has no effect",
         ),
         (SUBNET | {"cooldown": 0, "cooldownPolicy": "strict"}, "ipam.cooldownPolicy: no effect"),
         (SUBNET | {"history": 0, "historyAge": 60}, "ipam.historyAge: no effect"),
         *(
             (
                 SUBNET | {"routes": [{"dst": "0.0.0.0/0", key: value}]},
-                f"ipam.routes[0].{key}: {value} is not from 0 to",
+                f"ipam.routes[0].{key}: {value} is not in 0..",
             )
             for key, value in (
                 ("mtu", -5),
@@ -153,7 +153,7 @@ def test_keys_inside_a_range(
         ({"range_end": "x"}, ".range_end: 'x' is not"),
         (
             {"range_end": "10.1.2.9", "rangeEnd": "10.1.2.8"},
-            ".range_end: it says '10.1.2.9', but ipam.ranges[0][0].rangeEnd says '10.1.2.8'",
+            ".range_end: range_end is '10.1.2.9', but ipam.ranges[0][0].rangeEnd is '10.1.2.8'",
         ),
     ],
 )

@@ -52,10 +52,10 @@ def test_bad_area(ipam: dict[str, Any], field: str, call: Call, config: Make) ->
 def test_without_effect(call: Call, config: Make) -> None:
     """An area that no range has is noted."""
     noted = call("ADD", config(ipam=POOL | {"static": ["10.9.0.0/24"]})).stderr
-    assert "ipam.static[0]: no effect: no range has 10.9.0.0/24" in noted
+    assert "ipam.static[0]: no effect: 10.9.0.0/24 is in no range" in noted
     inside = {"ranges": [[{"subnet": "10.2.0.0/24", "static": ["10.9.0.0/24"]}]]}
     noted = call("ADD", config(name="two", ipam=inside)).stderr
-    assert "ipam.ranges[0][0].static[0]: no effect: 10.9.0.0/24 has no address of 10.2" in noted
+    assert "ipam.ranges[0][0].static[0]: no effect: no address of 10.9.0.0/24 is in 10.2" in noted
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_without_effect(call: Call, config: Make) -> None:
         ("10.1.0.1", "10.1.0.1 is the gateway of its range, which is never assigned"),
         ("10.1.0.9", "10.1.0.9 is never assigned, because it is excluded or a gateway"),
         ("10.1.0.8/30", "10.1.0.8/30 is never assigned, because it is excluded or a gateway"),
-        ("10.9.0.1-10.9.0.9", "no range has 10.9.0.1-10.9.0.9"),
-        ("10.9.0.8", "no range has 10.9.0.8"),
+        ("10.9.0.1-10.9.0.9", "10.9.0.1-10.9.0.9 is in no range"),
+        ("10.9.0.8", "10.9.0.8 is in no range"),
     ],
 )
 def test_why_without_effect(call: Call, config: Make, static: str, why: str) -> None:

@@ -129,7 +129,7 @@ ROWS = {
     ),
     "families, and an address of the other": Row(
         "pod annotation fastipam.io/families: the requested address 10.8.0.1 is an IPv4 address, "
-        "and the pod is to have IPv6 only",
+        "but the pod may have IPv6 only",
         {"families": "v6", "addresses": "10.8.0.1"},
     ),
     "addresses of each family, and a pool that is not there": Row(
@@ -141,14 +141,15 @@ ROWS = {
         {"addresses": "10.7.0.9"},
     ),
     "a namespace that is none": Row(
-        "K8S_POD_NAMESPACE: '../../x' is not the name of a namespace", namespace="../../x"
+        "K8S_POD_NAMESPACE: '../../x' is not a valid namespace name", namespace="../../x"
     ),
     "a family that no pool has": Row(
         "pod annotation fastipam.io/families: no pool that this pod may use has IPv6 addresses",
         {"families": "v6", "pool": "low"},
     ),
     "not accepted": Row(
-        "pod annotation fastipam.io/pool: there is no AddressPool new that is accepted; kubectl",
+        "pod annotation fastipam.io/pool: AddressPool new does not exist, or the "
+        "controller has not accepted it; kubectl",
         {"pool": "new"},
     ),
     "disabled": Row(
@@ -179,10 +180,10 @@ ROWS = {
         namespace="closed",
     ),
     "a name that is none": Row(
-        "pod annotation fastipam.io/pool: 'Low' is not the name of an AddressPool", {"pool": "Low"}
+        "pod annotation fastipam.io/pool: 'Low' is not a valid AddressPool name", {"pool": "Low"}
     ),
     "a name in ipam.pool that is none": Row(
-        "ipam.pool[1]: 'Low' is not the name of an AddressPool", pool=["low", "Low"]
+        "ipam.pool[1]: 'Low' is not a valid AddressPool name", pool=["low", "Low"]
     ),
     "no namespace": Row(
         'the namespaceSelector "team=red" of pool team selects nothing: the request names no',

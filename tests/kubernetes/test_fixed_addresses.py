@@ -183,7 +183,7 @@ def test_a_number_beyond_the_list(nodes: Nodes) -> None:
     """Refused with both values, and nothing is claimed."""
     refused = nodes[0].ask("ADD", "c1", pod="web-8", annotation=LISTED)
     assert refused.document["code"] == 7, refused
-    assert "has the number 8, and 8 IPv4 addresses are listed" in refused.document["msg"]
+    assert "has ordinal 8, but only 8 IPv4 addresses are listed" in refused.document["msg"]
 
 
 def test_a_plugin_without_an_agent(nodes: Nodes, call: Call) -> None:  # noqa: F811

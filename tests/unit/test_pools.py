@@ -287,7 +287,7 @@ def test_reservations_keep_a_pool(ipam: Ipam) -> None:
     """A pool with reservations is not given up for another one."""
     a = ipam.network("a", NARROW, pool="blue")
     a.reserve("10.1.0.9")
-    with pytest.raises(ConfigError, match="uses pool blue, which has reservations"):
+    with pytest.raises(ConfigError, match="the only network of pool blue, which has reservations"):
         ipam.network("a", NARROW, pool="green").allocate("x")
 
 

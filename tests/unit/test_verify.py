@@ -367,8 +367,8 @@ def test_empty_store(ipam: Ipam) -> None:
 
 def test_finding_as_text() -> None:
     """A finding reads as a line."""
-    finding = Finding("page-empty", "net", "page 0x1", "it is stored, and has no bit set")
-    assert str(finding) == "net: page 0x1: it is stored, and has no bit set (page-empty)"
+    finding = Finding("page-empty", "net", "page 0x1", "the page is stored, but has no bit set")
+    assert str(finding) == "net: page 0x1: the page is stored, but has no bit set (page-empty)"
 
 
 def owners(store: Store) -> dict[bytes, bytes]:

@@ -70,7 +70,7 @@ def result(
     of = leases.siblings if isinstance(leases, Lease) else tuple(_each(leases, Lease, "leases"))
     if number < (0, 3, 0) and len({lease.family for lease in of}) < len(of):
         raise ConfigError(
-            f"CNI {version} has room for one address of each family, not for {len(of)} addresses",
+            f"CNI {version} allows one address of each family, not {len(of)} addresses",
             field="version",
             value=version,
             hint='use "cniVersion": "0.3.0" or newer',
@@ -124,11 +124,11 @@ def _index(ifname: str, interfaces: Sequence[Mapping[str, object]]) -> int:
         if one["name"] == ifname and "sandbox" in one:
             return at
     raise ConfigError(
-        f"none of {', '.join(str(one['name']) for one in interfaces)} with a sandbox is {ifname}, "
-        "the interface of a lease",
+        f"the lease is for interface {ifname}, but none of the listed interfaces "
+        f"({', '.join(str(one['name']) for one in interfaces)}) has that name and a sandbox",
         field="interfaces",
         value=None,
-        hint="the container's interface has the path of its namespace as sandbox",
+        hint="give the container's interface the path of its network namespace as sandbox",
     )
 
 

@@ -154,11 +154,11 @@ class Chooser:
             if wanted and family not in wanted:
                 text = format_ip(family, value)
                 raise ConfigError(
-                    f"the requested address {text} is an IPv{family} address, and the pod is to "
+                    f"the requested address {text} is an IPv{family} address, but the pod may "
                     f"have IPv{next(iter(wanted))} only",
                     field=f"{_POD} {pod_annotations.FAMILIES}",
                     value=text,
-                    hint=f"add v{family}, or do not request that address",
+                    hint=f"add v{family} to the annotation, or do not request that address",
                 )
 
     def _is_complete(self, wanted: frozenset[int]) -> bool:
@@ -174,7 +174,7 @@ class Chooser:
                 f"no pool that this pod may use has IPv{missing} addresses",
                 field=f"{_POD} {pod_annotations.FAMILIES}",
                 value=missing,
-                hint=f"leave v{missing} out, or name a pool of that family; {_SEE}",
+                hint=f"remove v{missing}, or name a pool with IPv{missing} addresses; {_SEE}",
             )
 
     def _require(self, family: int, value: int) -> None:
@@ -213,10 +213,10 @@ class Chooser:
         for name in names:
             if name not in pools:
                 raise ConfigError(
-                    f"there is no AddressPool {name} that is accepted",
+                    f"AddressPool {name} does not exist, or the controller has not accepted it",
                     field=source,
                     value=name,
-                    hint=f"{_SEE}, and whether they are accepted",
+                    hint="kubectl get addresspools shows the pools and whether they are accepted",
                 )
         return [pools[name] for name in names]
 
@@ -259,7 +259,7 @@ class Chooser:
         name = self._namespace
         if not (_LABEL.issuperset(name) and len(name) <= _LONGEST_LABEL):
             raise ConfigError(
-                f"{name!r:.80} is not the name of a namespace",
+                f"{name!r:.80} is not a valid namespace name",
                 field="K8S_POD_NAMESPACE",
                 value=name[:_LONGEST_LABEL],
             )

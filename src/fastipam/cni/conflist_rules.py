@@ -25,7 +25,7 @@ def require_name(name: str, field: str) -> None:
     if len(name) > reader.LONGEST_NETWORK:
         raise ConfigError(
             f"the network name {name[:32]}… has {len(name)} characters, "
-            f"{reader.LONGEST_NETWORK} at most are possible",
+            f"but at most {reader.LONGEST_NETWORK} are allowed",
             field=field,
             value=name,
             hint="type a shorter name, such as podnet",
@@ -61,7 +61,7 @@ def require_list(path: str, field: str) -> None:
         kind = one.get("type") if isinstance(one, dict) else None
         if not isinstance(kind, str) or not kind:
             raise ConfigError(
-                f'plugins[{at}] of {path} has no "type", which is the name of a plugin',
+                f'plugins[{at}] of {path} has no "type": the name of its plugin',
                 field=field,
                 value=path,
             )

@@ -101,7 +101,7 @@ def complete(content: bytes, path: str, families: Iterable[int], mtu: int | None
     document = json.loads(content)
     plugins = document.get("plugins")
     if not isinstance(plugins, list) or not all(isinstance(one, dict) for one in plugins):
-        raise ConfigError("a list of plugins is missing", field=f"{path}: plugins", value=None)
+        raise ConfigError("the list of plugins is missing", field=f"{path}: plugins", value=None)
     changed = False
     for plugin in plugins:
         ipam = plugin.get("ipam")

@@ -65,7 +65,7 @@ class Variables:
 def _check_container_id(value: str) -> None:
     if not is_id(value):
         raise errors.CniError(
-            f"CNI_CONTAINERID: {value!r} has characters that a container id may not have",
+            f"CNI_CONTAINERID: {value!r} is not a valid container id",
             BAD_ENVIRONMENT,
             hint="begin with a letter or digit, then use letters, digits, '_', '.' and '-'",
         )

@@ -20,7 +20,7 @@ _FIELD = f"pod annotation {ADDRESSES}"
 _LONGEST = 253  # digits of a pod's number: a name has no more characters
 _HINT = (
     "web-0 gets the first address of each family, web-1 the second: list one for every pod of "
-    "the StatefulSet; a Deployment's pods have no numbers"
+    "the StatefulSet; a Deployment's pods have no ordinals"
 )
 
 
@@ -38,19 +38,22 @@ def addresses(areas: Sequence[Area], pod_name: str) -> list[tuple[int, int]]:
         mine = [(first, last) for its_family, first, last in areas if its_family == family]
         count = sum(last - first + 1 for first, last in mine)
         if number is None and count > 1:
-            whose = f"the pod {pod_name} has" if pod_name else "the request names no pod, and so"
+            why = (
+                f"the name of pod {pod_name} does not end with an ordinal"
+                if pod_name
+                else "the request names no pod"
+            )
             raise ConfigError(
-                f"{count} IPv{family} addresses are listed, and {whose} no number at the end of "
-                "its name that says which is its own",
+                f"{count} IPv{family} addresses are listed, but {why}, which selects one of them",
                 field=_FIELD,
                 value=pod_name,
                 hint=_HINT,
             )
         if number is not None and number >= count:
             raise ConfigError(
-                f"the pod {pod_name} has the number {number}, and {count} IPv{family} "
-                f"address{'es are' if count > 1 else ' is'} listed, for the numbers "
-                f"{'0' if count == 1 else f'0 to {count - 1}'}",
+                f"the pod {pod_name} has ordinal {number}, but only {count} IPv{family} "
+                f"address{'es are' if count > 1 else ' is'} listed "
+                f"({'ordinal 0' if count == 1 else f'ordinals 0 to {count - 1}'})",
                 field=_FIELD,
                 value=number,
                 hint=_HINT,

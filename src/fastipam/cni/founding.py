@@ -43,7 +43,7 @@ def complete(settings: Settings, network: str, data_dir: str, *, is_named: bool)
             f"{settings.engine}",
             field=settings.field("engine"),
             value=settings.engine,
-            hint="a store does not switch by itself: drain the node, stop the agent, and run "
+            hint="to switch the engine, drain the node, stop the agent, and run "
             "`fastipam cluster leave`",
         )
     try:

@@ -547,7 +547,7 @@ def _note_unknown(call: _Call, network: Network | None) -> None:
         return
     if network is None or not network._is_known():
         call.log(
-            f"ipam.dataDir: not given, and the store {location.data_dir} does not know network "
+            f"ipam.dataDir is not given, and the store {location.data_dir} has no network "
             f"{location.name}: nothing was released"
         )
 

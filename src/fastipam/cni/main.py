@@ -158,12 +158,12 @@ def _last_words(error: BaseException, installed_for: str) -> bytes:
     if isinstance(error, KeyboardInterrupt):
         message = "interrupted"
     elif isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-        message = f"this process has met a limit: {error}"
-        details = "`ulimit -a` and the settings Limit…= of the service show the limits"
+        message = f"this process has reached a resource limit: {error}"
+        details = "`ulimit -a` and the Limit…= settings of the service show the limits"
     elif isinstance(error, MemoryError):
         message, details = "not enough memory to start", "see `ulimit -v` and `free -m`"
     elif isinstance(error, OSError):
-        code, message = 5, f"standard input: {error}"
+        code, message = 5, f"standard input cannot be read: {error}"
     else:
         message, details = why_not_loaded(error, installed_for)
     more = f', "details": {_quoted(details)}' if details else ""

@@ -82,7 +82,7 @@ def _node_addresses(told: str) -> tuple[str, ...]:
                 f"{one!r} is not an address",
                 field="NODE_IPS",
                 value=told,
-                hint="this variable is status.hostIPs of the agent's pod: addresses with commas "
+                hint="set NODE_IPS from status.hostIPs of the agent's pod: addresses with commas "
                 "between them",
             ) from None
     return found
@@ -113,7 +113,7 @@ def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int,
     if settings.engine == KUBERNETES:
         if holes:
             raise ConfigError(
-                "the AddressPools say for all nodes what is excluded: the exclusions of this "
+                "the AddressPools define the exclusions of all nodes: the exclusions of this "
                 f"configuration ({len(holes)}) would have no effect",
                 field="ipam.exclude",
                 value=len(holes),
@@ -146,10 +146,10 @@ def read_any(path: str) -> tuple[Settings, str, str]:
         return read(ipam["cluster"], name, directory, []), name, directory
     if "ipam" in content or "plugins" in content:
         raise ConfigError(
-            "no ipam section of this network configuration has a cluster",
+            'no ipam section of this network configuration has the key "cluster"',
             field=path,
             value=None,
-            hint='an ipam section has to have the key "cluster"',
+            hint='add "cluster" to its ipam section: {"cluster": {…}}',
         )
     settings = read_settings(path)
     return settings, settings.network, settings.data_dir
@@ -159,9 +159,7 @@ def _data_dir(ipam: dict[str, Any]) -> str:
     """Return the data directory in an ``ipam`` section. Raises ConfigError."""
     found = ipam.get("datadir", DEFAULT_DATA_DIR)
     if not reader.is_path(found) or not os.path.isabs(found):
-        raise ConfigError(
-            f"this is not an absolute path: {found!r}", field="ipam.dataDir", value=found
-        )
+        raise ConfigError(f"{found!r} is not an absolute path", field="ipam.dataDir", value=found)
     return str(found)
 
 
@@ -177,11 +175,11 @@ def provide(
     assert settings is not None
     reason = services.ask_for_blocks(store, config.name, settings, who, lines)
     if reason is None and settings.engine == KUBERNETES:
-        reason = "this node's blocks are full, and only its agent claims another block"
+        reason = "this node's blocks are full, and only its agent can claim another block"
         if lines is not None:
             reason = (
                 f"this node has no free address of {settings.words(lines)}, and only its agent "
-                "claims another block"
+                "can claim another block"
             )
     if reason is not None:
         raise NoBlock(reason)

@@ -136,7 +136,7 @@ def _families(found: dict[str, Any], whose: str) -> frozenset[int]:
     for one in words:
         if one not in _FAMILIES:
             raise errors.ConfigError(
-                f"{reader.show(one)} is not an address family",
+                f"{reader.show(one)} is not a valid address family",
                 field=f"{whose} {FAMILIES}",
                 value=one,
                 hint="write v4, v6, or v4,v6",
@@ -153,7 +153,9 @@ def _areas(found: dict[str, Any], whose: str) -> tuple[tuple[int, int, int], ...
         if area[0] == last[0] and area[1] <= last[2]:
             text = format_ip(area[0], area[1])
             raise errors.ConfigError(
-                f"{text} is listed twice, and two pods would get it", field=field, value=text
+                f"{text} is listed twice, so two pods would get the same address",
+                field=field,
+                value=text,
             )
         last = area
     return areas
@@ -174,7 +176,7 @@ def _area(text: str, field: str) -> tuple[int, int, int]:
             )
         if value != low:
             raise errors.ConfigError(
-                f"{text!r} has host bits set: it would mean all of "
+                f"{text!r} has host bits set: as a CIDR it would mean all of "
                 f"{format_cidr(family, low, length)}",
                 field=field,
                 value=text,
@@ -194,10 +196,16 @@ def _words(found: dict[str, Any], key: str, whose: str, most: int) -> list[str]:
     words = [one.strip() for one in text.split(",")]
     if len(words) > most:
         raise errors.ConfigError(
-            f"{len(words)} entries are more than {most}", field=field, value=len(words)
+            f"{len(words)} entries are listed, but at most {most} are allowed",
+            field=field,
+            value=len(words),
         )
     if not all(words):
-        what = "it is empty" if len(words) == 1 else f"{reader.show(text)} has an empty entry"
+        what = (
+            "the annotation is empty"
+            if len(words) == 1
+            else f"{reader.show(text)} has an empty entry"
+        )
         raise errors.ConfigError(
             what,
             field=field,

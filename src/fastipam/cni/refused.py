@@ -139,7 +139,7 @@ def _explained(network: Network, refusal: Refusal, report: Report, of_one: bool)
             break
         if not why.endswith(LIVES):  # a container that lives is not in doubt
             # No number of leases: the report may have been made for an earlier ADD.
-            texts.append(f"leases whose containers may be dead are kept: {why}")
+            texts.append(f"leases are kept although their containers may have ended: {why}")
             break
     if texts:
         refusal.message = "; ".join((refusal.message, *texts))

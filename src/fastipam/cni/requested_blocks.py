@@ -47,8 +47,8 @@ def refuse(
     texts = tuple(format_ip(*one) for one in elsewhere)
     if told is None:
         raise NoBlock(
-            f"this node does not own {', '.join(texts)}, and only its agent asks "
-            "other nodes for addresses",
+            f"this node does not own {', '.join(texts)}, and only its agent "
+            "can ask other nodes for addresses",
             hint="start the agent of this node",
         )
     if told.is_final:

@@ -39,7 +39,7 @@ def admit(config: dict[str, Any], command: str) -> Version:
         raise errors.CniError(
             f"CNI_COMMAND: unknown command {command!r}",
             BAD_ENVIRONMENT,
-            hint="ADD, CHECK, DEL, GC, STATUS or VERSION",
+            hint="set CNI_COMMAND to ADD, CHECK, DEL, GC, STATUS or VERSION",
         )
     return agree(config, command)
 
@@ -70,19 +70,20 @@ def agree(config: dict[str, Any], command: str) -> Version:
             )
         if version < since:
             raise errors.CniError(
-                f"cniVersion: version {text}{assumed} does not allow {command}",
+                f"cniVersion: version {text}{assumed} has no command {command}",
                 INCOMPATIBLE_VERSION,
             )
         newest = parse(NEWEST)
         if newest is not None and version > newest:
             raise errors.CniError(
-                f"cniVersion: this plugin does not allow {command} in {text}", INCOMPATIBLE_VERSION
+                f"cniVersion: this plugin does not support {command} of version {text}",
+                INCOMPATIBLE_VERSION,
             )
     if version is None or text not in SUPPORTED:
         raise errors.CniError(
             f"cniVersion: version {text} is not supported",
             INCOMPATIBLE_VERSION,
-            hint=f"config is {text!r}, plugin supports {', '.join(SUPPORTED)}",
+            hint=f"set cniVersion to a version that the plugin supports: {', '.join(SUPPORTED)}",
         )
     return version
 

@@ -369,8 +369,10 @@ class Settings:
         ):
             if theirs and theirs != ours:
                 default = " (the default)" if ours == DEFAULT_DATA_DIR else ""
+                what = "network" if key == "network" else "data directory"
                 raise ConfigError(
-                    f"it says {theirs!r}, but the configuration around it says {ours!r}{default}",
+                    f"the cluster's settings name {what} {theirs!r}, but the plugin configuration "
+                    f"names {ours!r}{default}",
                     field=field_in(path, key),
                     value=theirs,
                 )
@@ -442,7 +444,7 @@ def _watermarks(holder: dict[str, Any], path: str) -> Watermarks:
     age_s = reader.number(holder, "minimumAge", path, default.minimum_age_s, (0, 10**8))
     if high < low + 1:
         raise ConfigError(
-            f"{high:g}{_by_default(holder, 'highWater')} is less than one block above lowWater, "
+            f"{high:g}{_by_default(holder, 'highWater')} is not at least 1 above lowWater "
             f"{low:g}{_by_default(holder, 'lowWater')}",
             field=f"{path}.{'highWater' if 'highwater' in holder else 'lowWater'}",
             value=high,
@@ -474,7 +476,9 @@ def _pools(holder: dict[str, Any], path: str) -> tuple[list[Range], dict[int, in
     listed = value if isinstance(value, list) else [value]
     if value is None or not 0 < len(listed) <= _MOST_POOLS:
         raise ConfigError(
-            "the pool is missing" if not listed or value is None else "these are too many pools",
+            "the pool is missing"
+            if not listed or value is None
+            else f"{len(listed)} pools are listed, but at most {_MOST_POOLS} are allowed",
             field=f"{path}.pool",
             value=value,
             hint='"pool": "10.32.0.0/12"; or "engine": "kubernetes", whose pools are AddressPools',
@@ -492,15 +496,15 @@ def _pools(holder: dict[str, Any], path: str) -> tuple[list[Range], dict[int, in
         subnet = format_cidr(each.family, each.network, each.length)
         if not each.length <= length <= bits - 1 or bits - length > _LARGEST_BLOCK_BITS:
             raise ConfigError(
-                f"{shown} cannot be a block of {subnet}: a length from "
-                f"{max(each.length, bits - _LARGEST_BLOCK_BITS)} to {bits - 1} can",
+                f"{shown} is not a valid block size for {subnet}: use a prefix length from "
+                f"{max(each.length, bits - _LARGEST_BLOCK_BITS)} to {bits - 1}",
                 field=field,
                 value=length,
             )
         if 1 << (length - each.length) > _MOST_BLOCKS:
             raise ConfigError(
-                f"{shown} cuts {subnet} into more than {_MOST_BLOCKS} blocks: a length up to "
-                f"{each.length + _MOST_BLOCKS.bit_length() - 1} does not",
+                f"{shown} cuts {subnet} into more than {_MOST_BLOCKS} blocks: use a prefix "
+                f"length of at most {each.length + _MOST_BLOCKS.bit_length() - 1}",
                 field=field,
                 value=length,
             )
@@ -516,7 +520,7 @@ def _origin(holder: dict[str, Any], length: int, lengths: dict[int, int]) -> str
     if value is None:
         return " (the default of blockSize)"
     if not isinstance(value, list) and length != value:
-        return f" (IPv6 blocks as large as IPv4's of /{lengths[V4]})"
+        return f" (IPv6 blocks with as many addresses as IPv4 blocks of /{lengths[V4]})"
     return ""
 
 

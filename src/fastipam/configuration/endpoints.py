@@ -72,7 +72,7 @@ def read(holder: dict[str, Any], path: str) -> tuple[str, ...]:
             scheme, mark, _ = hidden.partition("://")
             shown = f"{scheme}{mark}…@{rest}" if mark else f"…@{rest}"
             raise ConfigError(
-                f"{shown!r:.80} has a user or a password",
+                f"{shown!r:.80} contains a user name or a password",
                 field=field,
                 value=shown,
                 hint='write user:password into a file, and give its path as "credentials"',

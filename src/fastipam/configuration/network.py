@@ -79,7 +79,7 @@ def network_name(document: dict[str, Any]) -> str:
         raise errors.ConfigError("the network name is missing", field="name", value=name)
     if not reader.is_id(name):
         raise errors.ConfigError(
-            f"the network name {name!r} has characters that it may not have",
+            f"{name!r} is not a valid network name",
             field="name",
             value=name,
             hint="begin with a letter or digit, then use letters, digits, '_', '.' and '-'",
@@ -177,7 +177,7 @@ class Config:
         for key, value in (("dataDir", data_dir), ("resolvConf", resolv_conf)):
             if value and not reader.is_path(value):
                 raise errors.ConfigError(
-                    f"{value!r} cannot be a path", field=f"ipam.{key}", value=value
+                    f"{value!r} is not a valid path", field=f"ipam.{key}", value=value
                 )
         if not os.path.isabs(data_dir):
             raise errors.ConfigError(
@@ -276,7 +276,9 @@ class Config:
         ):
             if many > most:
                 raise errors.ConfigError(
-                    f"{many} {what} are more than {most}", field=paths[-1], value=many
+                    f"{many} {what} are configured, but at most {most} are allowed",
+                    field=paths[-1],
+                    value=many,
                 )
         self._read_holes(ipam, "ipam")
         self._read_static(ipam, "ipam")
@@ -316,7 +318,7 @@ class Config:
             if "/" in one and parse_cidr(one)[1] != low:
                 whole = format_cidr(family, low, parse_cidr(one)[2])
                 raise errors.ConfigError(
-                    f"{one!r} has host bits set: it would make {whole} static",
+                    f"{one!r} has host bits set: as a CIDR it would make all of {whole} static",
                     field=field,
                     value=one,
                     hint=f"write the address alone, or {whole}",
@@ -326,7 +328,7 @@ class Config:
             if within is None or (family == within.family and low <= high):
                 self._static.append((field, (family, low, high)))
             else:
-                self._odd.append((field, "", f"no effect: {one} has no address of {within}"))
+                self._odd.append((field, "", f"no effect: no address of {one} is in {within}"))
 
     def _host_local_sets(self, ipam: dict[str, Any]) -> list[list[Range]]:
         """Return the old single range, if there is a ``subnet``, followed by ``ranges``."""
@@ -349,7 +351,7 @@ class Config:
             self.paths.append(here)
             if not isinstance(ranges, list):
                 error = reader.wrong(here, ranges, "a range set, which is a list of ranges")
-                error.hint = 'two brackets: "ranges": [[{"subnet": "10.32.0.0/12"}]]'
+                error.hint = 'write two brackets: "ranges": [[{"subnet": "10.32.0.0/12"}]]'
                 raise error
             found = []
             for place, one in enumerate(ranges):
@@ -395,8 +397,8 @@ class Config:
                 if families.count(family) > 1:
                     raise errors.ConfigError(
                         f"CNI version {'.'.join(map(str, self.version))}{self._assumed} "
-                        f"has room for one IPv{family} address, "
-                        f"{families.count(family)} range sets give one each",
+                        f"allows one IPv{family} address, but {families.count(family)} range sets "
+                        "would assign one each",
                         field="cniVersion",
                         value=None if self._assumed else ".".join(map(str, self.version)),
                         hint='use "cniVersion": "0.3.0" or newer',
@@ -448,7 +450,10 @@ def route(value: Any, path: str, odd: list[tuple[str, str, str]]) -> Route:
         odd += [(path, key, "") for key in value if key not in ROUTE]
     if "dst" not in value:
         raise errors.ConfigError(
-            "a route without a destination", field=f"{path}.dst", value=None, hint=_DST_HINT
+            "the destination of this route is missing",
+            field=f"{path}.dst",
+            value=None,
+            hint=_DST_HINT,
         )
     text = reader.text(value, "dst", path)
     try:
@@ -465,7 +470,7 @@ def route(value: Any, path: str, odd: list[tuple[str, str, str]]) -> Route:
         if key in value:
             number = reader.integer(value[key], f"{path}.{key}")
             if number >> bits:
-                odd.append((path, key, f"{number} is not from 0 to {(1 << bits) - 1}"))
+                odd.append((path, key, f"{number} is not in 0..{(1 << bits) - 1}"))
             # As in Go's encoding of a route: zeros are left out, except for table and scope, which
             # are pointers there.
             if number or key in ("table", "scope"):

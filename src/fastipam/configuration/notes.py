@@ -60,7 +60,7 @@ def look_at_holes(odd: list[Odd], holes: list[tuple[str, Hole]], pool: Pool) -> 
         return
     for path, hole in holes:
         if not _touched(hole, pool):
-            odd.append((path, "", f"it excludes nothing: no range has {_text(hole)}"))
+            odd.append((path, "", f"this exclusion has no effect: {_text(hole)} is in no range"))
 
 
 def look_at_static(odd: list[Odd], areas: list[tuple[str, Hole]], pool: Pool) -> None:
@@ -77,7 +77,7 @@ def look_at_static(odd: list[Odd], areas: list[tuple[str, Hole]], pool: Pool) ->
             continue
         touched = _touched(area, pool)
         if not touched:
-            why = f"no range has {_text(area)}"
+            why = f"{_text(area)} is in no range"
         elif low == high and any(each.gateway == (family, low) for each in touched):
             why = f"{_text(area)} is the gateway of its range, which is never assigned"
         else:

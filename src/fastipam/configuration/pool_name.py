@@ -43,7 +43,7 @@ def read(
     for key, name in (("pool", pool), ("network_name", network)):
         if name and not reader.is_id(name):
             raise ConfigError(
-                f"{name!r} has characters that a name may not have",
+                f"{name!r} is not a valid pool name",
                 field=f"ipam.{key}",
                 value=name,
                 hint="begin with a letter or digit, then use letters, digits, '_', '.' and '-'",
@@ -82,7 +82,7 @@ def _beside_cluster(value: object) -> ConfigError:
         "the pool of a cluster has the network's name",
         field="ipam.pool",
         value=value,
-        hint='leave one of pool and cluster out; with "engine": "kubernetes" it names AddressPools',
+        hint='remove "pool" or "cluster"; with "engine": "kubernetes", "pool" names AddressPools',
     )
 
 
@@ -98,7 +98,7 @@ def of_cluster(value: object, settings: Settings | None) -> tuple[str, ...]:
         check_name(one, field)
     if not 0 < len(listed) <= _MOST_POOLS:
         raise ConfigError(
-            f"{len(listed)} pools are listed: 1 to {_MOST_POOLS} are possible",
+            f"{len(listed)} pools are listed, but 1 to {_MOST_POOLS} are allowed",
             field="ipam.pool",
             value=len(listed),
         )
@@ -110,7 +110,7 @@ def check_name(name: str, field: str) -> None:
     ends = name[:1] + name[-1:]
     if len(name) > _LONGEST or not _LETTERS.issuperset(name) or not ends.isalnum():
         raise ConfigError(
-            f"{reader.show(name)} is not the name of an AddressPool",
+            f"{reader.show(name)} is not a valid AddressPool name",
             field=field,
             value=name,
             hint="kubectl get addresspools shows their names",

@@ -121,7 +121,9 @@ def decode_first(raw: bytes) -> tuple[dict[str, Any], int]:
     Anything may follow the object. Raises DecodingError, without line and column.
     """
     if make_scanner is None:  # pragma: no cover  # an interpreter without the C accelerator
-        raise errors.DecodingError("this interpreter does not say where an object ends")
+        raise errors.DecodingError(
+            "this Python has no C scanner for JSON, which fastipam needs to find an object's end"
+        )
     try:
         text = raw.decode()
         value, end = make_scanner(_EXACT)(text, 0)
@@ -256,7 +258,9 @@ def listed(holder: dict[str, Any], key: str, path: str, most: int = MOST_ENTRIES
         raise wrong(field, value, "a list")
     if len(value) > most:
         raise errors.ConfigError(
-            f"{len(value)} entries are more than {most}", field=field, value=value
+            f"{len(value)} entries are listed, but at most {most} are allowed",
+            field=field,
+            value=value,
         )
     return value
 

@@ -23,8 +23,8 @@ _RULE = (
     f"has at most {_LONGEST} characters, which are letters, digits, '-', '_' and '.', and "
     "begins and ends with a letter or a digit"
 )
-KEY_RULE = f"is not the name of a label: a name {_RULE}; a domain and '/' may stand before it"
-VALUE_RULE = f"is not the value of a label: a value {_RULE}, or is empty"
+KEY_RULE = f"is not a valid label key: its name {_RULE}; a domain and '/' may precede the name"
+VALUE_RULE = f"is not a valid label value: a value {_RULE}, or is empty"
 
 
 def is_key(text: object) -> bool:

@@ -78,7 +78,9 @@ def holes_of(
         if family == found.family and low <= high:
             holes.append((field, (family, low, high)))
         else:
-            odd.append((field, "", f"it excludes nothing: {one} has no address of {found}"))
+            odd.append(
+                (field, "", f"this exclusion has no effect: no address of {one} is in {found}")
+            )
     return holes
 
 
@@ -131,7 +133,7 @@ def _either(holder: dict[str, Any], theirs: str, ours: str, path: str) -> str:
     text, other = reader.text(holder, theirs, path), reader.text(holder, ours, path)
     if text and other and text != other:
         raise ConfigError(
-            f"it says {text!r}, but {path}.{ours} says {other!r}",
+            f"{theirs} is {text!r}, but {path}.{ours} is {other!r}",
             field=f"{path}.{theirs}",
             value=text,
             hint="use one of the two",
@@ -153,7 +155,9 @@ def _range(holder: dict[str, Any], path: str) -> Range:
         high, _, length = rest.partition("/")
         text = f"{low.strip()}/{length}"
         if reader.ip(high.strip(), f"{path}.range") is None:
-            raise ConfigError("the end after '-' is missing", field=f"{path}.range", value=high)
+            raise ConfigError(
+                "the range's end address after '-' is missing", field=f"{path}.range", value=high
+            )
         start, end = start or low.strip(), end or high.strip()
     try:
         family, value, bits = parse_cidr(text)

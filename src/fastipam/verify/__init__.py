@@ -95,11 +95,13 @@ class _Verifier:
                     f"{what}-id",
                     "",
                     f"last {what}",
-                    f"the last id of a {what}, {last}, is too large",
+                    f"the last {what} id {last} is not below {MOST_NETWORKS}",
                 )
         for key, (pool_id, _) in self._pools.items():
             if pool_id not in self._used:
-                yield Finding("pool-without-network", _text(key), key.hex(), "no network uses it")
+                yield Finding(
+                    "pool-without-network", _text(key), key.hex(), "no network uses this pool"
+                )
         yield from self._orphans()
         for network in self._networks.values():
             yield from _read_log(network)
@@ -114,11 +116,17 @@ class _Verifier:
             name, pool_id = _text(key), keys.id_of(raw)
             if len(raw) < 4:
                 yield Finding(
-                    "pool-unreadable", name, key.hex(), f"its entry cannot be read: {raw.hex()}"
+                    "pool-unreadable",
+                    name,
+                    key.hex(),
+                    f"the pool's entry cannot be read: {raw.hex()}",
                 )
                 continue
             if pool_id in ids or not 1 <= pool_id <= self._last_pool:
-                text = f"its id {pool_id} is also another pool's, or is not in 1..{self._last_pool}"
+                text = (
+                    f"the pool's id {pool_id} is also another pool's, or is not in "
+                    f"1..{self._last_pool}"
+                )
                 yield Finding("pool-id", name, key.hex(), text)
             ids.add(pool_id)
             self._pools[key] = pool_id, raw
@@ -128,20 +136,25 @@ class _Verifier:
         entry = keys.unpack_network(raw)
         if entry is None or entry[0] != tables.SCHEMA:
             yield Finding(
-                "network-unreadable", name, key.hex(), f"its entry cannot be read: {raw.hex()}"
+                "network-unreadable",
+                name,
+                key.hex(),
+                f"the network's entry cannot be read: {raw.hex()}",
             )
             return
         _, network_id, pool_id, pool_key = entry
         network = NetworkCheck(self._txn, network_id, pool_id, name, self._told)
         if network_id in self._networks:
             other = self._networks[network_id].name
-            yield Finding("network-id", name, key.hex(), f"network {other} has the same id")
+            yield Finding(
+                "network-id", name, key.hex(), f"network {other} has the same id {network_id}"
+            )
             return
         if not 1 <= network_id <= self._last_network:
-            text = f"its id {network_id} is not in 1..{self._last_network}"
+            text = f"the network's id {network_id} is not in 1..{self._last_network}"
             yield Finding("network-id", name, key.hex(), text)
         if pool_key not in self._pools or self._pools[pool_key][0] != pool_id:
-            text = f"its pool is {_text(pool_key)} with the id {pool_id}, which does not exist"
+            text = f"the network's pool {_text(pool_key)} with id {pool_id} does not exist"
             yield Finding("network-pool", name, key.hex(), text)
             if pool_id in self._used:
                 return
@@ -150,7 +163,7 @@ class _Verifier:
             try:
                 network.pool = Pool.read(keys.unpack_pool(ranges)[1])
             except ValueError:
-                text = f"its ranges cannot be read: {ranges[4:]!r}"
+                text = f"the pool's ranges cannot be read: {ranges[4:]!r}"
                 yield Finding("ranges-unreadable", name, key.hex(), text)
         network.members = self._used.setdefault(pool_id, [])
         network.members.append(network_id)
@@ -158,7 +171,7 @@ class _Verifier:
         yield from _own_ranges(network)
         policy = tables.META.get(self._txn, keys.policy_key(network_id))
         if policy is not None and not policy_record.is_valid(policy):
-            text = f"its policy cannot be read: {policy.hex()}"
+            text = f"the network's policy cannot be read: {policy.hex()}"
             yield network.finding("policy-unreadable", "policy", text)
 
     def _orphans(self) -> Iterator[Finding]:
@@ -173,7 +186,12 @@ class _Verifier:
         yield from self._orphans_in("history", main, keys.LOG_MARK, networks, "network")
         yield from self._orphans_in("state", main, keys.STATE_MARK, pools, "pool")
         for key in strangers(self._txn):
-            yield Finding("main-key", "", key.hex(), "the main database has no such record")
+            yield Finding(
+                "main-key",
+                "",
+                key.hex(),
+                "this key of the main database belongs to no known record",
+            )
 
     def _orphans_in(
         self, what: str, table: Table, mark: bytes, known: Collection[int], of: str
@@ -187,7 +205,7 @@ class _Verifier:
                 end = len(mark) + 4
                 one = keys.id_of(key[len(mark) : end])
                 if len(key) < end or one not in known:
-                    text = f"no such {of} exists"
+                    text = f"no {of} has the id {one}, to which this record belongs"
                     yield Finding(f"{what}-orphan", f"#{one}", key.hex(), text)
                 if one == MOST_NETWORKS:
                     break
@@ -232,16 +250,18 @@ def _own_ranges(network: NetworkCheck) -> Iterator[Finding]:
     except ValueError:
         right = False
     if not right:
-        text = f"its own ranges, {raw[1:]!r}, cannot be read, or its pool does not contain them"
+        text = f"the network's own ranges {raw[1:]!r} cannot be read, or are not within its pool's"
         yield network.finding("ranges-own", "own ranges", text)
 
 
 def _read_state(network: NetworkCheck) -> Iterator[Finding]:
     key = keys.state_key(network.pool_id)
-    yield from _longer(network, key, "state", "the numbers of a pool")
+    yield from _longer(network, key, "state", "a pool's counters")
     raw = tables.MAIN.get(network.txn, key)
     if raw is None:
-        yield network.finding("state-missing", key.hex(), "its pool has no numbers")
+        yield network.finding(
+            "state-missing", key.hex(), "the record of the pool's counters is missing"
+        )
         return
     try:
         network.state = PoolState(network.pool_id, raw)
@@ -251,7 +271,7 @@ def _read_state(network: NetworkCheck) -> Iterator[Finding]:
 
 def _read_log(network: NetworkCheck) -> Iterator[Finding]:
     key = keys.log_key(network.network_id)
-    yield from _longer(network, key, "history", "a history")
+    yield from _longer(network, key, "history", "a network's history")
     try:
         network.log = EventLog(network.network_id, tables.MAIN.get(network.txn, key))
     except StoreCorrupt as error:
@@ -260,7 +280,7 @@ def _read_log(network: NetworkCheck) -> Iterator[Finding]:
 
 def _longer(network: NetworkCheck, key: bytes, what: str, words: str) -> Iterator[Finding]:
     for found in tables.MAIN.scan_keys(network.txn, key, key + b"\0"):
-        yield network.finding(f"{what}-key", found.hex(), f"this is not a key of {words}")
+        yield network.finding(f"{what}-key", found.hex(), f"this is not a valid key for {words}")
 
 
 def _numbers(network: NetworkCheck) -> Iterator[Finding]:
@@ -271,5 +291,7 @@ def _numbers(network: NetworkCheck) -> Iterator[Finding]:
         noted = getattr(network.state, what)
         if noted != counted and (what != "outside" or network.pool is not None):
             yield network.finding(
-                "state-count", what, f"its state counts {noted} addresses instead of {counted}"
+                "state-count",
+                what,
+                f"the stored counter is {noted}, but {counted} addresses were counted",
             )

@@ -44,9 +44,9 @@ class Bits:
                     continue
                 if level == 0:
                     kind = "bit-without-record" if in_page else "record-without-bit"
-                    text = "its bit is set, but it has neither a lease nor a reservation"
+                    text = "the address's bit is set, but it has neither a lease nor a reservation"
                     if in_below:
-                        text = "it has a lease or a reservation, but its bit is clear"
+                        text = "the address has a lease or a reservation, but its bit is clear"
                     where = (
                         format_ip(family, number) if number >> BITS[family] == 0 else hex(number)
                     )
@@ -55,14 +55,18 @@ class Bits:
                     yield network.finding(
                         "page-parent",
                         self._page(level - 1, number),
-                        "it is full, but the page above it does not say so"
+                        "the page is full, but the page above does not mark it as full"
                         if in_below
-                        else "it is not full, but the page above it says that it is",
+                        else "the page is not full, but the page above marks it as full",
                     )
             yield from self._flush()
             below = full
         for number in below:
-            yield network.finding("page-parent", f"page {number}", "no level is above it")
+            yield network.finding(
+                "page-parent",
+                f"page {number}",
+                "the page is full, and there is no level above to mark it",
+            )
 
     def _flush(self) -> Iterator[Finding]:
         if self._pending:
@@ -82,18 +86,18 @@ class Bits:
         index_bytes = keys.page_index_bytes(family)
         for key, raw in network.items(tables.PAGES, prefix):
             if len(key) != len(prefix) + index_bytes:
-                self._found("page-key", key.hex(), "this is not a key of a page")
+                self._found("page-key", key.hex(), "this is not a valid key for a page")
                 continue
             index = keys.page_index_of(key)
             where = self._page(level, index)
             if len(raw) != keys.PAGE_BYTES:
                 self._found(
-                    "page-length", where, f"it is {len(raw)} bytes long, not {keys.PAGE_BYTES}"
+                    "page-length", where, f"the page has {len(raw)} bytes, not {keys.PAGE_BYTES}"
                 )
                 continue
             bits = page_bits(raw, index * keys.PAGE_BITS)
             if not bits:
-                self._found("page-empty", where, "it is stored, and has no bit set")
+                self._found("page-empty", where, "the page is stored, but has no bit set")
             if len(bits) == keys.PAGE_BITS:
                 full.append(index)
             yield from bits
@@ -121,7 +125,7 @@ class Bits:
             if address is not None:
                 yield address[1]
             else:
-                self._found(f"{what}-key", key.hex(), f"this is not a key of a {what}")
+                self._found(f"{what}-key", key.hex(), f"this is not a valid key for a {what}")
 
 
 def other_families(network: NetworkCheck) -> Iterator[Finding]:
@@ -137,7 +141,7 @@ def other_families(network: NetworkCheck) -> Iterator[Finding]:
                 key = walk.key()
                 known = len(key) > 5 and key[4] in BITS and key[5] < levels
                 if not known:
-                    text = f"this is not a key of a {what}"
+                    text = f"this is not a valid key for a {what}"
                     yield network.finding(f"{what}-key", key.hex(), text)
                     start = key + b"\0"
                 else:

@@ -38,7 +38,7 @@ def fault(pool: Pool | None, key: bytes, raw: bytes) -> str:
     if block is not None and pool is not None:
         its_set = blocks.set_of(pool.sets, block.family, block.base)
         if its_set is None:
-            return "it is in no range set with blocks"
+            return "the block is in no range set that is cut into blocks"
         if blocks.base_of(its_set, block.base) != block.base:
             return "no block of the pool begins at this address"
     return ""
@@ -59,5 +59,5 @@ def _unlisted(network: NetworkCheck) -> Iterator[Finding]:
                 continue
             for base in unlisted:
                 where = format_cidr(family, base, blocks.length_of(range_set, base))
-                text = "it has free addresses, but is not in the list of such blocks"
+                text = "the block has free addresses, but is not in the list of such blocks"
                 yield network.finding("block-unlisted", where, text)

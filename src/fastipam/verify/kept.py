@@ -31,12 +31,12 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
     if one.owner:
         key = reservation_record.owner_index_key(prefix, one.owner, one.ifname)
         if (family, value) not in _listed(network, key):
-            text = f"it is reserved for {one.owner}, but is not in that owner's list"
+            text = f"the address is reserved for {one.owner}, but that owner's list lacks it"
             found.append(network.finding("reservation-without-owner", where, text))
     if one.until:
         key = reservation_record.due_key(prefix, one.until, family, value)
         if tables.STICKY.get(network.txn, key) is None:
-            text = "its reservation has an end, but the table sticky does not list it"
+            text = "the reservation expires, but the table sticky does not list it"
             found.append(network.finding("reservation-without-end", where, text))
     return found
 
@@ -66,12 +66,12 @@ def entries(network: NetworkCheck) -> Iterator[Finding]:
                 raise ValueError(key)
             named = [_names(network, key, until, *one) for one in listed]
         except (StoreCorrupt, ValueError, KeyError):
-            text = "this is not an entry of the table sticky"
+            text = "this entry of the table sticky cannot be read"
             yield network.finding("sticky-unreadable", key.hex(), text)
             continue
         for (family, value), agrees in zip(listed, named, strict=True):
             if not agrees:
-                text = "the table sticky lists it, but its reservation differs"
+                text = "the table sticky lists this address, but no reservation agrees with it"
                 where = format_ip(family, value)
                 yield network.finding("sticky-without-reservation", where, text)
 
@@ -98,12 +98,14 @@ def events(network: NetworkCheck) -> Iterator[Finding]:
     for key, raw in network.items(tables.EVENTS, network.owners_prefix):
         sequence = yield from _event(network, key, raw)
         if log is not None and sequence is not None and not first <= sequence < end:
-            text = f"event {sequence} is not one of {first}..{end}"
+            text = f"event number {sequence} is not in {first}..{end - 1}"
+            if first >= end:
+                text = f"event number {sequence} is stored, but the history has no stored event"
             yield network.finding("event-number", key.hex(), text)
     for key, raw in waiting:
         yield from _event(network, key, raw)
     if log is not None and first > end:
-        text = f"event {end} is kept, but the history says that the oldest one is {first}"
+        text = f"event {end} is kept, but the history record names {first} as the oldest"
         where = event_key(network.network_id, end).hex()
         yield network.finding("event-number", where, text)
 

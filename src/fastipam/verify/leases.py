@@ -33,35 +33,38 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
     if state is not None and not 0 < record.generation <= state.generation:
         add(
             "lease-generation",
-            f"its generation {record.generation} is not in 1..{state.generation}",
+            f"the lease's generation {record.generation} is not in 1..{state.generation}",
         )
     if record.length > BITS[family]:
-        add("lease-length", f"its prefix length is {record.length}")
+        add("lease-length", f"prefix length {record.length} is not in 0..{BITS[family]}")
     if record.boot > network.boot:
-        add("lease-boot", f"it is of boot {record.boot}, but the current boot is {network.boot}")
+        text = f"the lease is from boot {record.boot}, but the current boot is {network.boot}"
+        add("lease-boot", text)
     elif record.boot != network.boot and record.state == ASSIGNED and _all_seen(network):
-        add("lease-boot", f"it is of boot {record.boot}, whose leases were all released")
+        text = f"the lease is from boot {record.boot}, whose leases were all released"
+        add("lease-boot", text)
     if record.network_id not in network.members:
         whose = ", ".join(map(str, network.members))
-        text = f"it names network {record.network_id}, which is not one of its pool's ({whose})"
+        text = f"the lease names network {record.network_id}, but the pool's networks are {whose}"
         add("lease-network", text)
     owner = f"{record.container_id} {record.ifname}"
     if record.state == ASSIGNED:
         network.counts["assigned"] += 1
         if record.released:
-            add("lease-released", "it is assigned, but has a time of release")
+            add("lease-released", "the lease is assigned, but has a time of release")
         if (family, value) not in _owned(network, record):
-            text = f"it is assigned to {owner}, but the owner's entry does not list it"
+            text = f"the address is assigned to {owner}, but that owner's entry does not list it"
             add("lease-without-owner", text)
     else:
         network.counts["cooling"] += 1
         if state is not None and record.released > state.clock:
-            add("lease-released", "it was released at a time in the future")
+            add("lease-released", "the lease's time of release is in the future")
         queued = keys.cooldown_key(
             network.pool_id, record.set_index, record.released, family, value
         )
         if tables.COOLDOWN.get(network.txn, queued) is None:
-            add("lease-without-cooldown", "it is cooling, but is not in the cool-down queue")
+            text = "the lease is cooling, but is not in the cool-down queue"
+            add("lease-without-cooldown", text)
     return found
 
 
@@ -98,18 +101,24 @@ def owners(network: NetworkCheck) -> Iterator[Finding]:
             yield network.finding("owner-unreadable", key.hex(), str(error))
             continue
         if len(key) != keys.OWNER_KEY_BYTES:
-            yield network.finding("owner-key", key.hex(), "this is not a key of an owner")
+            yield network.finding("owner-key", key.hex(), "this is not a valid key for an owner")
         if not entries or len(set(entries)) < len(entries):
-            text = "it lists no address, or the same address twice"
+            text = "the owner's entry lists no address, or the same address twice"
             yield network.finding("owner-addresses", key.hex(), text)
         for pool_id, family, value in entries:
             if pool_id != network.pool_id:
-                text = f"owner {key[4:].hex()} lists it in pool {pool_id}, not {network.pool_id}"
+                text = (
+                    f"owner {key[4:].hex()} lists this address in pool {pool_id}, "
+                    f"not in pool {network.pool_id}"
+                )
                 yield network.finding("owner-pool", format_ip(family, value), text)
                 continue
             record = network.record(family, value)
             if record is None or record.state != ASSIGNED or _owner_key(network, record) != key:
-                text = f"owner {key[4:].hex()} lists it, but the lease is not of this owner"
+                text = (
+                    f"owner {key[4:].hex()} lists this address, but the address has no lease of "
+                    "that owner"
+                )
                 yield network.finding("owner-without-lease", format_ip(family, value), text)
 
 
@@ -118,7 +127,7 @@ def cooldown(network: NetworkCheck) -> Iterator[Finding]:
     prefix = network.prefix
     for key, _ in network.items(tables.COOLDOWN, prefix):
         if not keys.is_cooldown_key(key):
-            text = "this is not a key of the cool-down queue"
+            text = "this is not a valid key for the cool-down queue"
             yield network.finding("cooldown-key", key.hex(), text)
             continue
         _, set_index, released, family, value = keys.read_cooldown_key(key)
@@ -131,7 +140,7 @@ def cooldown(network: NetworkCheck) -> Iterator[Finding]:
             yield network.finding(
                 "cooldown-without-lease",
                 format_ip(family, value),
-                "it is in the cool-down queue, but its lease is not cooling",
+                "the address is in the cool-down queue, but no cooling lease agrees with it",
             )
 
 
@@ -142,5 +151,5 @@ def missing(network: NetworkCheck) -> Iterator[Finding]:
     """
     for key, raw in network.items(tables.MISSING, network.prefix):
         if not keys.is_address_key(key) or not is_missing(raw):
-            text = "this is not a record of a missing namespace"
+            text = "this record of a missing network namespace cannot be read"
             yield network.finding("missing-unreadable", key.hex(), text)

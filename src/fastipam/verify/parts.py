@@ -37,7 +37,9 @@ def check_progress(progress: object) -> None:
     """Raise ConfigError unless this is a function or None."""
     if not (progress is None or callable(progress)):
         raise ConfigError(
-            f"progress is {progress!r}, which cannot be called", field="progress", value=progress
+            f"progress must be a function or None, not {progress!r}",
+            field="progress",
+            value=progress,
         )
 
 
