@@ -291,8 +291,8 @@ class _Copy:
 
         They also say that leases of earlier boots have to be searched for again.
         """
-        # A caller may still release a lease that was made after the backup, by its generation: no
-        # other lease may have the same one.
+        # A caller may still release a lease that was made after the backup, by its generation. No
+        # other lease may have that generation.
         state = PoolState(keys.id_of(key[1:]), raw)
         state.swept, state.sweep = 0, (0, 0)
         state.generation = max(state.generation, self._generations.get(state.pool_id, 0))

@@ -20,9 +20,9 @@ def replacing(path: str | os.PathLike[str], mode: int = 0o600) -> Iterator[int]:
     """Yield a descriptor of a new file, which gets the name ``path`` when the block ends.
 
     The file is on disk before it has the name. It replaces a file or a symbolic link of this name.
-    A link is not followed, because in a directory that everybody may write, another user may have
-    made it. A directory, a device or a FIFO is left alone. ``mode`` is subject to the umask. When
-    the block fails, no file is left. Raises OSError.
+    A link is not followed, because in a directory that every user may write to, another user may
+    have made it. A directory, a device or a FIFO is left alone. ``mode`` is subject to the umask.
+    When the block fails, no file is left. Raises OSError.
     """
     target = os.path.abspath(path)
     directory, name = os.path.split(target)

@@ -63,9 +63,9 @@ def leases(
 def refuse_unimported(network: str, data_dir: str, since_ns: int | None = None) -> None:
     """Raise ConfigError when host-local has leases of a network that the store does not know.
 
-    Two trees are searched: the one of this ``dataDir``, and host-local's default. Leases from
-    before ``since_ns``, by default the start of the machine, are ignored, because their containers
-    are gone.
+    Two trees are searched: the tree in ``data_dir``, and host-local's default. Leases from before
+    ``since_ns``, by default the start of the machine, are ignored, because their containers are
+    gone.
     """
     since_ns = booted_ns() if since_ns is None else since_ns
     for tree in dict.fromkeys((data_dir, DEFAULT_TREE)):
@@ -169,7 +169,7 @@ def _is_name(name: str) -> bool:
 def set_of_cursor(name: str) -> int | None:
     """Return the number of the range set that a cursor file belongs to, or None for another file.
 
-    Raises ValueError when the name begins like that of a cursor and has no such number.
+    Raises ValueError when the name begins like a cursor file's but does not end with a set number.
     """
     if not name.startswith(CURSOR):
         return None

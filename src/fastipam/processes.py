@@ -116,9 +116,9 @@ def search(node_pid_ns: Collection[int] = (), proc: str = "/proc") -> Found:
     """Return the network namespaces of all processes, their threads, and all mounts.
 
     From the kernel's first pid namespace, all processes are visible. From another pid namespace,
-    only its own processes are. These are the whole node if the node is itself a container:
-    ``node_pid_ns`` are the inodes of the pid namespaces in which runtimes of this node are known to
-    run.
+    only its own processes are. That is enough if the node is itself a container and runtimes run in
+    that pid namespace: ``node_pid_ns`` are the inodes of the pid namespaces in which runtimes of
+    this node are known to run.
 
     O(threads + lines of the mount tables); some ten milliseconds on a busy node.
     """

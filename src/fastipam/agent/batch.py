@@ -1,4 +1,4 @@
-"""Handle a batch of requests in one commit, with the same ``handle`` as a direct call.
+"""Handle a batch of requests in one commit, by the function that a directly run plugin calls.
 
 Each store that a batch touches has one write transaction open while the batch is handled. One
 commit, with one sync to disk, serves all requests, which are answered after it. A request that

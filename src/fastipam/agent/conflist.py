@@ -142,7 +142,7 @@ class Writer:
         return found
 
     def _update(self, content: bytes) -> None:
-        """Write ``content`` to the file, unless somebody has removed the file. Raises OSError."""
+        """Write ``content`` to the file, unless an operator has removed it. Raises OSError."""
         there = _read(self.target)
         if there is None and content == self._done:
             self._set(

@@ -93,7 +93,7 @@ def ignore_signals() -> None:
 
 
 _MEANINGLESS = (
-    signal.SIGHUP,  # a terminal was closed, or somebody expects a reload, which does not exist
+    signal.SIGHUP,  # a terminal was closed, or an operator wants a reload, which does not exist
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF,
     signal.SIGPIPE, signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT,
     signal.SIGTTIN, signal.SIGTTOU,  # a background process may write to its terminal

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.agent")
 
-KEPT_S = 1.0  # how long a result is reused for the same question
+KEPT_S = 1.0  # how long a result is reused for callers that ask for the same work
 
 
 class Worker:
-    """One thread that answers questions. A caller gets None until the answer is there.
+    """One thread that does slow work for callers. A caller gets None until the result is there.
 
-    The thread calls ``wake`` after each answer. An answer is kept for a second and shared by all
-    callers with the same question, so the same work is done at most once a second. An exception is
-    kept like an answer, and raised in each of these callers.
+    The thread calls ``wake`` after each piece of work. Its result is kept for a second and shared
+    by all callers that ask for the same work, which is done at most once a second. An exception is
+    kept like a result, and raised in each of these callers.
     """
 
     def __init__(

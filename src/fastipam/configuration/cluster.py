@@ -143,7 +143,7 @@ class Settings:
     ConfigError with the path of the field.
 
     With the engine ``kubernetes`` there are no pools before :meth:`with_pools`. ``servers`` are the
-    URLs of the API; without any, the environment names it. ``kubeconfig`` is a file for kubectl.
+    URLs of the API; without any, the environment names it. ``kubeconfig`` is kubectl's file.
     ``founding`` is the text in the node's store from which a plugin has read the pools.
     ``namespaces`` says whether annotations of namespaces can choose pools.
 
@@ -332,8 +332,8 @@ class Settings:
     def to_donate(self, family: int, name: str) -> list[Geometry]:
         """Return the pools from which to donate to a node that asks for a block of pool ``name``.
 
-        The named pool comes first. The others are those that serve a pod without a choice equally
-        well, and that have no node selector.
+        The named pool comes first. The other pools are in its group for pods that choose none, and
+        have no node selector.
         """
         found = self.geometries_of(family)
         if not name or not self.pools:

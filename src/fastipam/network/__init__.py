@@ -70,7 +70,7 @@ class Network(Reading):
         address is chosen, round robin. ``existing`` says what to do when the owner already has
         addresses: raise an error ("error"), or return them ("return"). Their leases then get the
         time, namespace and pod of this call, and their ``created`` is False. If other addresses are
-        requested, it is an error all the same. ``netns`` is the container's network namespace
+        requested, it is an error in both cases. ``netns`` is the container's network namespace
         (``Netns.of(path)``): a sweep releases the lease when that namespace has ended. ``pod`` is a
         ``Pod``, or its namespace and name. An address that is reserved for this container or pod is
         assigned before any other.
@@ -406,7 +406,7 @@ class Network(Reading):
             return join(leases)
 
     def _release_leases(self, leases: Sequence[Lease]) -> bool:
-        """Release leases of one owner if it still has exactly these; return whether it had.
+        """Release leases of one owner if it still has exactly these; return whether it had them.
 
         ``leases`` were read before. If the owner has other addresses by now, or the same addresses
         by another assignment, nothing is released. O(addresses of the owner). Returns after the

@@ -81,7 +81,7 @@ class Books:
         return self._store
 
     def within(self, txn: Transaction) -> Self:
-        """Return the same network, whose calls are part of a transaction."""
+        """Return this network for calls that are part of a transaction."""
         from fastipam.storage.within import Within
 
         other = object.__new__(type(self))
@@ -90,7 +90,7 @@ class Books:
         return other
 
     def outside(self) -> Self:
-        """Return the same network outside a transaction, for calls after its end."""
+        """Return this network for calls after the end of its transaction, and outside of it."""
         store: Any = self._store
         while store.nests:
             store = store._store
@@ -189,8 +189,8 @@ class Books:
         """Return the network's records for an assignment; make them if the network is new.
 
         The ranges and the policy are stored, and some leases of an earlier boot are released.
-        Raises ConfigError when neither the caller nor the store knows ranges, when the ranges are
-        plain and the store knows the network as a cluster's, and when new ranges have a gateway
+        Raises ConfigError when neither the caller nor the store has ranges, when the ranges have no
+        blocks although the store has the network as a cluster's, and when new ranges have a gateway
         that is assigned.
         """
         ledger, pool = self._books(txn), self.pool

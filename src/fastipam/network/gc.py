@@ -25,9 +25,9 @@ _LITTLE_NS = 60 * 10**9
 class Age:
     """A check for leases younger than a runtime's list, by a wall clock that may have been set.
 
-    ``before_ns`` is the wall clock time when the list was made. It is a pair if that moment is also
-    known by a clock that cannot be set: the time that the wall clock had then, and the time of that
-    moment by the wall clock as it is set now. The two differ if the clock was set meanwhile; a
+    ``before_ns`` is the wall clock time when the list was made. It is a pair if a clock that cannot
+    be set was read at that moment too: the time that the wall clock showed then, and the time of
+    that moment by the wall clock as it is set now. The two differ if the clock was set meanwhile; a
     lease may have been made before that step or after it.
     """
 

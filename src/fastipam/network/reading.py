@@ -116,9 +116,8 @@ class Reading(Books):
         """Yield every lease in address order, IPv4 first.
 
         O(1) memory. Up to 4096 leases are as of one moment. If there are more, they are read in
-        pages, and each page is as of one moment: a later change is seen if it is behind the page,
-        and not if it is in the page or before it. While the caller has a lease, no read transaction
-        is open.
+        pages, and each page is as of one moment: a later change is seen only if its address is
+        behind the page. No read transaction is open while the caller handles a lease.
         """
         self._end_earlier_boots()
         for family, value, record, pool in self._records():

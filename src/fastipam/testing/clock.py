@@ -18,8 +18,8 @@ class Clock:
 
     ``now_ns`` can be set too. Forked children share the clock, and so do the processes of
     :meth:`TemporaryStore.command`. Whenever the store of a :class:`TemporaryStore` reads the clock,
-    a nanosecond passes. So no two leases have the same time: GC and :meth:`Network.retain` compare
-    the times of leases.
+    a nanosecond passes. So of two leases the first one has the earlier time: GC and
+    :meth:`Network.retain` compare the times of leases.
     """
 
     def __init__(self, now_ns: int = _START_NS) -> None:

@@ -48,7 +48,7 @@ log = logging.getLogger("fastipam.cluster")
 
 _IDLE_S = 1.0  # between two checks of demand while there is none
 _UNSEEN = (-1, -1)  # no store has this generation
-_TELL_AGAIN_S = 10.0  # between two reads of who owns the blocks of a used up pool
+_TELL_AGAIN_S = 10.0  # between two reads of the owners of a used up pool's blocks
 _BLOCKS_LATER_S = 30.0  # after this time a node follows all blocks even if it owns none
 
 

@@ -51,7 +51,7 @@ class Marks:
             self._marks.pop(needy, None)
 
     def replace(self, listed: Sequence[Request]) -> None:
-        """Replace all marks by those of a listing."""
+        """Replace all marks by the listed requests' marks."""
         with self._lock:
             self._marks.clear()
         for mark in listed:
