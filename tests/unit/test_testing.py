@@ -324,7 +324,7 @@ def test_netns(
     assert fastipam_store.sweep() == []
     fastipam_store.clock.advance(61)
     assert [lease.container_id for lease in fastipam_store.sweep()] == ["c1"]
-    assert repr(fastipam_netns) == f"<TemporaryNetns {fastipam_netns.path} is dead>"
+    assert repr(fastipam_netns) == f"<TemporaryNetns {fastipam_netns.path} is gone>"
 
 
 def test_netns_of_a_full_pool(fastipam_store: TemporaryStore) -> None:

@@ -36,7 +36,7 @@ class TemporaryNetns:
         return self.path
 
     def __repr__(self) -> str:
-        return f"<TemporaryNetns {self.path} {'lives' if self._end else 'is dead'}>"
+        return f"<TemporaryNetns {self.path} {'exists' if self._end else 'is gone'}>"
 
     def die(self) -> None:
         """End the namespace, as if its container had died and the runtime had not called DEL.

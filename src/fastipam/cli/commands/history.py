@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @_command(
     "history",
     examples=(
-        ("fastipam history 10.32.7.9 --at 14:05", "who had it then"),
-        ("fastipam history 10.32.7.9", "everybody who has had it"),
+        ("fastipam history 10.32.7.9 --at 14:05", "its owner at that time"),
+        ("fastipam history 10.32.7.9", "all of its owners, oldest first"),
         ("fastipam history --pod default/web-0", "every address that a pod has had"),
         ("fastipam history --since 10m", "what happened in the last ten minutes"),
         ("fastipam history --since 14:00 --until 14:30 --json", "for a program"),
