@@ -33,7 +33,7 @@ async def run(
         if inspect.iscoroutine(given):
             given.close()
         raise ConfigError(
-            f"function is {given!r}, which cannot be called",
+            f"function must be a function, not {given!r}",
             field="function",
             value=given,
             hint="give a function of the transaction, not its result: await ipam.run(attach)",

@@ -216,8 +216,8 @@ def test_quiet(start: Start) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("99999999", "the port 99999999 is larger than 65535"),
-        ("127.0.0.1:65536", "the port 65536 is larger than 65535"),
+        ("99999999", "99999999 is not a valid port: the largest is 65535"),
+        ("127.0.0.1:65536", "65536 is not a valid port: the largest is 65535"),
         ("nowhere", "'nowhere' is neither a port nor ADDRESS:PORT"),
         ("127.0.0.1:", "'127.0.0.1:' is neither a port nor ADDRESS:PORT"),
     ],

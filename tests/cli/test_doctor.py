@@ -440,7 +440,7 @@ def test_cluster_without_a_block(tmp_path: Path) -> None:
     assert handle(variables, json.dumps(whole).encode())[0] == 1
     told = CliRunner().invoke(cli, ["doctor", "--conf-dir", str(conf_dir), "--json"])
     (found,) = [one for one in json.loads(told.stdout) if one["check"] == "pool"]
-    assert found["text"].endswith("the next ADD claims another block")
+    assert found["text"].endswith("in 0 blocks of this node: the next ADD claims another block")
     words = shlex.split(found["command"])
     assert words[:5] == ["fastipam", "cluster", "status", "-c", str(conf_dir / "10-net.conf")]
     status = CliRunner().invoke(cli, [*words[1:], "--json"])

@@ -128,13 +128,13 @@ def test_reserved(ipam: Ipam) -> None:
 def test_nobodys(ipam: Ipam) -> None:
     """Free, the gateway, an end of the subnet; not in this network at all."""
     assert _told(ipam, 4)["why"] == "free; any allocation may get it"
-    assert _told(ipam, 1)["why"].startswith("it is the gateway")
+    assert _told(ipam, 1)["why"].startswith("the address is the gateway")
     assert (
         _told(ipam, 7)["why"]
-        == "it is in the subnet of a range, but not between rangeStart and rangeEnd"
+        == "the address is in the subnet of a range, but not between rangeStart and rangeEnd"
     )
     ipam.network("podnet", "10.1.0.0/29", exclude=["10.1.0.6"]).allocate("c2")
-    assert _told(ipam, 6)["why"] == "it is excluded by the configuration"
+    assert _told(ipam, 6)["why"] == "the address is excluded by the configuration"
     assert {_told(ipam, last)["status"] for last in (1, 6, 7)} == {"EXCLUDED"}
     assert explain(ipam, "podnet", (V4, _value(200)), local=False) is None
     assert explain(ipam, "unknown", (V4, _value(2)), local=False) is None

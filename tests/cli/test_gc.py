@@ -163,7 +163,7 @@ def test_list_of_the_future(filled: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "it is not valid JSON"),
+        ("{", "the list is not valid JSON"),
         ("c1 eth0 x", "'c1 eth0 x' is not a container id and an interface"),
     ],
 )

@@ -151,8 +151,8 @@ def test_json(filled: Path) -> None:
         (("-o", "x.svg"), r"x\.svg: the name ends in \.svg, but map writes \.png or \.txt"),
         (("-o", "x"), "x: the name has no ending"),
         (("--by", "block", "-o", "x.png"), "no blocks of a cluster"),
-        (("--json", "--prefix", "23"), "/23 does not divide 10.1.0.0/24"),
-        (("--json", "--prefix", "33"), "/33 does not divide 10.1.0.0/24"),
+        (("--json", "--prefix", "23"), "/23 is not a valid prefix length for the rows of"),
+        (("--json", "--prefix", "33"), "/33 is not a valid prefix length for the rows of"),
     ],
 )
 def test_errors(filled: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -254,7 +254,7 @@ def test_names_that_cannot_be(tree: Path, store: Path) -> None:
             "network": "odd name",
             "name": "",
             "outcome": "skipped",
-            "text": "this is not a valid network name",
+            "text": "'odd name' is not a valid network name",
         }
     ]
     with fastipam.open(store) as ipam:
@@ -387,7 +387,7 @@ def test_foreign_directory_in_a_tree(tree: Path, store: Path) -> None:
         write(tree, f"file-{number}", "x", network="foreign")
     done = command("import", "host-local", tree, "--data-dir", store)
     assert done.stdout.splitlines() == [
-        "skipped  foreign: no file in it has the name of an address",
+        "skipped  foreign: no file in the directory foreign has the name of an address",
         "done     mynet/10.1.2.7: c",
         "1 done, 1 skipped",
     ]

@@ -566,7 +566,7 @@ def test_what_is_not_there_is_said(filled: Path, tmp_path: Path) -> None:
         done = run(filled, *words)
         assert done.exit_code == 1
         assert "has no network 'nosuch'" in done.stderr
-        assert "it has podnet" in done.stderr
+        assert "the networks of the store: podnet" in done.stderr
         assert "would be released" not in done.stderr
     assert "would be" not in run(tmp_path / "none", "gc", "--network", "n", "/dev/null").stderr
     assert "`fastipam show 10.32.0.77`" in run(filled, "release", "10.32.0.77").stderr

@@ -75,7 +75,7 @@ def test_empty_values(words: str, tmp_path: Path) -> None:
     directory = tmp_path / "store"
     done = CliRunner().invoke(cli, [*words.split(), ""], env={"FASTIPAM_DATA_DIR": str(directory)})
     assert done.exit_code == 2
-    assert "it is empty" in done.output
+    assert "the value is empty" in done.output
     assert not directory.exists()
 
 

@@ -199,9 +199,12 @@ def test_show_says_what_another_network_makes_of_an_address(data_dir: Path) -> N
     gateway = {one["network"]: one for one in _json(data_dir, "show", "10.1.0.254")}
     assert {one["status"] for one in gateway.values()} == {"EXCLUDED"}
     assert gateway["blue"]["why"] == (
-        "it is the gateway of another network of its pool, which is never assigned"
+        "the address is the gateway of another network of its pool, which is never assigned"
     )
-    assert gateway["green"]["why"] == "it is the gateway of its range, which is never assigned"
+    assert (
+        gateway["green"]["why"]
+        == "the address is the gateway of its range, which is never assigned"
+    )
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,8 @@ USAGE = [
     ("history --at 14:05", "--at needs an ADDRESS and no other filter"),
     ("history 10.32.0.2 --at 14:05 --pod web/web-0", "--at needs an ADDRESS and no other filter"),
     ("history 10.32.0.2 --at 14:05 --until 2h", "--at needs an ADDRESS and no other filter"),
-    ("release", "name addresses, or a --container"),
-    ("release 10.32.0.2 --container c", "name addresses, or a --container"),
+    ("release", "type addresses or --container ID"),
+    ("release 10.32.0.2 --container c", "type addresses or --container ID"),
     ("release 10.32.0.2 --ifname eth0", "--ifname needs --container"),
 ]
 

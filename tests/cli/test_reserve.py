@@ -90,11 +90,11 @@ def test_a_network_that_nobody_knows(node: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "why"),
     [
-        ("10.7.0.1", "it is the gateway"),
-        ("10.7.0.3", "it is excluded by the configuration"),
-        ("10.8.0.1", "it is outside the ranges"),
-        ("fd00::1", "it is outside the ranges"),
-        ("10.7.0.15", "it is outside the ranges"),
+        ("10.7.0.1", "the address is the gateway"),
+        ("10.7.0.3", "the address is excluded by the configuration"),
+        ("10.8.0.1", "the address is outside the ranges"),
+        ("fd00::1", "the address is outside the ranges"),
+        ("10.7.0.15", "the address is outside the ranges"),
     ],
 )
 def test_addresses_that_nobody_can_get(target: str, why: str, node: Path) -> None:

@@ -250,7 +250,9 @@ def test_a_configuration_that_is_not_ours(host: Host, what: str) -> None:
     done = host.run()
     assert done.returncode == 0, done.stderr
     assert f"kept {host.conflist}: " in done.stdout
-    assert f"kept {another}: its ipam type is fastipam, but no agent wrote it" in done.stdout
+    assert (
+        f"kept {another}: the file has the ipam type fastipam, but no agent wrote it" in done.stdout
+    )
     assert os.path.lexists(host.conflist)
     assert another.exists()
 
@@ -260,7 +262,7 @@ def test_another_plugin_of_this_name(host: Host) -> None:
     (host.bin / "fastipam").write_bytes(b"#!/bin/sh\n")
     done = host.run()
     assert done.returncode == 0, done.stderr
-    assert f"kept {host.bin / 'fastipam'}: it is not fastipam's launcher" in done.stdout
+    assert f"kept {host.bin / 'fastipam'}: the file is not fastipam's launcher" in done.stdout
     assert (host.bin / "fastipam").exists()
 
 
@@ -270,7 +272,7 @@ def test_a_name_that_is_not_installed(host: Host) -> None:
     assert done.returncode == 0, done.stderr
     parts = json.loads(done.stdout)["parts"]
     kept = {one["path"]: one["reason"] for one in parts if one["became"] == "kept"}
-    assert kept[str(host.bin / DIRECT)] == f"the launcher {host.bin / 'fastipam'} needs it"
+    assert kept[str(host.bin / DIRECT)] == f"the launcher {host.bin / 'fastipam'} needs this file"
     assert {"fastipam", DIRECT} <= set(os.listdir(host.bin))
 
 

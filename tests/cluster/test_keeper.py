@@ -506,4 +506,4 @@ def test_a_watch_that_fails_in_an_odd_way(
 
     inside(agent.keeper.node).follow_requests(marks, lambda: bool(marks), pause)
     assert len(pauses) == 2
-    assert caplog.text.count("a defect in the watch") == 2
+    assert caplog.text.count("internal error in the watch") == 2

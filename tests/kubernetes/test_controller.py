@@ -344,7 +344,7 @@ def test_counts(api: Api, leader: Leader, tmp_path: Path) -> None:
     assert pool_of(api, "a")["status"]["used"] == "25%"
     status, reason, message = condition(api, "a", "Exhausted")
     assert (status, reason) == ("True", "NoFreeBlock")
-    assert "nodes own all blocks of it (2)" in message
+    assert "nodes own all blocks of the pool (2)" in message
     assert events(api, "a")[-1] == ("Exhausted", message)
     assert condition(api, "a")[0] == "True"
     machine.close()

@@ -38,6 +38,14 @@ _OF_POOL = (
 )
 _OF_NETWORK = (tables.OWNERS, tables.EVENTS)
 
+# Why a pool cannot be removed, and what to type then.
+_RESERVATIONS, _BLOCKS, _ASSIGNED = "reservations", "a cluster's blocks", "assigned addresses"
+_HINTS = {
+    _RESERVATIONS: "`fastipam unreserve` ends reservations",
+    _BLOCKS: "`fastipam cluster leave` releases blocks",
+    _ASSIGNED: "no network of the pool lists these addresses: `fastipam check` shows them",
+}
+
 
 def leave(txn: Transaction, network: Configured, found: Found, to: bytes) -> None:
     """Remove a network without addresses from its pool; its configuration names another pool.
@@ -78,7 +86,7 @@ def require_move(txn: Transaction | Snapshot, name: str, found: Found, to: bytes
             field="ipam.pool",
             value=new,
             hint=f'keep "pool": "{old}", or end the reservations first: `fastipam unreserve`'
-            if what == "reservations"
+            if what == _RESERVATIONS
             else f'keep "pool": "{old}"',
         )
 
@@ -224,11 +232,11 @@ def _uses(txn: Transaction | Snapshot, pool_id: int) -> str:
     """Return the reason why a pool cannot be removed, or an empty text."""
     prefix = keys.id_prefix(pool_id)
     if tables.RESERVATIONS.first(txn, prefix) is not None:
-        return "reservations"
+        return _RESERVATIONS
     if tables.BLOCKS.first(txn, prefix) is not None:
-        return "a cluster's blocks"
+        return _BLOCKS
     if any(lease_record.is_assigned(raw) for _, raw in tables.LEASES.scan(txn, prefix)):
-        return "addresses that are assigned"
+        return _ASSIGNED
     return ""
 
 
@@ -240,8 +248,7 @@ def _require_unused(txn: Transaction, pool_key: bytes, pool_id: int) -> None:
             f"pool {name} cannot be removed: it has {what}",
             field="name",
             value=name,
-            hint="`fastipam unreserve` ends reservations, and `fastipam cluster leave` releases "
-            "blocks",
+            hint=_HINTS[what],
         )
 
 

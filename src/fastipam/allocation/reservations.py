@@ -294,9 +294,21 @@ def _why_not(pool: Pool, family: int, low: int, high: int) -> str:
             if each.family != family or high < one.start or one.end < low:
                 continue
             if one.gateway == (family, max(low, one.start)) == (family, min(high, one.end)):
-                return "it is the gateway" if low == high else "only the gateway is in a range"
-            return "it is excluded by the configuration"
-    return "it is outside the ranges"
+                return (
+                    "the address is the gateway"
+                    if low == high
+                    else "only the gateway is in a range"
+                )
+            return (
+                "the address is excluded by the configuration"
+                if low == high
+                else "the addresses are excluded by the configuration"
+            )
+    return (
+        "the address is outside the ranges"
+        if low == high
+        else "the addresses are outside the ranges"
+    )
 
 
 def reserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:

@@ -99,5 +99,7 @@ def _parse_json(text: str, name: str) -> set[tuple[str, str]]:
     try:
         document: Any = json.loads(text, object_pairs_hook=fold)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"it is not valid JSON: {error}", field=name, value=text[:32]) from error
+        raise ConfigError(
+            f"the list is not valid JSON: {error}", field=name, value=text[:32]
+        ) from error
     return valid_attachments({_KEY: document} if isinstance(document, list) else document)

@@ -113,7 +113,7 @@ def _refuse_empty(command: click.Command, ctx: click.Context, args: Sequence[str
     for one in command.params:
         value = given.get(one.name or "")
         if value == "" or (isinstance(value, (list, tuple)) and "" in value):
-            raise click.BadParameter("it is empty", ctx=ctx, param=one)
+            raise click.BadParameter("the value is empty", ctx=ctx, param=one)
 
 
 class Group(click.Group):

@@ -237,9 +237,9 @@ def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> st
         return "free; any allocation may get it"
     ranges = [one for each in known.pool.sets for one in each.ranges]
     if (known.family, known.value) in [one.gateway for one in ranges]:
-        return "it is the gateway of its range, which is never assigned"
+        return "the address is the gateway of its range, which is never assigned"
     if known.is_gateway:
-        return "it is the gateway of another network of its pool, which is never assigned"
+        return "the address is the gateway of another network of its pool, which is never assigned"
     if known.pool.range_of(known.family, known.value) is not None:
-        return "it is excluded by the configuration"
-    return "it is in the subnet of a range, but not between rangeStart and rangeEnd"
+        return "the address is excluded by the configuration"
+    return "the address is in the subnet of a range, but not between rangeStart and rangeEnd"

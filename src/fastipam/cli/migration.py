@@ -116,10 +116,10 @@ def _import_network(
 ) -> Iterator[Item]:
     name = directory.name
     if not is_id(name):
-        yield Item(name, "", SKIPPED, "this is not a valid network name")
+        yield Item(name, "", SKIPPED, f"{name!r} is not a valid network name")
         return
     if not host_local.is_network(directory):
-        yield Item(name, "", SKIPPED, "no file in it has the name of an address")
+        yield Item(name, "", SKIPPED, f"no file in the directory {name} has the name of an address")
         return
     network = Network(store, name, None).within(txn)
     for file_name in host_local.file_names(directory):

@@ -68,7 +68,7 @@ def names(ipam: Ipam, only: str | None) -> list[str]:
             f"the store {ipam.path} has no network {only!r}",
             field="--network",
             value=only,
-            hint=f"it has {', '.join(known) or 'none'}",
+            hint=f"the networks of the store: {', '.join(known) or 'none'}",
         )
     return [only]
 

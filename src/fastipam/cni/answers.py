@@ -36,9 +36,10 @@ def error_object(error: BaseException, version: str = "") -> dict[str, Any]:
 
     ``version`` is the configuration's (``Request.version``). Without a version, or for one that
     does not exist, the error object has the newest. ``code`` is the error's ``cni_code``, or 11
-    when this process has met a limit of memory or open files. For any other exception that is not
-    a :class:`~fastipam.FastipamError` it is 999, and the message has the exception's type and text.
-    ``details`` is the error's hint. A plugin that prints the object has to exit with status 1.
+    when this process has reached a limit of memory or open files. For any other exception that is
+    not a :class:`~fastipam.FastipamError` it is 999, and the message has the exception's type and
+    text. ``details`` is the error's hint. A plugin that prints the object has to exit with
+    status 1.
     """
     known = version if version in versions.SUPPORTED else versions.NEWEST
     return error_codes.document(error, known, "")

@@ -147,7 +147,7 @@ def _scan(text: str) -> Any:
     import json  # its error says where and why
 
     if not text.strip(_SPACE):
-        raise ValueError("it is empty")
+        raise ValueError("the document is empty")
     return json.loads(text, object_pairs_hook=fold, parse_constant=_refuse_constant)
 
 
@@ -389,7 +389,7 @@ def fault_of_ifname(value: str) -> str:
     except UnicodeEncodeError:  # half a surrogate pair, from JSON or from a caller of the library
         return f"{value!r} is not valid UTF-8"
     if not size:
-        return "it is empty"
+        return "the interface name is empty"
     if size > LONGEST_IFNAME:
         return f"the interface name {value!r} is too long"
     if value in (".", ".."):

@@ -222,13 +222,13 @@ def host_and_port(text: str | None) -> tuple[str, int] | None:
             f"{text!r} is neither a port nor ADDRESS:PORT",
             field="--http",
             value=text,
-            hint="9464, or 127.0.0.1:9464",
+            hint="type 9464, or 127.0.0.1:9464",
         )
     if not 0 <= int(port) <= _LARGEST_PORT:
         raise ConfigError(
-            f"the port {port} is larger than {_LARGEST_PORT}",
+            f"{port} is not a valid port: the largest is {_LARGEST_PORT}",
             field="--http",
             value=text,
-            hint="for example 9464",
+            hint="type a port, for example 9464",
         )
     return host.strip("[]") or "127.0.0.1", int(port)

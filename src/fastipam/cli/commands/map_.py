@@ -285,7 +285,7 @@ def _counts(ipam: Ipam, names: list[str], prefix: int | None) -> Iterator[dict[s
             if not 0 <= bits <= min(frame.cell_bits, _MOST_ROWS_BITS):
                 most = length + min(frame.cell_bits, _MOST_ROWS_BITS)
                 raise ConfigError(
-                    f"/{prefix} does not divide {frame.cidr} into 1 to {1 << _MOST_ROWS_BITS} rows",
+                    f"/{prefix} is not a valid prefix length for the rows of {frame.cidr}",
                     field="--prefix",
                     value=prefix,
                     hint=f"type a length from {length} to {most}",

@@ -44,7 +44,7 @@ def remove(name: str, data_dir: str, as_json: bool) -> None:
             with ipam.store.write() as txn:
                 pool = removal.remove_network(txn, name)
         except UnknownNetwork as error:
-            error.hint = f"it has {', '.join(ipam.networks()) or 'none'}"
+            error.hint = f"the networks of the store: {', '.join(ipam.networks()) or 'none'}"
             raise
     if as_json:
         output.json_array([{"network": name, "pool": pool}])

@@ -68,7 +68,7 @@ def command(
     keeps using the address all the same: NETNS says whether its network namespace is there.
     """
     if bool(addresses) == bool(container):
-        raise click.UsageError("name addresses, or a --container")
+        raise click.UsageError("type addresses or --container ID")
     if ifname and not container:
         raise click.UsageError("--ifname needs --container")
     with open_with(data_dir, create=False, count_boot=not dry_run) as ipam:

@@ -74,7 +74,7 @@ def command(address: str, data_dir: str, network: str | None, wide: bool, as_jso
 def _hint(known: list[dict[str, Any]]) -> str:
     """Return the names and ranges of the networks that exist."""
     if not known:
-        return "it has no network yet: the first ADD creates one"
+        return "the store has no network yet: the first ADD creates one"
     named = []
     for one in known[:_MOST_NAMED]:
         ranges = "; ".join(row["ranges"] for row in rows.stats_table([one]))

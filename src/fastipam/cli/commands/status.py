@@ -148,7 +148,7 @@ def ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Readiness]
         except FastipamError as error:
             yield _unusable(path, error.cni_code, reason_of(error))
         except OSError as error:
-            yield _unusable(path, StoreError.cni_code, f"it cannot be read: {error.strerror}")
+            yield _unusable(path, StoreError.cni_code, f"the file cannot be read: {error.strerror}")
         else:
             for plugin in plugins:
                 yield _ask(path, plugin, agent)

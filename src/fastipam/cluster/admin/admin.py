@@ -38,7 +38,7 @@ def init(node: Node, deadline: Deadline) -> bool:
     if there not in (None, text):
         raise ClusterRefused(
             f"the cluster already has the pools {there!r}, not {text!r}",
-            hint="the settings cannot be changed: use another prefix for another cluster",
+            hint="the settings of a cluster cannot be changed: give another cluster its own prefix",
         )
     return there is None
 

@@ -140,7 +140,12 @@ class Acceptance:
         status = status_of(pool)
         status["accepted"] = {"generation": generation_of(pool), "spec": pool["spec"]}
         status["conditions"] = with_condition(
-            pool, ACCEPTED, "True", "Accepted", "the nodes use it as it is written", self._now()
+            pool,
+            ACCEPTED,
+            "True",
+            "Accepted",
+            "the nodes use the pool as it is written",
+            self._now(),
         )
         status |= self._usage.counts(pool | {"status": status})
         with suppress(Conflict, NotFound):

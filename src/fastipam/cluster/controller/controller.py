@@ -118,7 +118,7 @@ class Controller:
             log.warning("a request to the API failed: %s", error)
             return self._pause()
         except Exception:
-            log.exception("a defect in the controller")
+            log.exception("internal error in the controller")
             return self._pause()
         self._pauses = 0
         return TICK_S

@@ -103,7 +103,7 @@ class Deletion:
         if len(listed) > _MOST_NAMED:
             texts.append(f"{len(listed) - _MOST_NAMED} more")
         message = (
-            f"nodes own {len(listed)} {'block' if len(listed) == 1 else 'blocks'} of it: "
+            f"nodes own {len(listed)} {'block' if len(listed) == 1 else 'blocks'} of the pool: "
             f"{', '.join(texts)}; a node releases a block when no pod has an address of it: "
             "`fastipam cluster status` on the node names the pods and the reservations (fastipam "
             "unreserve)"

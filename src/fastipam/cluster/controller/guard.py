@@ -50,7 +50,7 @@ class Guard:
             if isinstance(error, FastipamError):
                 log.warning("%s: %s", what, error)
             else:
-                log.exception("%s: a defect", what)
+                log.exception("%s: internal error", what)
             is_api = isinstance(error, (EngineUnavailable, EngineTimeout, NoBlock))
             self._in_a_row = self._in_a_row + 1 if is_api else 0
             if self._in_a_row >= _MOST_IN_A_ROW:

@@ -76,7 +76,7 @@ class Election:
             )
             pause_s = _RETRY_S
         except Exception:
-            log.exception("a defect in the election")
+            log.exception("internal error in the election")
             pause_s = _RETRY_S
         if was_leading != self.is_leading:
             log.warning("identity=%s %s", self.identity, "leads" if not was_leading else "follows")

@@ -89,8 +89,8 @@ def conflict(pool: AddressPool, other: dict[str, Any], spec: dict[str, Any]) -> 
     if _overlap(pool.whole(), there.whole()):
         return Refusal(
             "Overlaps",
-            f"{pool.cidr} overlaps {there.cidr} of the pool {name}: give it other addresses in a "
-            f"new pool, or delete {name}",
+            f"{pool.cidr} overlaps {there.cidr} of the pool {name}: make a new pool with other "
+            f"addresses, or delete {name}",
         )
     return None
 

@@ -69,7 +69,7 @@ def _get(holder: dict[str, Any], key: str, kind: type, default: Any, where: str)
 def _require_few(found: dict[str, Any] | list[Any], most: int, where: str) -> None:
     if len(found) > most:
         raise ConfigError(
-            f"there are {len(found)} items, {most} at most are possible",
+            f"{len(found)} items are listed, but at most {most} are allowed",
             field=where,
             value=len(found),
             hint="make two pools",

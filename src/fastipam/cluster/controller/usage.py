@@ -88,8 +88,8 @@ class Usage:
         said["used"] = f"{100 * used // addresses}%" if addresses else "0%"
         if owned >= total:
             text = (
-                f"nodes own all blocks of it ({total}): widen the pool, or add another one; nodes "
-                "donate free blocks to each other"
+                f"nodes own all blocks of the pool ({total}): widen the pool, or add another "
+                "one; nodes donate free blocks to each other"
             )
             told = ("True", "NoFreeBlock", text)
         else:

@@ -241,7 +241,9 @@ class Keeper:
             self._set_status(True, f"the addresses of this node's pods are not known: {error}")
             return _IDLE_S
         except Exception:
-            log.exception("network=%s a defect in the cluster's keeper", self.node.network.name)
+            log.exception(
+                "network=%s internal error in the cluster's keeper", self.node.network.name
+            )
             self.membership.doubt()
             return self._failed(self._connected, self._reason)
         finally:

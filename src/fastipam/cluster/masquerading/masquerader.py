@@ -103,8 +103,8 @@ class Masquerader:
         except FastipamError as error:
             self._failed("Failed", f"the pools cannot be read: {error}")
         except Exception as error:
-            log.exception("a defect in masquerading")
-            self._failed("Failed", f"a defect in masquerading: {error!r}")
+            log.exception("internal error in masquerading")
+            self._failed("Failed", f"internal error in masquerading: {error!r}")
 
     def _bring_about(self, wanted: dict[int, str], count: int, *, is_other: bool) -> None:
         """Replace the tables that differ from the wanted ones."""

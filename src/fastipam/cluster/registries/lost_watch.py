@@ -13,4 +13,4 @@ def log_lost_watch(network: str, what: str, error: Exception) -> None:
     if isinstance(error, FastipamError):
         log.debug("network=%s %s: %s", network, what, error)
     else:
-        log.error("network=%s a defect in the watch", network, exc_info=error)
+        log.error("network=%s internal error in the watch", network, exc_info=error)

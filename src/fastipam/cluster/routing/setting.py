@@ -138,7 +138,7 @@ class Setting:
         except OSError as error:
             self._failed(f"the kernel does not list or change routes: {error}", error)
         except Exception as error:
-            self._failed(f"a defect in the routes: {error!r}", error)
+            self._failed(f"internal error in the routes: {error!r}", error)
         return self._left_s()
 
     def _failed(self, text: str, error: Exception) -> None:

@@ -92,14 +92,12 @@ def same_files(process: int, paths: Iterable[str]) -> Iterator[Diagnosis]:
     if not theirs:
         text = f"the files of process {process} cannot be examined"
         if os.geteuid() == 0:
-            text += ": it takes CAP_SYS_PTRACE and a pid namespace that shows the process"
+            text += ": that needs CAP_SYS_PTRACE, and a pid namespace that shows the process"
         yield Diagnosis(_CHECK, WARNING, text, as_root())
         return
     others = [one for one in paths if os.path.exists(one) and not _is_same(process, one)]
     for path in others:
-        text = (
-            f"{path} is another file for the agent, whose mount namespace is {theirs}, not {ours}"
-        )
+        text = f"the agent sees another file at {path}: its mount namespace is {theirs}, not {ours}"
         yield Diagnosis(_CHECK, PROBLEM, text, f"nsenter --mount --target {process} ls -la {path}")
     if not others:
         how = "is in this mount namespace" if ours == theirs else "has mounts of its own"

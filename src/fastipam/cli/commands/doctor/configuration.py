@@ -131,7 +131,7 @@ def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Diagnosis, Co
         if not _answers_for_others(bridge):
             text += (
                 f"; pods send ARP requests for pods of other nodes on {bridge}, and without proxy "
-                "ARP they get no answer; the plugin ptp needs none"
+                "ARP they get no answer; the plugin ptp needs no proxy ARP"
             )
             return Diagnosis(_CHECK, WARNING, text, f"sysctl -w {_sysctl(bridge)}=1"), config
     if config.notes:

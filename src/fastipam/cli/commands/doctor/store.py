@@ -237,7 +237,10 @@ def pools(ipam: Ipam, files: Mapping[str, Path] | None = None) -> Iterator[Diagn
             ranges = ",".join(map(counts.text_of, one["ranges"]))
             text = f"network {name!r}, {ranges}: {left} of {size} addresses are left"
             if one["full"] and "blocks" in one:
-                text += f" in this node's {one['blocks']} blocks: the next ADD claims another block"
+                text += (
+                    f" in {output.counted(one['blocks'], 'block')} of this node: the next ADD "
+                    "claims another block"
+                )
                 file = (files or {}).get(name)
                 own = f" -c {shlex.quote(str(file))}" if file else ""
                 status = command(f"cluster status{own} --network {shlex.quote(name)}", ipam.path)
@@ -305,7 +308,7 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
             held[directory.name] = [one for one, _ in host_local.leases(directory, booted_ns)]
     except FileNotFoundError:
         if surroundings.lacks(tree):
-            text = surroundings.not_mounted(tree, "it may have leases")
+            text = surroundings.not_mounted(tree, "this directory may have leases of host-local")
             yield Diagnosis("host-local", WARNING, text)
             return
     except OSError as error:

@@ -30,12 +30,13 @@ def require_name(name: str) -> None:
     """Raise ConfigError unless the plugin can have this file name."""
     if not name or name[0] in "._-" or not _LETTERS.issuperset(name):
         reason = (
-            "it may have only letters, digits, '.', '_' and '-', and begins with a letter or digit"
+            "the name may have only letters, digits, '.', '_' and '-', and has to begin with a "
+            "letter or digit"
         )
     elif name == DIRECT or name.startswith(f"{DIRECT}."):
-        reason = "this is the name of the Python entry point"
+        reason = "the Python entry point has this name"
     elif len(name) > _LONGEST_NAME:
-        reason = f"it has {len(name)} characters, {_LONGEST_NAME} at most are possible"
+        reason = f"the name has {len(name)} characters, but at most {_LONGEST_NAME} are allowed"
     else:
         return
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:20]}…"

@@ -54,10 +54,12 @@ class Removal:
         try:
             if not stat.S_ISREG(os.lstat(path).st_mode):
                 yield Outcome(
-                    what, str(path), KEPT, "it is not a regular file, and no agent wrote it"
+                    what, str(path), KEPT, "this is not a regular file, and no agent wrote it"
                 )
             elif not conflists.is_ours(path):
-                yield Outcome(what, str(path), KEPT, "it has no ipam section of type fastipam")
+                yield Outcome(
+                    what, str(path), KEPT, "the file has no ipam section of type fastipam"
+                )
             else:
                 yield self._unlink(what, path)
         except FileNotFoundError:
@@ -70,8 +72,8 @@ class Removal:
             for other in configs.files(path.parent):
                 if other != path and conflists.is_ours(other):
                     reason = (
-                        "its ipam type is fastipam, but no agent wrote it: no pod can start with "
-                        "it while the plugin is not installed; delete it"
+                        "the file has the ipam type fastipam, but no agent wrote it: no pod can "
+                        "start while the file is there and the plugin is not installed; delete it"
                     )
                     yield Outcome(what, str(other), KEPT, reason)
 
@@ -90,13 +92,13 @@ class Removal:
             return
         else:
             if not is_launcher:
-                yield Outcome(what, str(path), KEPT, "it is not fastipam's launcher")
+                yield Outcome(what, str(path), KEPT, "the file is not fastipam's launcher")
                 return
             yield self._unlink(what, path)
         needed_by = next(iter(targets.launchers(bin_dir, without=path)), None)
         for one in sorted({bin_dir / DIRECT, *bin_dir.glob(f"{DIRECT}.*")}):
             if needed_by is not None and one.exists():
-                yield Outcome(what, str(one), KEPT, f"the launcher {needed_by} needs it")
+                yield Outcome(what, str(one), KEPT, f"the launcher {needed_by} needs this file")
             elif one.exists():
                 yield self._unlink(what, one)
 
@@ -132,7 +134,7 @@ class Removal:
                 nft.replace(dict.fromkeys(there, ""))
         except nft.NftFails as error:
             if error.reason == nft.NOT_PERMITTED:
-                reason = "they cannot be listed without the capability NET_ADMIN"
+                reason = "the tables cannot be listed without the capability NET_ADMIN"
                 yield Outcome(what, names, KEPT, reason)
             else:
                 yield Outcome(what, names, FAILED, str(error))
@@ -148,7 +150,7 @@ class Removal:
             return
         if self._dry_run:
             if listening.is_served(path):
-                yield Outcome(what, str(path), KEPT, "an agent serves it")
+                yield Outcome(what, str(path), KEPT, "an agent serves the socket")
             else:
                 yield Outcome(what, str(path), REMOVED if path.is_socket() else ABSENT)
             return
