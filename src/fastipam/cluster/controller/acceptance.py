@@ -94,7 +94,7 @@ class Acceptance:
                 self._guard.run(f"pool {name}", self._decide, name, pools)
 
     def _is_due(self, pool: dict[str, Any], known: dict[str, dict[str, Any]]) -> bool:
-        """Return whether a pool is to be made pending, as the watches last reported it."""
+        """Return whether a pool has to be made pending, by the state the watches last reported."""
         if pool["metadata"].get("deletionTimestamp"):
             return False
         told = condition(pool, ACCEPTED)

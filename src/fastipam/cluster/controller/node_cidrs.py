@@ -172,7 +172,7 @@ class NodeCIDRs:
         return missing, problems
 
     def _fault(self, pool: AddressPool, node: str, cidr: str) -> Problem | None:
-        """Return why a podCIDR is no block of a pool, or None if it is one.
+        """Return why a podCIDR cannot be a block of a pool, or None if it can.
 
         None also if the podCIDR lies in another pool with ``claims: NodeCIDRs``.
         """

@@ -72,7 +72,7 @@ class Process:
         self._other.close()
 
     def stop(self) -> None:
-        """Let :meth:`run` return. For signal handlers and any thread."""
+        """Make :meth:`run` return. For signal handlers and any thread."""
         self._over.set()
 
     def stop_at_signals(self) -> None:

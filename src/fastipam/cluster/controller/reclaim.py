@@ -12,7 +12,7 @@ E1  with fencing: the node's Lease is ended. It is read at t0, and deleted by th
     what the Lease has proved for the node has expired
 E2  the tombstone is written, by the version of the entry that was read before a last read of Node
     and Lease
-E1  is done again if ``cluster release-node --force`` has written the tombstone
+E1  again, if ``cluster release-node --force`` wrote the tombstone
 E3  the node's blocks are deleted by their versions, until a list shows none
 E4  the node's request is deleted, and a day later the tombstone
 ==  ==============================================================================================

@@ -73,7 +73,7 @@ class Pool:
         self._process = os.getpid()
 
     def round(self, deadline: float, *, change: bool) -> Iterator[tuple[Endpoint, float]]:
-        """Return the endpoints in the order to ask them, and until when to wait for each."""
+        """Yield the endpoints in the order to ask them, and until when to wait for each."""
         # A read waits for an endpoint at most half of the time that is left, and at most
         # ``_READ_S``; for the last endpoint it waits all of that time. A change waits all of it for
         # every endpoint.

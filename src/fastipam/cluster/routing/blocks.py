@@ -86,7 +86,10 @@ class Blocks:
         self._changed()
 
     def see_node(self, name: str, addresses: Sequence[str]) -> None:
-        """Record the addresses of a node. They stay after it was removed, as its blocks do."""
+        """Record the addresses of a node.
+
+        A removed node's addresses stay, because its blocks may still exist.
+        """
         with self._lock:
             if self._nodes.get(name) == (*addresses,):
                 return

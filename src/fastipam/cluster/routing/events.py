@@ -24,7 +24,8 @@ _ROUTES = (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE)
 class Heard:
     """The changes since the last read.
 
-    ``compare``: the routes may have changed. ``by`` is the process that has changed them, or 0.
+    ``compare``: the routes may have changed. ``by`` is the netlink port id of the socket that has
+    changed them (usually the process id), or 0.
     ``links``: an interface or an address was changed somewhere.
     """
 

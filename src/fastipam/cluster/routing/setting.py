@@ -114,7 +114,10 @@ class Setting:
             self._retry_at = soonest if self._retry_at is None else min(self._retry_at, soonest)
 
     def _note_other(self, process: int, now: float) -> None:
-        """Record that another process has changed these routes."""
+        """Record that another process has changed these routes.
+
+        ``process`` is the netlink port id of its socket, usually the process id.
+        """
         if now - self._fought_at > _FIGHT_S:
             self._fights = 0
         if not self._fights:

@@ -264,7 +264,7 @@ class EtcdEngine:
     def _take_stream(self, prefix: bytes, revision: int) -> Stream | None:
         """Return the idle watch that an earlier call has left open, or None.
 
-        One that was quiet for too long, or is at another revision, is closed.
+        A watch that was quiet for too long, or is at another revision, is closed.
         """
         with self._lock:
             if self.members.closed:

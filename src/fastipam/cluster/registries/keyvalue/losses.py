@@ -42,7 +42,7 @@ class Losses:
         self._keys = keys
 
     def remember(self) -> None:
-        """Have the engine compare its answers with the state that this node knew earlier."""
+        """Compare each later answer with the state that this node has stored. No request."""
         if not self._engine.history.revision:
             heard = self._share.heard()
             self._engine.history.expect(heard.identity, heard.revision)
@@ -105,7 +105,7 @@ class Losses:
         return found
 
     def check(self, existing: Mapping[bytes, KeyValue], newest: Block | None) -> None:
-        """Raise NoBlock or HistoryLost if one of these conditions has made a claim fail."""
+        """Raise NoBlock or HistoryLost if one of the :meth:`conditions` made a claim fail."""
         if self._keys.restored in existing:
             raise store_restored()
         era = self._share.heard().era

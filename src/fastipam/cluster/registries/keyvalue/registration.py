@@ -91,7 +91,10 @@ class Registration:
             )
 
     def _register_again(self, member: Member, deadline: Deadline, agent: bool) -> None:
-        """Write the entry. Raises ClusterRefused if an earlier one is another node's; NoBlock."""
+        """Write the entry over an earlier one, if there is one.
+
+        Raises ClusterRefused if the earlier entry is another node's, and NoBlock.
+        """
         key = self._keys.node(self.name)
         for _ in range(ENTRY_TRIES):
             stored = self._engine.get(key, deadline_s=deadline.call_s())

@@ -343,7 +343,7 @@ class KeyValueRegistry:
 
     @property
     def awaits(self) -> bool:
-        """Whether a withdrawn mark may still be answered: never, as one transaction answers it."""
+        """Always False: a donor answers a mark and hands its blocks over in one transaction."""
         return False
 
     def unask(self, deadline: Deadline) -> None:

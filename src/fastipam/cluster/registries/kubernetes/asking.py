@@ -44,7 +44,10 @@ class Asking:
         self._has_looked = False  # whether an earlier process's request was looked for
 
     def look_for_an_earlier(self, mark: int) -> None:
-        """Look for an earlier process's request, once; ``mark`` is its number, or 0."""
+        """Expect an answer to the request of an earlier process, if there is one.
+
+        ``mark`` is the number of that request, or 0. Only the first call does anything.
+        """
         if not self._has_looked and mark and not self._request_uid:
             self._expect(now=True)
         self._has_looked = True
@@ -93,7 +96,11 @@ class Asking:
         return True
 
     def _expect(self, *, now: bool) -> None:
-        """Expect an answer: read the request now, or when a watch reports one or in two seconds."""
+        """Expect an answer to this node's request.
+
+        ``now``: read the request at the next :meth:`granted`; else when a watch reports an answer,
+        or after two seconds.
+        """
         self.awaits, self._has_answer, self._told = True, now, None
         self._ask_at, self._answered_at = self._api.clock() + _ANSWER_S, 0.0
 

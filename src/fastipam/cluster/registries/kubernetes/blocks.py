@@ -159,8 +159,9 @@ class Blocks:
         raise not_written(f"the block {objects.name_of(found)}")
 
     def _outgrow(self, member: Member, epoch: int) -> None:
-        """Take the epoch after that of a block which this node has, and raise NoBlock.
+        """Set this node's epoch to one more than ``epoch``, and raise NoBlock.
 
+        ``epoch`` is the epoch of a block that this node owns.
         The node's entry was deleted and created again, so its epochs began again.
         """
         member.epoch, member.revision = epoch + 1, 0
@@ -264,7 +265,7 @@ class Blocks:
         """Create a block's object; return its version, or 0 when another node owns the block.
 
         Repeats until the outcome is known. Raises Unsettled when the object may have been created,
-        or may still be.
+        or may be created later.
         """
         place = self._api.place(*pair)
         if place is None or place.is_gone:  # others may have its addresses in blocks of other sizes

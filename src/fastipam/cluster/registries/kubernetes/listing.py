@@ -44,7 +44,7 @@ class Page:
         self.more = str(metadata.get("continue") or "")
 
     def items(self) -> Iterator[dict[str, Any]]:
-        """Return the objects in turn. Raises one of MALFORMED."""
+        """Yield the objects in turn. Raises one of MALFORMED."""
         text, at = self._text, self._items_at
         if text.startswith("null", at):
             self._end = at + 4

@@ -138,7 +138,7 @@ class Losses:
     def require_later(self, found: dict[str, Any] | None) -> None:
         """Raise HistoryLost if this node's entry is older than when the node last wrote it.
 
-        A later one is no loss: the removal of a node writes a later generation of its entry.
+        A later generation is no loss: the removal of a node writes one.
         """
         uid, generation = self.written
         there = ("", 0) if found is None else objects.identity_of(found)

@@ -97,8 +97,9 @@ class Plugin:
         """Run the program; return its output. It uses this process's standard error.
 
         At ``until`` (``time.monotonic()``), and after a minute at the latest, it is killed with its
-        child processes. Raises ConfigError when it cannot be started, EngineUnavailable when it
-        takes too long, and EngineDenied when it fails or prints no credential.
+        child processes; the children of an interactive program stay, because it shares the process
+        group of this process. Raises ConfigError when it cannot be started, EngineUnavailable when
+        it takes too long, and EngineDenied when it fails or prints no credential.
         """
         until = min(until, time.monotonic() + LONGEST_S)
         spec: dict[str, Any] = {"interactive": self._is_interactive}

@@ -1,6 +1,6 @@
 """The pools in force, as a node has read them from the Kubernetes API.
 
-A block is used for good only if the node has read, within ``POOLS_FRESH_S``, that its pool is in
+A node keeps a new block only if it has read, within ``POOLS_FRESH_S``, that the block's pool is in
 force (I9). A watch may be late, and meanwhile a pool may be deleted and created again with blocks
 of another size.
 """
