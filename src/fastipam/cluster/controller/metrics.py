@@ -31,8 +31,8 @@ class Metrics:
             "blocks": ("Blocks owned by nodes.", state.blocks),
             "nodes": ("Nodes that are registered and not removed.", state.nodes),
             "orphaned_blocks": (
-                "Blocks whose owner was removed or is not registered; 0 again soon after a "
-                "removal.",
+                "Blocks whose owner was removed or is not registered; it returns to 0 soon "
+                "after a removal.",
                 state.orphans,
             ),
             "absent_nodes": (

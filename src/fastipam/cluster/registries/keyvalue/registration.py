@@ -175,7 +175,7 @@ class Registration:
             raise NoBlock(
                 f"the session of node {self.name} from another boot has not ended",
                 hint=(
-                    "it ends by itself, sessionTTL after this machine was last up; if it does not, "
+                    "it expires sessionTTL after its last renewal; if it does not, "
                     "another machine has a copy of this disk and the same name"
                 ),
             )

@@ -137,7 +137,7 @@ class Access:
     @property
     def trust(self) -> str:
         """A hint for the error that the server's certificate is not trusted."""
-        return f"check the authority in {self.ca}" if self.ca else "the system's authorities"
+        return f"check the authority in {self.ca}" if self.ca else "check the system's authorities"
 
     def _read_token(self) -> None:
         stamp = _stamp(self._token_file)

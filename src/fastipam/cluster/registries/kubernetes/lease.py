@@ -74,15 +74,15 @@ class Lease:
         except AlreadyExists:
             found = self._client.get(objects.LEASES, self._name, deadline_s=deadline.call_s())
             if found is None:
-                raise NoBlock("the lease of this node was changed meanwhile") from None
+                raise NoBlock("the Lease of this node was changed meanwhile") from None
             if found.get("spec", {}).get("holderIdentity") != incarnation:
                 self._end_other(found, deadline)
                 raise NoBlock(
-                    "the lease of this node's earlier store has just been ended"
+                    "the Lease of this node's earlier store has just been ended"
                 ) from None
             self._version, self.uid = objects.version_of(found), objects.uid_of(found)
             if not self.renew(deadline):
-                raise NoBlock("the lease of this node was changed meanwhile") from None
+                raise NoBlock("the Lease of this node was changed meanwhile") from None
             return
         self._version, self.since_ns = objects.version_of(made), began_ns
         self.uid = objects.uid_of(made)
