@@ -491,7 +491,7 @@ def test_what_is_no_function_does_not_run(ipam: Ipam, net: Network) -> None:
     with ipam.transaction() as txn:
         called = _coroutine(txn)
     for wrong in (called, None, "attach"):
-        with pytest.raises(fastipam.ConfigError, match="cannot be called") as caught:
+        with pytest.raises(fastipam.ConfigError, match="must be a function") as caught:
             asyncio.run(ipam.run(wrong))  # type: ignore[arg-type]
         assert caught.value.field == "function"
         assert caught.value.value is wrong
