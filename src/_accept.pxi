@@ -1,7 +1,7 @@
-# What the agent's loop asks of the kernel, and Python has not, or only in several steps.
+# System calls of the agent's loop for which Python has no function, or needs several steps.
 #
 # After a quiet second each step in Python costs some ten microseconds, because its code and objects
-# are in no cache any longer: a request waits for all steps from the connection to its bytes.
+# have left the processor's caches. A request waits for every step between connection and data.
 
 from cpython.exc cimport PyErr_SetFromErrno
 from posix.time cimport CLOCK_MONOTONIC, itimerspec
@@ -32,9 +32,10 @@ cdef char _first[FIRST_READ]  # used only while the GIL is held
 def accept(int listener):
     """Accept a connection of a Unix socket, and read what has arrived.
 
-    Return (descriptor, process id, uid, data), or None when nobody waits. The descriptor does not
-    block, and the caller closes it. ``data`` is None when nothing has arrived, and empty when
-    nothing will; it has at most 64 KiB. Raises OSError (no descriptor is left, for example).
+    Return (descriptor, process id, uid, data), or None when no connection waits. The descriptor is
+    non-blocking, and the caller closes it. ``data`` is None when nothing has arrived yet, empty
+    when nothing will arrive, and at most 64 KiB long. Raises OSError, for example when the process
+    has no descriptor left.
     """
     cdef ucred peer
     cdef unsigned int size = sizeof(peer)
@@ -61,9 +62,9 @@ cdef object _read(int descriptor):
 
 @cython.final
 cdef class Alarm:
-    """A clock that one thread sets, and for which another one waits.
+    """A timer that one thread sets and another thread waits for.
 
-    To set it wakes nobody: that is a thousandth of a millisecond.
+    Setting it costs a microsecond, because it wakes no thread.
     """
 
     cdef int _descriptor
@@ -78,7 +79,7 @@ cdef class Alarm:
             close(self._descriptor)
 
     def set(self, double seconds):
-        """Let it ring in so many seconds; 0 is never. What was set before counts no longer."""
+        """Set the timer to expire in ``seconds``; 0 is never. It replaces an earlier setting."""
         cdef itimerspec when
         when.it_interval.tv_sec = when.it_interval.tv_nsec = 0
         when.it_value.tv_sec = <long>seconds
@@ -87,7 +88,7 @@ cdef class Alarm:
             PyErr_SetFromErrno(OSError)
 
     def wait(self):
-        """Wait until it rings. Signal handlers run meanwhile, and may raise."""
+        """Wait until the timer expires. Signal handlers run meanwhile, and may raise."""
         cdef uint64_t times
         cdef ssize_t size
         while True:

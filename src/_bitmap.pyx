@@ -4,15 +4,15 @@
 A *page* is 64 words of 64 bits and a *summary* word. Bit i of the summary says that word i is full,
 so searching a page takes two count-trailing-zeros. A bit of a page of level 0 stands for an index,
 and is set when the index is taken. A bit of a page of level k stands for a page of level k-1, and
-is set when that page is full. A page that does not exist is all free. The search goes up while
+is set when that page is full. A page that does not exist has no set bit. The search goes up while
 pages are full, then down to the first page that is not: it visits at most two pages a level,
-whatever the fill, and only the levels that its interval spans.
+whatever the fill, and only the levels that the searched interval spans.
 
 The class ``_Tree`` implements this over a table of pages in memory. ``Bitmap`` is that table
 alone. ``StoredPages`` reads missing pages from an LMDB transaction and writes the changed ones
-back; it lives for one transaction.
+back; an object of it serves one transaction.
 
-``_bitmap.pxd`` declares what the other extension, ``_ledger``, uses of it.
+``_bitmap.pxd`` declares what the other extension module, ``_ledger``, uses from here.
 
 Indices are unsigned integers of up to 128 bits, because an IPv6 address is an index. The C code
 computes with 128-bit integers; Python integers are converted on entry and on return.
@@ -141,7 +141,10 @@ cdef inline uint64_t mask_of(uint32_t word, uint32_t low, uint32_t high) noexcep
 
 
 cdef class _Tree:
-    """The search, over a hash table of pages keyed by (level, page index)."""
+    """The tree and its search: a hash table of pages, keyed by (level, page index).
+
+    The *hot* page of a level is the page that was used last: the next call usually needs it.
+    """
 
     def __cinit__(self, *_args, **_kwargs):
         self._slots = <Page**>calloc(8, sizeof(Page*))
@@ -219,7 +222,7 @@ cdef class _Tree:
 
     @cython.final
     cdef inline void _warm(self, Page* page) noexcept nogil:
-        """Make this the hot page of its level, and drop the hot page before it if that is empty."""
+        """Make this the hot page of its level; drop the previous hot page if it is empty."""
         cdef Page* before = self._hot[page.level]
         self._hot[page.level] = page
         if before != NULL and before != page and before.used == 0:
@@ -227,7 +230,7 @@ cdef class _Tree:
 
     @cython.final
     cdef Page* _add(self, uint32_t level, u128 index) except NULL nogil:
-        """Add an empty page to the table. When MemoryError is raised, nothing was changed."""
+        """Add an empty page to the table. MemoryError leaves the table unchanged."""
         cdef Page* page
         if 2 * (self._page_count + 1) > self._slot_mask + 1:
             self._grow()
@@ -312,8 +315,8 @@ cdef class _Tree:
     cdef inline Page* _page_behind(self, Page* page, int* bit) noexcept nogil:
         """Return the next level 0 page that is not full and set ``bit`` to its first clear bit.
 
-        The page becomes the hot one. Only the hot page of level 1 and the table are consulted; when
-        they do not have both, the result is NULL and ``bit`` stays as it is.
+        That page becomes the hot page of level 0. Only the hot page of level 1 and the table are
+        searched. When they do not have the page and its parent, return NULL and leave ``bit``.
         """
         cdef Page* parent = self._hot[1]
         cdef Page* found
@@ -983,7 +986,7 @@ cdef inline u128 join(const uint64_t* low, const uint64_t* high, uint64_t at) no
 
 @cython.final
 cdef class StoredPages(_Tree):
-    """The pages of one network and family during one LMDB transaction.
+    """The pages of one pool and family during one LMDB transaction.
 
     ``get(key, default, db)``, ``put(key, value, dupdata, overwrite, append, db)`` and
     ``delete(key, value, db)`` are methods of the transaction. A key is ``prefix``, the level
@@ -1047,10 +1050,11 @@ cdef class StoredPages(_Tree):
         # its older state is not loaded again.
         pass
 
-    # What changes a bit. With a ``journal`` each change is noted in it as (pages, index, taken).
+    # Changing bits. If there is a ``journal``, each change is appended to it for undo(), as
+    # (pages, index, taken).
 
     cdef int take_next(self, u128 first, u128 last, u128* found) except -1:
-        """Take the first free index from first to last: 1 if there is one. O(levels)."""
+        """Take the first free index from first to last; return 1 if there is one. O(levels)."""
         cdef Page* page
         if not self._next_free(first, last, found):
             return 0
@@ -1062,7 +1066,7 @@ cdef class StoredPages(_Tree):
         return 1
 
     cdef int set_bit(self, u128 index) except -1:
-        """Take this index: 1 if it was free. O(levels)."""
+        """Take this index; return 1 if it was free. O(levels)."""
         self._changed = 1
         if not self._set(index):
             return 0
@@ -1071,7 +1075,7 @@ cdef class StoredPages(_Tree):
         return 1
 
     cdef int clear_bit(self, u128 index) except -1:
-        """Release this index: 1 if it was taken. O(levels)."""
+        """Release this index; return 1 if it was taken. O(levels)."""
         self._changed = 1
         if not self._clear(index):
             return 0
@@ -1094,7 +1098,7 @@ cdef class StoredPages(_Tree):
         return 0
 
     def undo(self, index, bint taken):
-        """Take back a change that the journal has: ``index`` was taken, or released."""
+        """Undo a change from the journal, in which ``index`` was taken, or else released."""
         self._changed = 1
         if taken:
             self._clear(from_python(index))
@@ -1185,7 +1189,7 @@ cdef class StoredPages(_Tree):
         return self._contains(from_python(index)) == 1
 
     def _check(self):
-        """Assert that the pages that were loaded agree, and that the transaction has those."""
+        """Assert that the loaded pages agree with each other and with the transaction's pages."""
         cdef size_t at
         cdef Page* page
         self._verify()

@@ -1,21 +1,29 @@
 # cython: language_level=3, embedsignature=False, auto_pickle=False, binding=False
-"""The path of an assignment and of a release through a store, in native code.
+"""How a store assigns and releases addresses, in native code.
 
-Read it in this order, which is that of a call:
+The way of an ADD through this file: ``Network.allocate`` makes an ``Assignment``. ``perform`` takes
+the writer's lock, begins a transaction and runs ``Assignment.make`` in it, which calls
+``assign_plain``. That looks up the network and its pool (``enter_to_assign``) and assigns
+(``Accounts.give``): ``choose`` takes a free bit in the bitmap, ``assign`` writes the lease record,
+``_enter_owner`` the owner's entry, and ``save`` the event. Bitmaps and counters are changed in
+memory; the end of the transaction writes them (``flush``) and commits.
+
+Read the sections in the order of a call:
 
 1. ``_transaction.pxi``, how a transaction begins and ends: the writer's lock, begin, commit;
 2. the bytes of the records that each call reads and writes: leases, owners, events, counters;
-3. ``Transaction``: databases, bitmaps and counters during one LMDB transaction, and how a call that
-   fails is undone;
-4. ``Call`` and ``perform``: a change in a transaction, together with those of threads that wait;
-5. ``Accounts``: a network in a transaction. It finds the owner, frees addresses whose cool-down is
-   over, chooses an address, assigns it, releases it, and records the event;
-6. ``Assignment`` and ``Release``, the calls of the library, and their plain case.
+3. ``Transaction``: databases, bitmaps and counters during one LMDB transaction, and how the changes
+   of a failed call are undone;
+4. ``Call`` and ``perform``: run a call in a transaction, and with it the calls of waiting threads;
+5. ``Accounts``: the records of one network in a transaction. It finds the owner, frees addresses
+   whose cool-down is over, chooses, assigns and releases addresses, and records the events;
+6. ``Assignment`` and ``Release``, the calls that the library makes. The *plain case* of a call is
+   the frequent one, which native code serves alone.
 
-The agent's part is in three more files: ``_accept.pxi`` takes a connection, ``_request.pxi`` reads a
-request, and ``_serve.pxi`` serves the plain case of one.
+The agent uses three more files: ``_accept.pxi`` accepts a connection, ``_request.pxi`` reads a
+request, and ``_serve.pxi`` serves a plain request.
 
-Code that few calls need is in Python: a subclass of ``Accounts`` in ``fastipam.allocation``. The
+Code that few calls need is in Python, in a subclass of ``Accounts`` (``fastipam.allocation``). The
 methods that the subclass must define are at the beginning of ``Accounts``.
 
 LMDB is used through py-lmdb's public methods. docs/store-format.md has every record.
@@ -53,19 +61,20 @@ include "_transaction.pxi"
 
 # The databases ----------------------------------------------------------------------------------
 
-cdef enum:  # the place of each in ``databases``
+cdef enum:  # the index of each database in the tuple ``databases``
     MAIN, META, NETWORKS, POOLS, PAGES, LEASES, OWNERS, COOLDOWN, EVENTS
 
-# Their names, for storage/tables.py, which declares these first. The main one has no name.
+# Their names, in the same order. storage/tables.py declares these databases before its others. The
+# main database has no name.
 PLACES = ("", "meta", "networks", "pools", "pages", "leases", "owners", "cooldown", "events")
 
 
 # The bytes of records ---------------------------------------------------------------------------
 #
-# Numbers in keys are big-endian, so that LMDB's order is theirs, and those in values are
-# little-endian, as this machine is. Texts are UTF-8, divided by NUL.
+# Numbers in keys are big-endian, so that LMDB sorts the keys by number. Numbers in values are
+# little-endian, the byte order of the processor. Texts are UTF-8, separated by NUL.
 
-SCHEMA = 4  # of this layout; each network's entry begins with it. 1 to 3 were never released
+SCHEMA = 4  # the version of this layout; each network's entry begins with it. 1 to 3: unreleased
 cdef uint8_t _SCHEMA = SCHEMA
 
 cdef enum:
@@ -74,13 +83,13 @@ cdef enum:
     ID_BYTES = 4
     DIGEST_BYTES = 16
     LONGEST_KEY = 64
-    NONE_SET = 65535  # the set number of a lease that no range set of its network has
-    MOST_BITS = 62  # of a number that only grows
+    NONE_SET = 65535  # the set number of a lease whose address is in no range set of its pool
+    MOST_BITS = 62  # the most bits of a number that only grows
 
 # The states of an address that has a lease record.
 ASSIGNED = 1
 COOLING = 2
-# Kinds of events, beside 1: an assignment. storage/records/event.py has the others, and their words.
+# Kinds of events; 1 is an assignment. storage/records/event.py has the other kinds and all names.
 RELEASED = 2
 GC = 3
 REBOOTED = 5
@@ -92,7 +101,7 @@ cdef int _EVENT_ASSIGNED = 1, _EVENT_RELEASED = 2
 
 
 cdef inline int address_bytes(int family) noexcept nogil:
-    """Return how many bytes an address takes, or 0 when there is no such family."""
+    """Return the number of bytes of an address, or 0 for an unknown family."""
     return 4 if family == V4 else 16 if family == V6 else 0
 
 
@@ -155,7 +164,7 @@ cdef bytes prefix_of(uint32_t number):
 
 
 def id_prefix(uint32_t number):
-    """Return what every key of a pool, or of a network, begins with: its id."""
+    """Return the id of a pool or a network as the prefix of all its keys."""
     return prefix_of(number)
 
 
@@ -223,7 +232,7 @@ def pack_lease(
     int state, int length, int set_index, boot, generation, allocated_ns, released, inode,
     mount_ns, sticky_s, born_ns, network_id, bytes texts not None,
 ):
-    """Return the record of a lease. Raises OverflowError for a number that has no room in it."""
+    """Return the record of a lease. Raises OverflowError for a number too large for its field."""
     cdef LeaseHead head
     head.state = state
     head.length = length
@@ -241,7 +250,7 @@ def pack_lease(
 
 
 def read_lease(bytes raw not None):
-    """Return the numbers of a lease's record in the order of :func:`pack_lease`, and its texts.
+    """Return (numbers, texts) of a lease's record; the numbers in the order of :func:`pack_lease`.
 
     Raises StoreCorrupt when the record is too short.
     """
@@ -254,7 +263,7 @@ def read_lease(bytes raw not None):
 
 
 def with_boot(bytes raw not None, uint32_t boot):
-    """Return a lease's record with another boot. Raises StoreCorrupt."""
+    """Return a copy of a lease's record with this boot number. Raises StoreCorrupt."""
     cdef LeaseHead head
     memcpy(&head, head_of(raw), sizeof(LeaseHead))
     head.boot = boot
@@ -268,7 +277,7 @@ def texts_of(bytes raw not None):
 
 
 def is_assigned(bytes raw not None):
-    """Return whether a lease's record is assigned."""
+    """Return whether a lease's record says that the address is assigned."""
     return PyBytes_GET_SIZE(raw) > 0 and bytes_of(raw)[0] == _ASSIGNED
 
 
@@ -278,17 +287,17 @@ def generation_of(bytes raw not None):
 
 
 def boot_of(bytes raw not None):
-    """Return the number of the boot of a lease's record. Raises StoreCorrupt."""
+    """Return the number of the boot in which a lease was assigned. Raises StoreCorrupt."""
     return head_of(raw).boot
 
 
 def network_of(bytes raw not None):
-    """Return the id of the network whose owner a lease's record names. Raises StoreCorrupt."""
+    """Return the id of the network in which a lease was assigned. Raises StoreCorrupt."""
     return head_of(raw).network_id
 
 
 cdef bint is_of_owner(bytes raw, bytes name):
-    """Return whether a lease's record is assigned to exactly this owner."""
+    """Return whether a lease's record says that the address is assigned to exactly this owner."""
     cdef Py_ssize_t size = PyBytes_GET_SIZE(name), at = sizeof(LeaseHead)
     return (
         PyBytes_GET_SIZE(raw) > at + size
@@ -299,11 +308,11 @@ cdef bint is_of_owner(bytes raw, bytes name):
 
 
 def is_assigned_to(bytes raw not None, bytes name not None):
-    """Return whether a lease's record is assigned to exactly this owner, by its name."""
+    """Return whether the address is assigned to the owner with this :func:`owner_name`."""
     return is_of_owner(raw, name)
 
 
-# An owner's entry: the keys of its leases, one behind the other. Its key: network id, digest.
+# An owner's entry: the keys of its leases, concatenated. Its key: network id, digest of its name.
 
 cdef bytes digest_key(uint32_t network_id, bytes name):
     cdef uint8_t out[ID_BYTES + DIGEST_BYTES]
@@ -313,11 +322,11 @@ cdef bytes digest_key(uint32_t network_id, bytes name):
 
 
 def owner_key(bytes prefix not None, bytes name not None):
-    """Return ``prefix`` and the digest of an owner's name.
+    """Return the key of an owner's entry: ``prefix`` and the digest of the owner's name.
 
-    An LMDB key has at most 511 bytes and a container id has no limit. Among 2**40 owners, two
-    collide in 16 bytes of BLAKE2b with a probability of 2**-49. A lease names its owner in full,
-    and that is compared before an address is released.
+    The name itself may be too long: an LMDB key has at most 511 bytes, and a container id has no
+    limit. Among 2**40 owners, the probability that two 16-byte BLAKE2b digests are equal is 2**-49.
+    A lease has its owner's full name, which is compared before the address is released.
     """
     cdef uint8_t out[DIGEST_BYTES]
     fastipam_digest(out, bytes_of(name), PyBytes_GET_SIZE(name))
@@ -330,9 +339,9 @@ def pack_held(uint32_t pool_id, addresses):
 
 
 def read_held(bytes raw not None, uint32_t pool_id):
-    """Return the (family, integer) pairs of :func:`pack_held`.
+    """Return the (family, integer) pairs of an owner's entry that :func:`pack_held` has made.
 
-    Raises StoreCorrupt, also for an address of another pool.
+    Raises StoreCorrupt when it is damaged, or has an address of another pool.
     """
     cdef const uint8_t* at = bytes_of(raw)
     cdef const uint8_t* end = at + PyBytes_GET_SIZE(raw)
@@ -355,13 +364,13 @@ def read_held(bytes raw not None, uint32_t pool_id):
 
 
 cdef bint is_one_key(uint32_t pool_id, bytes entry) noexcept:
-    """Return whether an owner's entry is the key of one lease of this pool."""
+    """Return whether an owner's entry is the key of exactly one lease, and in this pool."""
     cdef const uint8_t* at = bytes_of(entry)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(entry) - ID_BYTES - 1
     return size > 0 and address_bytes(at[ID_BYTES]) == size and read32(at) == pool_id
 
 
-# A place in the cool-down queue, which has no value: pool id, set, released, family, address.
+# A key of the cool-down queue: pool id, set, released, family, address. Its value is empty.
 
 cdef enum:
     QUEUE_SET = ID_BYTES
@@ -382,14 +391,14 @@ cdef bytes queue_key(uint32_t pool_id, uint16_t index, uint64_t released, int fa
 
 
 def cooldown_key(uint32_t pool_id, uint16_t set_index, uint64_t released, int family, value):
-    """Return the place of a cooling address in the queue of its range set, by release time."""
+    """Return the key of a cooling address in the queue. A range set's keys sort by release time."""
     return queue_key(pool_id, set_index, released, family, from_python(value))
 
 
 def read_cooldown_key(bytes key not None):
     """Return (pool id, set index, released, family, address) of a :func:`cooldown_key`.
 
-    Raises StoreCorrupt when it is none.
+    Raises StoreCorrupt when it is not such a key.
     """
     cdef const uint8_t* at = bytes_of(key)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(key) - QUEUE_ADDRESS
@@ -441,7 +450,7 @@ cdef bytes event_of(
 
 
 def pack_event(wall_ns, int kind, generation, address, bytes texts not None):
-    """Return the record of an event; ``texts`` are a lease's, ``address`` is (family, integer)."""
+    """Return an event's record; ``texts`` are its lease's texts, ``address`` (family, integer)."""
     return event_of(
         wall_ns, kind, generation, address[0], from_python(address[1]),
         bytes_of(texts), PyBytes_GET_SIZE(texts),
@@ -451,7 +460,7 @@ def pack_event(wall_ns, int kind, generation, address, bytes texts not None):
 def read_event(bytes raw not None):
     """Return (wall clock, kind, family, generation, address, texts) of an event's record.
 
-    Raises ValueError when it cannot be one.
+    Raises ValueError when it is damaged.
     """
     cdef const EventHead* head = <const EventHead*>bytes_of(raw)
     cdef Py_ssize_t at = sizeof(EventHead)
@@ -465,7 +474,7 @@ def read_event(bytes raw not None):
 
 
 cdef inline bint is_since(bytes raw, int64_t since_ns) noexcept:
-    """Return whether an event's record is of this time or later; a damaged one is not."""
+    """Return whether an event happened at ``since_ns`` or later; False for a damaged record."""
     return (
         PyBytes_GET_SIZE(raw) >= <Py_ssize_t>sizeof(EventHead)
         and (<int64_t>(<const EventHead*>bytes_of(raw)).wall_ns) >= since_ns
@@ -473,22 +482,22 @@ cdef inline bint is_since(bytes raw, int64_t since_ns) noexcept:
 
 
 def wall_ns_of(bytes raw not None):
-    """Return the time of an event's record, or None when it is too short to be one."""
+    """Return the time of an event's record, or None when the record is too short."""
     if PyBytes_GET_SIZE(raw) < <Py_ssize_t>sizeof(EventHead):
         return None
     return (<const EventHead*>bytes_of(raw)).wall_ns
 
 
-# Who owns an address ----------------------------------------------------------------------------
+# The owner of an address ------------------------------------------------------------------------
 
 cdef enum:
     TEXTS = 6  # container id, interface, path of the namespace, pod's namespace, name and UID
 
 
 def encode(str field, text):
-    """Return the bytes of a text in the store.
+    """Return a text as the store has it: in UTF-8.
 
-    Raises ConfigError for half a surrogate pair, which JSON can spell.
+    Raises ConfigError for half a surrogate pair, which a JSON escape can produce.
     """
     try:
         return text.encode("utf-8", "surrogateescape")
@@ -498,18 +507,18 @@ def encode(str field, text):
 
 
 cdef inline str exact(text):
-    """Return a text as exactly a str: of a class derived from it, such as an Enum, what it holds."""
+    """Return a text as a plain str. An object of a subclass, such as an Enum, is converted."""
     return <str>PyUnicode_FromObject(text)
 
 
 def owner_name(container_id, ifname):
-    """Return the name of an owner: a lease's texts begin with it, and the owner's key hashes it."""
+    """Return an owner's name: a lease's texts begin with it, an owner's key has its digest."""
     name = f"{exact(container_id)}\0{exact(ifname)}"
     return name.encode() if name.isascii() else encode("container_id or ifname", name)
 
 
 def check_owner(container_id, ifname):
-    """Raise ConfigError when a record cannot hold the owner."""
+    """Raise ConfigError when the store cannot record this owner."""
     if is_plain(container_id) and is_plain(ifname) and container_id:
         return
     for field, text in (("container_id", container_id), ("ifname", ifname)):
@@ -524,7 +533,7 @@ def check_owner(container_id, ifname):
 
 
 cdef inline bint is_plain(object text) noexcept:
-    """Return whether a text is ASCII without NUL, as nearly all are."""
+    """Return whether a text is ASCII without NUL. Nearly every text is."""
     cdef Py_ssize_t size
     cdef const char* at
     if not PyUnicode_CheckExact(text) or not PyUnicode_IS_COMPACT_ASCII(text):
@@ -534,7 +543,7 @@ cdef inline bint is_plain(object text) noexcept:
 
 
 cdef bytes join_texts(tuple texts, Py_ssize_t* name_size):
-    """Return plain texts divided by NUL; ``name_size`` are the bytes of the first two."""
+    """Return plain texts separated by NUL; set ``name_size`` to the size of the first two."""
     cdef Py_ssize_t size, total = len(texts) - 1
     cdef const char* at
     cdef char* out
@@ -560,11 +569,12 @@ cdef bytes join_texts(tuple texts, Py_ssize_t* name_size):
 
 @cython.final
 cdef class Requester:
-    """Who requests an address, with what the lease records of the owner.
+    """The owner for which a call requests an address, as its lease will record it.
 
-    ``netns`` is a :class:`fastipam.Netns`, or None: not known. ``pod_texts`` are the pod's
-    Kubernetes namespace, its name and its UID. ``name`` is the :func:`owner_name`, ``texts`` are
-    all texts of the lease's record. Raises ConfigError with the field.
+    ``name`` is the :func:`owner_name`. ``texts`` are all texts of the lease's record: the name, the
+    path of the network namespace and the pod. ``netns`` is a :class:`fastipam.Netns`, or None when
+    it is unknown. ``pod_texts`` are the pod's Kubernetes namespace, its name and its UID. The
+    constructor raises ConfigError, with the field, for a text that the store cannot record.
     """
 
     cdef readonly object netns
@@ -589,7 +599,7 @@ cdef class Requester:
         self.name = self.texts[:name_size]
 
     cdef int _encode(self, tuple texts) except -1:
-        """Encode texts of which not all are plain."""
+        """Set ``name`` and ``texts`` when a text is not plain. Raises ConfigError."""
         check_owner(texts[0], texts[1])
         for field, text in zip(("netns", "pod_namespace", "pod_name", "pod_uid"), texts[2:]):
             if "\0" in text:
@@ -619,12 +629,12 @@ cdef class Requester:
 
     @property
     def pod(self):
-        """The pod as "namespace/name", or empty."""
+        """The pod as "namespace/name", or "" when the texts name none."""
         namespace, name, _ = self.pod_texts
         return f"{namespace}/{name}" if namespace and name else ""
 
     cdef void describe(self, LeaseHead* head) noexcept:
-        """Write into a lease what it records of the owner in numbers."""
+        """Set the lease's fields that identify the owner's network namespace."""
         head.inode = self._inode
         head.mount_ns = self._mount_ns
         head.born_ns = self._born_ns
@@ -646,9 +656,9 @@ cdef inline Py_ssize_t _length(const char* text) noexcept nogil:
 
 @cython.freelist(64)
 cdef class LeaseFields:
-    """The fields of a :class:`fastipam.Lease`, which has the properties.
+    """The base class of :class:`fastipam.Lease`: its fields, without its properties.
 
-    ``_record`` is the lease's record, packed until one of its texts is wanted.
+    ``_record`` is the lease's record. It stays bytes until a property needs it decoded.
     """
 
     cdef readonly str network
@@ -656,7 +666,7 @@ cdef class LeaseFields:
     cdef readonly object value
     cdef readonly object _router
     cdef public object _record
-    cdef public tuple _siblings  # not (self,): the garbage collector would look at every circle
+    cdef public tuple _siblings  # () if alone: (self,) would be a cycle for the garbage collector
     cdef public bint created
 
     def __init__(self, str network not None, int family, value not None, router, record not None):
@@ -671,7 +681,7 @@ cdef class LeaseFields:
 
 # A pool's numbers -------------------------------------------------------------------------------
 #
-# In the main database, whose leaf is written with each commit anyway: ``P`` and the pool's id.
+# The key is ``P`` and the pool's id, in the main database: each commit writes that leaf anyway.
 
 cdef packed struct PoolNumbers:
     uint64_t generation
@@ -708,17 +718,17 @@ cdef class PoolState:
     """The numbers of a pool that change with every transaction, in one record.
 
     ``generation`` counts assignments. ``assigned``, ``cooling`` and ``reserved`` count addresses
-    by state, ``outside`` those of them that the configured ranges do not (any longer) contain;
-    ``kept`` counts reservations, also those whose address is assigned to their owner.
-    ``swept`` is the boot whose predecessors' leases are all released, ``sweep`` how far the search
-    for them has come: (family, address), or (0, 0) at its beginning.
-    ``cursors`` holds, packed, family and address of the last automatic or requested assignment of
-    each range set; family 0: none yet.
+    by state. ``outside`` counts the addresses in these states that are not, or no longer, in the
+    configured ranges. ``kept`` counts reservations, also when the address is assigned to the owner.
 
-    ``clock`` is the pool's own clock, in nanoseconds: wall clock plus ``offset``, which grows
-    when the wall clock steps back, so that it never does. Cool-down is measured on it: a step
-    back freezes nothing, a step forward of n seconds ends a cool-down at most n seconds early.
-    Any offset can be: what a wrong one gives is noticed, and put right, by :meth:`tick`.
+    ``swept`` is a boot: all leases of earlier boots are released. ``sweep`` is the position of the
+    search for such leases: (family, address), or (0, 0) at its beginning. ``cursors`` has for each
+    range set the family and the address of the last assignment, packed; family 0: none yet.
+
+    ``clock`` is the pool's own clock, in nanoseconds: the wall clock plus ``offset``. It never
+    goes back, because ``offset`` grows when the wall clock steps back. It measures cool-down, so a
+    step back prolongs none, and a step forward of n seconds ends it at most n seconds early. A
+    damaged offset does no harm: :meth:`tick` corrects it when the time that it gives is impossible.
     """
 
     cdef readonly uint32_t pool_id
@@ -728,8 +738,8 @@ cdef class PoolState:
     cdef public tuple sweep
     cdef public bytes cursors
     cdef bint _dirty, _is_stored
-    cdef long _part  # the last part of the transaction that has used it
-    cdef int64_t _quiet  # nothing in the cool-down queue was released before; 0: not known
+    cdef long _part  # serial of the last part of the transaction that has used it
+    cdef int64_t _quiet  # no queued address was released before this time; 0: not known
 
     def __init__(self, uint32_t pool_id, raw=None):
         self.pool_id = pool_id
@@ -766,11 +776,11 @@ cdef class PoolState:
             self.sweep = numbers.sweep_family, to_python(read_address(numbers.sweep, V6))
         self.cursors = raw[sizeof(PoolNumbers):]
         self._is_stored = True
-        self._quiet = 0  # when a part is taken back, what it has freed is in the queue again
+        self._quiet = 0  # undoing a part puts the addresses that it freed back into the queue
         return 0
 
     cpdef bytes pack(self):
-        """Return the value that the constructor reads. Raises StoreCorrupt for a wrong counter."""
+        """Return the record, as the constructor reads it. Raises StoreCorrupt for a bad counter."""
         cdef PoolNumbers numbers
         if (self.generation | self.assigned | self.cooling | self.reserved | self.outside
                 | self.clock | self.kept | self.swept) < 0 or self.swept >> 32:
@@ -795,11 +805,11 @@ cdef class PoolState:
 
     @property
     def used(self):
-        """Addresses whose bit is set."""
+        """The number of addresses whose bit is set in the bitmap."""
         return self.assigned + self.cooling + self.reserved
 
     cdef bint find_cursor(self, int set_index, int family, u128* value) noexcept:
-        """Return whether a range set has a cursor, and set ``value`` to it."""
+        """Set ``value`` to a range set's cursor; return False if it has none of this family."""
         cdef const Cursor* cursor = <const Cursor*>bytes_of(self.cursors)
         if (set_index + 1) * <Py_ssize_t>sizeof(Cursor) > PyBytes_GET_SIZE(self.cursors):
             return False
@@ -827,7 +837,7 @@ cdef class PoolState:
         return to_python(value) if self.find_cursor(set_index, family, &value) else None
 
     def all_cursors(self):
-        """Return (family, address) of each range set's cursor, None where there is none yet."""
+        """Return (family, address) of each range set's cursor, or None for a set without one."""
         cdef Py_ssize_t at
         cdef u128 value = 0
         cdef list found = []
@@ -838,17 +848,18 @@ cdef class PoolState:
         return found
 
     def move_cursor(self, int set_index, int family, value):
-        """Let the next search of a range set begin behind ``value``."""
+        """Make the next search in a range set begin behind ``value``."""
         self.set_cursor(set_index, family, from_python(value))
 
     cpdef int64_t tick(self, int64_t wall_ns) except? -1:
-        """Advance the pool's clock to the wall clock's ``wall_ns`` and return it.
+        """Advance the pool's clock to the wall clock's ``wall_ns`` and return its time.
 
-        No two calls give the same time: what is queued by it has an order even while the wall clock
-        stands or steps back. It does not follow one that is decades ahead: it could not go back.
+        No two calls return the same time, so the cool-down queue has an order even while the wall
+        clock stands still or steps back. The pool's clock does not follow a wall clock that is
+        decades ahead, because it could never go back.
         """
         cdef i128 now = <i128>wall_ns + self.offset
-        if now <= self.clock or now >> MOST_BITS:  # it has stepped, or the clock stands
+        if now <= self.clock or now >> MOST_BITS:  # the wall clock has stepped or stands still
             now = self.clock + 1
             self.offset = <int64_t>(now - wall_ns)
         self.clock = <int64_t>now
@@ -866,14 +877,15 @@ cdef class PoolState:
 
 # A network's history ----------------------------------------------------------------------------
 #
-# The newest events wait in the network's record in the main database: ``N`` and the network's id.
+# The newest events wait in the network's record in the main database, under the key ``N`` and the
+# network's id. When that is full, they move to the database of events.
 
 cdef enum:
     MOST_WAITING = 8
-    MOST_BYTES = 1960  # of the record: LMDB keeps a longer one in pages of its own
+    MOST_BYTES = 1960  # of the record: LMDB stores a longer value in separate overflow pages
     TRIM = 64  # how many of the oldest events are deleted at a time
 
-# For the documents and the tests.
+# Exported for the documents and the tests.
 LEASE_BYTES = sizeof(LeaseHead)
 POOL_BYTES = sizeof(PoolNumbers)
 EVENTS_WAITING = MOST_WAITING
@@ -891,7 +903,7 @@ cdef inline uint16_t length_at(const uint8_t* at) noexcept nogil:
 
 
 cdef int count_packed(const uint8_t* at, Py_ssize_t size) noexcept nogil:
-    """Return how many events there are, each behind its length, or -1 if the lengths are wrong."""
+    """Return the number of packed events, each after its length; -1 if the lengths are wrong."""
     cdef int count = 0
     cdef Py_ssize_t taken
     while size:
@@ -908,14 +920,14 @@ cdef int count_packed(const uint8_t* at, Py_ssize_t size) noexcept nogil:
 cdef class EventLog:
     """The numbers of a network's events, and the newest events themselves.
 
-    ``next`` is the number of the next event, ``first`` that of the oldest that is kept. ``waiting``
-    are the records of those that are not in the table of events yet, the oldest first.
+    ``next`` is the number of the next event, ``first`` the number of the oldest event that is kept.
+    ``waiting`` are the records of the events that are not in the events database yet, oldest first.
     """
 
     cdef readonly uint32_t network_id
     cdef readonly bytes prefix, key
     cdef public int64_t next, first
-    cdef bytes _packed  # those that wait, each behind its length (2 bytes)
+    cdef bytes _packed  # the waiting events, each after its length (2 bytes)
     cdef int _count
     cdef bint _dirty, _is_stored
     cdef long _part
@@ -945,7 +957,7 @@ cdef class EventLog:
         return 0
 
     cpdef bytes pack(self):
-        """Return the value that the constructor reads. Raises StoreCorrupt for a wrong number."""
+        """Return the record, as the constructor reads it. Raises StoreCorrupt for a bad number."""
         cdef LogNumbers numbers
         if (self.next | self.first) < 0:
             raise errors.StoreCorrupt(
@@ -968,7 +980,7 @@ cdef class EventLog:
 
     @property
     def waiting(self):
-        """The records of the events that wait, the oldest first."""
+        """The records of the waiting events, oldest first."""
         return self._split()
 
     @waiting.setter
@@ -998,7 +1010,7 @@ cdef class EventLog:
         )
 
     cdef int append(self, Transaction txn, list events) except -1:
-        """Add events. O(events) amortized: every ninth moves those that wait to their table."""
+        """Add events. When eight wait, the next moves them to the database. Amortized O(events)."""
         cdef list moved = None
         for event in events:
             if not self.has_room(event):
@@ -1009,7 +1021,7 @@ cdef class EventLog:
                 self._count = 0
             if self.has_room(event):
                 self._add(event)
-            else:  # it is too long to wait at all
+            else:  # too long for the record even when nothing else waits
                 moved.append((key_of_event(self.network_id, self.next), event))
             self.next += 1
         if moved is not None:
@@ -1017,16 +1029,17 @@ cdef class EventLog:
         return 0
 
     cdef int settle(self, Transaction txn) except -1:
-        """Move the events that wait to their table."""
+        """Move the waiting events to the events database."""
         txn.write_many(EVENTS, self.items(), None)
         self._packed = b""
         self._count = 0
         return 0
 
     cdef int trim(self, Transaction txn, int64_t history, int64_t oldest_ns, Py_ssize_t most) except -1:
-        """Delete up to ``most`` of the oldest events: all but ``history``, and those before a time.
+        """Delete up to ``most`` old events.
 
-        A damaged event counts as one that is too old.
+        An event is old when ``history`` newer ones exist, when it happened before ``oldest_ns``, or
+        when its record is damaged.
         """
         cdef int64_t oldest = self.next - history
         cdef uint64_t number
@@ -1051,7 +1064,7 @@ cdef class EventLog:
         return self._trim_waiting(oldest, oldest_ns) if most else 0
 
     cdef int _trim_waiting(self, int64_t oldest, int64_t oldest_ns) except -1:
-        """Drop the waiting events that are too old: the table has none any more."""
+        """Drop the waiting events that are too old, once the events database has none left."""
         cdef list waiting = self.waiting
         self.first = self.next - self._count
         while waiting and (self.first < oldest or not is_since(waiting[0], oldest_ns)):
@@ -1062,7 +1075,7 @@ cdef class EventLog:
         return 0
 
     cpdef list items(self):
-        """Return the (key, value) pairs that the table will have for what waits here."""
+        """Return the waiting events as (key, value) pairs for the events database."""
         cdef int64_t number = self.next - self._count
         cdef Py_ssize_t at
         cdef list found = self._split()
@@ -1073,11 +1086,11 @@ cdef class EventLog:
 
 # A write transaction ----------------------------------------------------------------------------
 
-cdef object UNKNOWN = object()  # what stands for a value that has to be read before it is changed
+cdef object UNKNOWN = object()  # "the old value is not known: read it before you change it"
 
 
 cdef int settle(tuple promises) except -1:
-    """Raise the error of a promise that cannot be kept, after all were looked at."""
+    """Check every promise, then raise the error of the first that cannot be kept."""
     first = None
     for one in promises:
         error = one.settle()
@@ -1090,32 +1103,33 @@ cdef int settle(tuple promises) except -1:
 cdef class Transaction(WriteBlock):
     """One write transaction of a store; use it with ``with``.
 
-    Bitmaps and numbers are kept in memory until it ends. Whoever reads them by other means has to
-    call :meth:`flush` first.
+    Bitmaps, pool numbers and histories are changed in memory and written at the end. Code that
+    reads them from LMDB directly has to call :meth:`flush` first.
 
-    A call that shares the transaction with others is a :class:`Part` of it: it notes in memory what
-    it changes, and what a part has changed is taken back when it fails. Only a write that failed
-    (no room, a broken disk) cannot be taken back: then ``failed`` is set, no later call is served,
-    and the end of the transaction raises the error instead of a commit.
+    Several calls can share a transaction; each is then a :class:`Part` of it, which works like a
+    savepoint. For every change in a part an undo note is kept in memory, and when the part fails
+    its notes are applied in reverse. Only a failed write (no room, a broken disk) cannot be undone:
+    then ``failed`` is set, no later call is served, and the end of the transaction raises the error
+    instead of committing.
 
-    A ``joined`` one is a batch: whatever its thread does in the store is a part of it. Otherwise
-    only the calls of a view (``storage/within.py``) are.
+    If it is ``joined``, it is a batch: every call that its thread makes in the store becomes a part
+    of it. Otherwise only calls through a view (``storage/within.py``) become parts.
 
-    ``promises`` are those of a fenced cluster (``network/promise.py``): the end of the transaction
-    settles them after the commit, and raises the error of one that cannot be kept.
+    ``promises`` belong to a fenced cluster (``network/promise.py``): after the commit they are
+    checked, and the error of one that cannot be kept is raised.
     """
 
     cdef public tuple promises
     cdef readonly bint joined
     cdef dict _pages, _pools, _logs
-    cdef dict _found  # by a network's encoded name, what its entry and its pool's say
-    cdef dict _policies  # by a network's id, the record of the policy that the store has
-    cdef list _notes  # of the open parts, how to take back each change; None before the first part
-    cdef int _parts  # how many are open, one inside the other
-    cdef long _serial  # differs for each part
-    cdef long _flushes  # what was written since a note has to be written again, as it was before
-    cdef bint _lost_track  # a part has made a change without a note
-    cdef object _failure
+    cdef dict _found  # by a network's encoded name: the result of find()
+    cdef dict _policies  # by a network's id: the record of its policy in the store
+    cdef list _notes  # undo notes of the open parts; None before the first part
+    cdef int _parts  # how many parts are open, one inside the other
+    cdef long _serial  # changes whenever a part begins or ends
+    cdef long _flushes  # counts calls of flush(): undoing has to write again what they have written
+    cdef bint _lost_track  # a part has made a change without an undo note
+    cdef object _failure  # the error of a failed write, or None
 
     def __init__(self, store, bint joined=False):
         self.store = store
@@ -1125,18 +1139,18 @@ cdef class Transaction(WriteBlock):
 
     @property
     def failed(self):
-        """Whether a write has failed, so that nothing of the transaction can be committed."""
+        """Whether a write has failed, so that the transaction cannot be committed."""
         return self._failure is not None
 
     def require_open(self):
-        """Raise an error when a call inside may not go on."""
+        """Raise an error when no further call may use the transaction. A subclass defines it."""
 
     def require_mine(self):
-        """Raise the error for a call that may not use it: it is over, or another thread's."""
-        # In another thread ``transaction`` is that thread's.
+        """Raise an error when the transaction is over or belongs to another thread."""
+        # ``store.local`` is thread-local: in another thread it has another transaction, or none.
         mine = getattr(self.store.local, "transaction", None)
         if mine is not self or self._end_if_left():
-            self.store.open_files()  # in a forked child that is the better reason
+            self.store.open_files()  # in a forked child this raises a more precise error
             raise self.store.transaction_is_over()
         self.require_open()
 
@@ -1147,14 +1161,15 @@ cdef class Transaction(WriteBlock):
     cdef int finish(self) except -1:
         return settle(self.promises)
 
-    # Reading and writing. ``at`` is the place of a database, ``before`` the value that a key has.
+    # Reading and writing. ``at`` is the index of a database in ``databases``. ``before`` is the old
+    # value of the key for the undo note: None if it has none, UNKNOWN if it has to be read.
 
     cdef inline object look(self, int at, bytes key):
         """Return the value of a key, or None."""
         return self.get(key, None, self.databases[at])
 
     cdef int write(self, int at, bytes key, bytes value, before) except -1:
-        """Write a value, in place of an older one."""
+        """Write a value, replacing the old one."""
         if self._parts:
             self._note(at, key, before)
         try:
@@ -1165,7 +1180,7 @@ cdef class Transaction(WriteBlock):
         return 0
 
     cdef int erase(self, int at, bytes key, before) except -1:
-        """Delete a key: 1 if it was there."""
+        """Delete a key; return 1 if it existed, else 0."""
         if self._parts:
             self._note(at, key, before)
         try:
@@ -1181,7 +1196,7 @@ cdef class Transaction(WriteBlock):
         return 0
 
     def put_in(self, int at, bytes key not None, bytes value not None):
-        """Write a value, in place of an older one."""
+        """Write a value, replacing the old one."""
         self.write(at, key, value, UNKNOWN)
 
     def add_to(self, int at, bytes key not None, bytes value not None):
@@ -1189,7 +1204,7 @@ cdef class Transaction(WriteBlock):
         return self.add(at, key, value) == 1
 
     cdef int add(self, int at, bytes key, bytes value) except -1:
-        """Write a value unless the key has one: 1 if it was written."""
+        """Write a value unless the key has one; return 1 if it was written, else 0."""
         cdef bint new
         try:
             new = self.put(key, value, True, False, False, self.databases[at])
@@ -1201,7 +1216,7 @@ cdef class Transaction(WriteBlock):
         return new
 
     def add_many_to(self, int at, items):
-        """Write the values of those keys that have none; return (keys given, values written)."""
+        """Write each pair whose key does not exist yet; return (pairs given, pairs written)."""
         cdef Py_ssize_t given = 0, new = 0
         if self._parts:
             for key, value in items:
@@ -1216,12 +1231,12 @@ cdef class Transaction(WriteBlock):
             raise
 
     cdef list look_many(self, int at, list keys):
-        """Return (key, value) of those keys that have one. In their order, which is faster sorted."""
+        """Return (key, value) of the keys that exist, in the given order. Sorted is faster."""
         with self.txn.cursor(self.databases[at]) as cursor:
             return cursor.getmulti(keys)
 
     cdef bytes take(self, int at, bytes key, cursor):
-        """Delete a key, by a cursor of its database; return the value that it had, or None."""
+        """Delete a key through a cursor of its database; return its value, or None if missing."""
         try:
             value = cursor.pop(key)
         except BaseException as error:
@@ -1232,7 +1247,7 @@ cdef class Transaction(WriteBlock):
         return value
 
     cdef int write_many(self, int at, list items, list before) except -1:
-        """Write (key, value) pairs; ``before`` has the pairs that they replace, or is None."""
+        """Write (key, value) pairs. ``before`` are the pairs that they replace; None: all new."""
         if self._parts:
             for key, value in items if before is None else before:
                 self._notes.append((at, key, None if before is None else value))
@@ -1245,11 +1260,11 @@ cdef class Transaction(WriteBlock):
         return 0
 
     def delete_from(self, int at, bytes key not None):
-        """Delete a key; return whether it was there."""
+        """Delete a key; return whether it existed."""
         return self.erase(at, key, UNKNOWN) == 1
 
     cpdef bint delete_under(self, int at, cursor) except -1:
-        """Delete the key that a cursor is at, and go to the next; return whether there is one."""
+        """Delete the key under a cursor and move to the next; return whether there is one."""
         if self._parts:
             self._notes.append((at, *cursor.item()))
         try:
@@ -1259,14 +1274,14 @@ cdef class Transaction(WriteBlock):
             raise
 
     def clear_all(self, int at):
-        """Delete every key of a database. O(its pages)."""
+        """Delete every key of a database. O(its pages). A part that does this cannot be undone."""
         self._lost_track = self._parts > 0
         self.txn.drop(self.databases[at], delete=False)
 
-    # What is kept in memory -----------------------------------------------------------------------
+    # State in memory ------------------------------------------------------------------------------
 
     cpdef StoredPages pages(self, uint32_t pool_id, int family):
-        """Return the bitmap of a pool and family, as this transaction sees it."""
+        """Return the bitmap of a pool and family, with this transaction's changes."""
         cdef object found = self._pages.get((pool_id, family))
         if found is None:
             found = StoredPages(
@@ -1278,12 +1293,12 @@ cdef class Transaction(WriteBlock):
         return found
 
     def forget_pages(self, uint32_t pool_id):
-        """Forget the bitmaps of a pool, after they were changed by other means."""
+        """Drop a pool's bitmaps from memory, after their pages were changed directly in LMDB."""
         for key in [key for key in self._pages if key[0] == pool_id]:
             del self._pages[key]
 
     cpdef PoolState pool_state(self, uint32_t pool_id):
-        """Return the numbers of a pool: one object in the whole transaction."""
+        """Return the numbers of a pool; every call in the transaction gets the same object."""
         cdef PoolState state = self._pools.get(pool_id)
         if state is None:
             state = self._pools[pool_id] = read_pool_state(self.get, self.databases, pool_id)
@@ -1291,7 +1306,7 @@ cdef class Transaction(WriteBlock):
         return state
 
     cpdef EventLog event_log(self, uint32_t network_id):
-        """Return the history of a network: one object in the whole transaction."""
+        """Return the history of a network; every call in the transaction gets the same object."""
         cdef EventLog log = self._logs.get(network_id)
         if log is None:
             log = self._logs[network_id] = read_event_log(self.get, self.databases, network_id)
@@ -1299,7 +1314,10 @@ cdef class Transaction(WriteBlock):
         return log
 
     cdef inline int _touch_state(self, PoolState state) except -1:
-        """Note the numbers as they are before this part."""
+        """Save a pool's numbers for undo, at the first use in the current part.
+
+        The undo note has the packed numbers, or None when the store has none yet.
+        """
         if self._parts and state._part != self._serial:
             state._part = self._serial
             packed = state.pack() if state._is_stored else None
@@ -1314,7 +1332,7 @@ cdef class Transaction(WriteBlock):
         return 0
 
     cpdef object find(self, bytes key):
-        """Return what :func:`find` returns; a network's entry is read once."""
+        """Return the result of :func:`find`, which is cached for the transaction."""
         found = self._found.get(key)
         if found is None:
             found = find(self, key)
@@ -1323,7 +1341,7 @@ cdef class Transaction(WriteBlock):
         return found
 
     cdef object policy_of(self, uint32_t network_id):
-        """Return the record of a network's policy, as the store has it; it is read once."""
+        """Return the record of a network's policy in the store, cached for the transaction."""
         cdef uint8_t key[7 + ID_BYTES]
         found = self._policies.get(network_id)
         if found is None:
@@ -1333,19 +1351,19 @@ cdef class Transaction(WriteBlock):
         return found
 
     def forget_found(self):
-        """Forget the entries and the policies of networks: one of them is changed."""
+        """Drop the cached entries and policies of all networks, because one is being changed."""
         self._found.clear()
         self._policies.clear()
 
     def save(self, kept):
-        """Have the numbers of a pool, or a network's history, written with the next flush."""
+        """Mark a pool's numbers or a network's history as changed, so that flush() writes it."""
         if isinstance(kept, PoolState):
             (<PoolState>kept)._dirty = (<PoolState>kept)._is_stored = True
         else:
             (<EventLog?>kept)._dirty = (<EventLog>kept)._is_stored = True
 
     def forget(self, kept):
-        """Delete the numbers of a pool, or a network's history."""
+        """Delete a pool's numbers or a network's history, in memory and in the store."""
         if isinstance(kept, PoolState):
             self._pools.pop(kept.pool_id, None)
             self.erase(MAIN, kept.key, UNKNOWN)
@@ -1354,7 +1372,7 @@ cdef class Transaction(WriteBlock):
             self.erase(MAIN, kept.key, UNKNOWN)
 
     cpdef flush(self):
-        """Write what has changed and is not in the transaction yet: bitmaps, numbers, histories."""
+        """Write the bitmaps, numbers and histories that changed in memory to LMDB's transaction."""
         cdef PoolState state
         cdef EventLog log
         if self._failure is not None:
@@ -1376,9 +1394,10 @@ cdef class Transaction(WriteBlock):
             raise
 
     def _check(self):
-        """Assert that what is kept in memory is what the transaction has. O(what is kept + queues).
+        """Assert that the state in memory equals LMDB's. O(size of that state + cool-down queues).
 
-        A clock may be ahead: a call that has nothing to do reads the time, and does not save it.
+        A pool's clock may be ahead in memory: a call that changes nothing reads the time, but does
+        not save it.
         """
         cdef PoolState state
         cdef EventLog log
@@ -1409,13 +1428,17 @@ cdef class Transaction(WriteBlock):
             assert self.policy_of(number) == packed, f"the policy of network {number} is stale"
 
     cdef void note_brief(self) noexcept:
-        """Note that all of it is one call, whose files need no second look unless it takes long."""
+        """Mark the transaction as one short call, if no part has begun in it.
+
+        If such a transaction takes less than ``BRIEF_NS``, the commit does not check again that the
+        data file is still the store's.
+        """
         self._is_brief = self._notes is None
 
     # Parts ----------------------------------------------------------------------------------------
 
     cdef Py_ssize_t begin_part(self) except -1:
-        """Begin a part; return what its end has to be told."""
+        """Begin a part; return where its undo notes begin, for :meth:`end_part`."""
         if fastipam_lock_is_forked(self._files.lock._lock):
             self.store.open_files()  # raises: the transaction is the parent's
         if self._failure is not None:
@@ -1432,7 +1455,7 @@ cdef class Transaction(WriteBlock):
         return len(self._notes)
 
     cdef int end_part(self, Py_ssize_t begun, bint well) except -1:
-        """End a part; unless it went well, take back what it has changed."""
+        """End a part; undo its changes unless ``well``. ``begun`` is from :meth:`begin_part`."""
         cdef list undone
         self._serial += 1
         if not well and self._failure is None:
@@ -1448,7 +1471,7 @@ cdef class Transaction(WriteBlock):
                 self._failure = error
         self._parts -= 1
         if not self._parts:
-            self._notes.clear()  # also because bitmaps refer to the list, and the list to them
+            self._notes.clear()  # this also breaks the cycle of the list and the bitmaps
         return 0
 
     cdef int _take_back(self, tuple note) except -1:
@@ -1474,7 +1497,7 @@ cdef class Transaction(WriteBlock):
         return 0
 
     cdef int _forget_new(self, dict known, uint32_t number, bytes key) except -1:
-        """Forget what a part has made, also what a flush meanwhile has written of it."""
+        """Undo the creation of a record: in memory, and in LMDB if a flush has written it."""
         known.pop(number, None)
         self.delete(key, b"", self.databases[MAIN])
         return 0
@@ -1482,7 +1505,7 @@ cdef class Transaction(WriteBlock):
 
 @cython.final
 cdef class Part:
-    """A call inside a transaction: what it has changed is taken back when it fails."""
+    """One call inside a transaction, like a savepoint: if it fails, its changes are undone."""
 
     cdef Transaction _whole
     cdef Py_ssize_t _begun
@@ -1497,7 +1520,7 @@ cdef class Part:
         return 0
 
     cdef int end(self, error) except -1:
-        """End it; ``error`` is what it raises, or None."""
+        """End the part. ``error`` is the exception with which its call failed, or None."""
         cdef Transaction whole = self._whole
         if error is not None:
             whole.promises = self._promises
@@ -1516,35 +1539,36 @@ cdef class Part:
         self.end(error)
 
 
-# A call, which may be made by another thread ----------------------------------------------------
+# Calls, and group commit ------------------------------------------------------------------------
 #
-# In a durable store a commit costs a sync, however many calls are in it. So a call whose thread has
-# to wait for another thread of this process is made by that one: after its own call, and before its
-# commit, it makes the calls of those who wait, in their order, each as a part. A thread is answered
-# after the commit. It gets nothing from there but a result: a call that has failed, or whose
-# commit has failed, is made again by its own thread, alone, and the error is its own.
+# In a durable store a commit costs one sync, however many calls are in it. So the thread that has
+# the writer's lock also runs the calls of the threads of its process that wait for the lock (the
+# guests): after its own call and before the commit, in the order of the queue, each as a part. A
+# waiting thread gets its result after the commit. It never gets an error this way: if its call or
+# the commit has failed, it runs the call again itself, alone, and raises whatever happens then.
 
 cdef enum:
     MOST_GUESTS = 64
-    GUESTS_NS = 5_000_000  # no further one is taken in later: others wait for the commit
+    GUESTS_NS = 5_000_000  # after this time no further guest is taken: the others wait to commit
 
 
 cdef class Call:
-    """What is to be done in a transaction, of which a subclass says what it is."""
+    """A change of the store, to be run in a transaction. A subclass defines it in :meth:`make`."""
 
-    cdef object _result  # what came of it in another thread's transaction,
-    cdef tuple _promises  # and what was promised there
+    cdef object _result  # the result, if another thread's transaction has run the call
+    cdef tuple _promises  # the promises that the call has made there
 
     cpdef make(self, txn):
-        """Do it in a transaction, and return what it comes to.
+        """Run the call in a transaction, and return its result.
 
-        It may be made several times, and only the last time counts: all that it changes has to be
-        in the transaction. It changes nothing if it raises. It has to be short.
+        It may run several times, and only the last run counts. So it must change nothing outside
+        the transaction. When it raises, its changes are undone. It should be short, because other
+        threads wait for the same commit.
         """
         raise NotImplementedError
 
     def make_part(self, Transaction whole not None):
-        """Make it as a part of a transaction."""
+        """Run the call as a part of a transaction, and return its result."""
         cdef Part part = Part(whole)
         part.begin()
         try:
@@ -1556,7 +1580,10 @@ cdef class Call:
         return result
 
     cdef int make_as_guest(self, Transaction txn) except -1:
-        """Make it as a part of another thread's transaction. What it promises is its own."""
+        """Run the call as a part of another thread's transaction, and store its result.
+
+        Its promises are stored too, not added to the transaction: its own thread checks them.
+        """
         cdef tuple before = txn.promises
         txn.promises = ()
         try:
@@ -1568,7 +1595,7 @@ cdef class Call:
 
 
 cdef int serve_others(Transaction txn) except -1:
-    """Make the calls of threads that wait for the lock. Raises only what no call can raise."""
+    """Run the calls of threads that wait for the lock. Their Exceptions are not raised here."""
     cdef fastipam_lock* lock = txn._files.lock._lock
     cdef fastipam_waiter* waiter
     cdef int64_t end_ns = 0
@@ -1583,20 +1610,21 @@ cdef int serve_others(Transaction txn) except -1:
             (<Call>waiter.call).make_as_guest(txn)
             waiter.done = True
         except Exception:
-            pass  # its thread makes it again
+            pass  # its own thread runs it again
         if fastipam_monotonic_ns() > end_ns:
             break
     return 0
 
 
 def perform(store, kind, bint shares, Call call not None):
-    """Return what a call returns, after the commit.
+    """Run a call in a transaction, commit, and return the call's result.
 
-    ``kind(store)`` makes the transaction. In a thread whose calls are a batch it is that one's. If
-    it ``shares`` its commit, another thread of this process may make the call. Raises what the call
-    and a transaction raise.
+    ``kind(store)`` makes the transaction. If the thread has a batch, the call becomes a part of it
+    and is committed with it. If ``shares``, another thread of this process may run the call in its
+    own transaction. Raises the errors of the call and of the transaction.
     """
-    # No handler of a signal runs between two lines of this: what has begun is ended.
+    # Signal handlers run between bytecodes, so none runs between two lines of this native code, and
+    # a transaction that has begun is always ended.
     cdef Transaction txn
     before = getattr(store.local, "transaction", None)
     if before is not None and (<Transaction?>before).joined:
@@ -1609,7 +1637,8 @@ def perform(store, kind, bint shares, Call call not None):
             break
         try:
             result = call.make(txn)
-            # Handlers run in the main thread. What they raise must not get lost in another's call.
+            # The main thread serves no guests: it runs the signal handlers, and an exception that a
+            # handler raises during a guest's call would be lost.
             if shares and not fastipam_is_main_thread(txn._thread):
                 serve_others(txn)
         except BaseException as error:
@@ -1620,24 +1649,24 @@ def perform(store, kind, bint shares, Call call not None):
         except Exception:
             if txn._committed or not txn._guests:
                 raise
-            shares = False  # again, alone: it may be a guest's fault
+            shares = False  # once more without guests: one of them may have caused the error
             continue
         return result
     settle(call._promises)
     return call._result
 
 
-# What a write transaction and a snapshot read alike.
+# Reading, alike for a write transaction and for a snapshot.
 
 def pages_of(block, uint32_t pool_id, int family):
-    """Return the bitmap of a pool and family in a snapshot, to be read and not changed."""
+    """Return the bitmap of a pool and family in a snapshot. It is read-only."""
     database = block.databases[PAGES]
     prefix = family_prefix(pool_id, family)
     return StoredPages(block.get, None, None, database, prefix, address_bytes(family))
 
 
 cdef bytes family_prefix(uint32_t pool_id, int family):
-    """Return what the key of every page of a family begins with."""
+    """Return the prefix of the keys of all bitmap pages of a pool and family."""
     cdef uint8_t out[ID_BYTES + 1]
     write32(out, pool_id)
     out[ID_BYTES] = family
@@ -1654,16 +1683,17 @@ cdef EventLog read_event_log(get, tuple databases, uint32_t network_id):
 
 # A network in a transaction ---------------------------------------------------------------------
 
-# A release adds one address to the cool-down queue, and an assignment frees up to this many whose
-# cool-down has ended. So the queue shrinks, and no single call has to free a burst.
+# A release adds one address to the cool-down queue. An assignment frees up to this many addresses
+# whose cool-down is over, so the queue shrinks, and no single call has to free very many.
 cdef enum:
     EXPIRED_BESIDE = 4
 
 
 def find(block, bytes key not None):
-    """Return (network id, pool id, text of the pool's ranges, its encoded name), or None.
+    """Look up a network: return (network id, pool id, text of the pool's ranges, pool's name).
 
-    ``key`` is a network's encoded name. Return the entry itself when it is another schema's, or cannot be read.
+    ``key`` is the network's encoded name; the pool's name is encoded, too. Return None when the
+    store has no such network, and the entry as bytes when it has another schema or is damaged.
     """
     cdef bytes entry, pool
     cdef tuple databases = block.databases
@@ -1690,7 +1720,7 @@ def find(block, bytes key not None):
 
 
 cdef bint take_in(StoredPages pages, intervals, u128* found) except -1:
-    """Take the first free address of some intervals."""
+    """Take the first free address in these intervals; return whether there was one."""
     for low, high in intervals:
         if pages.take_next(from_python(low), from_python(high), found):
             return True
@@ -1698,11 +1728,12 @@ cdef bint take_in(StoredPages pages, intervals, u128* found) except -1:
 
 
 cdef class Accounts:
-    """The records of a network and its pool in one write transaction; :meth:`save` before it ends.
+    """The records of a network and its pool in one write transaction.
 
-    ``text`` are the ranges that the store remembers, as it has them; ``is_foreign`` says that the
-    caller's ranges are others: partly a container's own. ``wall_ns`` is the wall clock of the last
-    :meth:`tick`, in nanoseconds: what is written now carries it.
+    After changes, call :meth:`save` before the transaction ends. ``text`` is the text of the pool's
+    ranges in the store. ``is_foreign`` says that the caller's ranges differ from those: they are a
+    container's own, or other networks share the pool. ``wall_ns`` is the time of the last
+    :meth:`tick`, by the wall clock in nanoseconds: the records that are written now get it.
     """
 
     cdef readonly Transaction txn
@@ -1716,9 +1747,9 @@ cdef class Accounts:
     cdef public int64_t wall_ns
     cdef uint32_t _boot
     cdef bint _is_cut  # into blocks of a cluster
-    cdef object _stored
-    cdef int64_t _cooldown_ns, _history  # as the policy has them
-    cdef bytes _owner_name, _owner_key  # of the owner looked up last
+    cdef object _stored  # the ranges of ``text``, or None: not parsed yet
+    cdef int64_t _cooldown_ns, _history  # from the policy
+    cdef bytes _owner_name, _owner_key  # of the owner that was looked up last
     cdef list _events
 
     def __init__(self, Transaction txn not None, network, uint32_t network_id, uint32_t pool_id, str text not None):
@@ -1738,17 +1769,17 @@ cdef class Accounts:
         self.remember(text, None)
 
     def remember(self, str text, pool):
-        """Take these for the ranges that the store remembers; ``pool`` is what they say, or None."""
+        """Set the pool's ranges in the store: ``text``, and ``pool`` parsed from it, or None."""
         self.text = text
         self._is_cut = "@" in text
         given = self.network.pool
         self.is_foreign = given is not None and given.text != text
         self._stored = pool if given is None or self.is_foreign else given
 
-    # What a subclass has, for the few calls that need it.
+    # For the subclass to define: what few calls need.
 
     def settle_boot(self):
-        """Decide whether this is another boot, if that was unclear."""
+        """Decide whether the machine has rebooted, if that is in doubt."""
         raise NotImplementedError
 
     def search_order(self, index, range_set):
@@ -1756,57 +1787,57 @@ cdef class Accounts:
         raise NotImplementedError
 
     def require_certain(self, range_set, wanted):
-        """Raise the error for a set whose blocks may not be this node's any more."""
+        """Raise PoolExhausted when this node may have lost the blocks of a range set."""
         raise NotImplementedError
 
     def choose_more(self, index, range_set, values, wanted):
-        """Return ``wanted`` addresses; ``values`` are those that were free."""
+        """Add addresses that are not free to the free ``values``, up to ``wanted``; return all."""
         raise NotImplementedError
 
     def kept_for(self, owner):
-        """Return what is reserved for an owner, as (family, address) pairs."""
+        """Return the addresses that are reserved for an owner, as (family, address) pairs."""
         raise NotImplementedError
 
     def first_kept(self, range_set, kept):
-        """Return the first of these addresses that a range set may assign now, or None."""
+        """Return the first address in ``kept`` that a range set may assign now, or None."""
         raise NotImplementedError
 
     def acquire(self, index, range_set, value, owner):
-        """Take a requested address."""
+        """Take the address that the request names. Raises AddressInUse, AddressNotInRange."""
         raise NotImplementedError
 
     def expire_kept(self, limit):
-        """Expire sticky reservations."""
+        """End up to ``limit`` sticky reservations that have expired; return how many."""
         raise NotImplementedError
 
     def keep_or_hold(self, key, raw, address, together):
-        """Return whether a released address stays reserved."""
+        """Keep a released address reserved if it has to be; return whether it is."""
         raise NotImplementedError
 
     def take_place(self, key, raw, family, value):
-        """Replace the record of a cooling address by a lease."""
+        """Replace the record of a cooling address by its new lease ``raw``. Raises StoreCorrupt."""
         raise NotImplementedError
 
     def note_cleared(self, family, value):
-        """Note that an address is free, in the counters and lists of ranges and blocks."""
+        """Update counters and lists of ranges and blocks after an address has become free."""
         raise NotImplementedError
 
     def damaged_owner(self, name, address):
-        """Return the error for a lease whose owner differs from the owner entry that lists it."""
+        """Return the error for an entry that lists an address without a lease of this owner."""
         raise NotImplementedError
 
     # Numbers, clock, events
 
     @property
     def log(self):
-        """The network's history: read by the first call that needs it."""
+        """The network's history. It is read when it is first used."""
         if self._log is None:
             self._log = self.txn.event_log(self.network_id)
         return self._log
 
     @property
     def stored(self):
-        """The ranges that the store remembers: what is outside is counted by them."""
+        """The pool's ranges in the store. An address not in them counts as ``outside``."""
         if self._stored is None:
             self._stored = self.network._ranges_of(self.text)
         return self._stored
@@ -1820,12 +1851,12 @@ cdef class Accounts:
         return <int64_t>at.tv_sec * 1000000000 + at.tv_nsec
 
     cpdef int64_t tick(self) except? -1:
-        """Read the wall clock, advance the pool's clock to it and return the latter."""
+        """Read the wall clock, advance the pool's clock to it and return the pool's time."""
         self.wall_ns = self.now()
         return self.state.tick(self.wall_ns)
 
     def note(self, int kind, int64_t generation, tuple address not None, bytes texts not None):
-        """Enter an event in the network's history, if it keeps one."""
+        """Record an event in the network's history, if the network keeps one."""
         self._note(kind, generation, address[0], from_python(address[1]), bytes_of(texts), len(texts))
 
     cdef int _note(
@@ -1836,14 +1867,17 @@ cdef class Accounts:
         return 0
 
     cdef int _note_lease(self, int kind, bytes raw, int family, u128 value) except -1:
-        """Enter an event of a lease, by its record."""
+        """Record an event of the lease that has this record."""
         return self._note(
             kind, head_of(raw).generation, family, value,
             bytes_of(raw) + sizeof(LeaseHead), PyBytes_GET_SIZE(raw) - sizeof(LeaseHead),
         )
 
     cpdef int save(self) except -1:
-        """Have the counters, the cursors and the events written. O(events) amortized."""
+        """Pass the changed counters, cursors and events to the transaction. Amortized O(events).
+
+        The end of the transaction writes them.
+        """
         cdef EventLog log
         cdef int64_t history = self._history
         cdef Py_ssize_t many = len(self._events)
@@ -1851,7 +1885,7 @@ cdef class Accounts:
         if not many:
             return 0
         log = self.log
-        if many > history:  # more at once than the history keeps
+        if many > history:  # this call alone has more events than the history keeps
             log.settle(self.txn)
             log.next += many - history
             del self._events[:many - history]
@@ -1863,13 +1897,13 @@ cdef class Accounts:
         return 0
 
     cdef bint remembers_policy(self) except -1:
-        """Return whether the store remembers this policy as the last one of the network."""
+        """Return whether the store already has this policy as the network's."""
         cdef object packed = self.policy.stored
         if not packed or self.policy.configured is not None:
             return False
         return self.txn.policy_of(self.network_id) == packed
 
-    # Who has what
+    # Owners and their leases
 
     cdef bytes _key_of_owner(self, bytes name):
         if self._owner_name != name:
@@ -1886,11 +1920,14 @@ cdef class Accounts:
         return [] if raw is None else read_held(raw, self.pool_id)
 
     def write_owner(self, bytes name not None, addresses):
-        """Write the owner's entry: its addresses."""
+        """Write an owner's entry, which lists its addresses."""
         self.txn.write(OWNERS, self._key_of_owner(name), pack_held(self.pool_id, addresses), UNKNOWN)
 
     cpdef list leases_of(self, bytes name, held):
-        """Return (key, packed lease, address) of an owner's addresses. Raises StoreCorrupt."""
+        """Return (key, lease record, address) of each address in ``held``, which an owner has.
+
+        Raises StoreCorrupt when one is not assigned to this owner.
+        """
         cdef list found = []
         for address in held:
             key = key_of(self.pool_id, address[0], from_python(address[1]))
@@ -1901,12 +1938,12 @@ cdef class Accounts:
         return found
 
     cpdef int number_of(self, int family, value) except -1:
-        """Return the number of the pool's set that has an address, or NO_SET."""
+        """Return the number of the pool's range set that contains an address, or NO_SET."""
         cdef u128 wanted = from_python(value)
         cdef int index = 0
         try:
             sets = self.stored.sets
-        except errors.StoreCorrupt:  # of the ranges' text, which must not keep DEL from releasing
+        except errors.StoreCorrupt:  # a DEL has to release even when the ranges' text is damaged
             return NONE_SET
         for range_set in sets:
             if range_set.family == family:
@@ -1919,9 +1956,9 @@ cdef class Accounts:
     # Cool-down
 
     cpdef Py_ssize_t expire(self, Py_ssize_t limit=EXPIRED_BESIDE) except -1:
-        """Free up to ``limit`` cooled addresses, and as many whose sticky reservation is over.
+        """Free addresses whose cool-down is over, and end sticky reservations that have expired.
 
-        Return how many were due. O(limit + number of sets).
+        Up to ``limit`` of each; return how many were due. O(limit + number of sets).
         """
         cdef Py_ssize_t due = self.expire_kept(limit) if self.state.kept else 0
         return due + self._expire_cooled(limit) if self.state.cooling else due
@@ -1930,7 +1967,7 @@ cdef class Accounts:
         cdef PoolState state = self.state
         cdef int64_t due = state.clock - self._cooldown_ns
         cdef Py_ssize_t left = limit
-        cdef int64_t released, first = state.clock  # what is released from now on is later
+        cdef int64_t released, first = state.clock  # every later release has a later time
         cdef int index
         cdef bytes key, seek = state.prefix
         if state._quiet > due:
@@ -1958,14 +1995,14 @@ cdef class Accounts:
         return limit - left
 
     cdef int _free_cooled(self, int64_t released, int family, value) except -1:
-        """Free an address whose place in the queue was deleted."""
+        """Free an address whose key in the cool-down queue was deleted."""
         cdef bytes key = key_of(self.pool_id, family, from_python(value))
         cdef const LeaseHead* head
         raw = self.txn.look(LEASES, key)
         if raw is None:
             return 0
         head = head_of(raw)
-        # If the lease says otherwise, the queue is damaged, and nobody loses an address.
+        # If the lease disagrees, the queue is damaged: then no owner must lose its address.
         if head.state == _COOLING and head.released == <uint64_t>released:
             self.state.cooling -= 1
             self.txn.erase(LEASES, key, raw)
@@ -1973,8 +2010,8 @@ cdef class Accounts:
         return 0
 
     cpdef int cool(self, bytes key, bytes raw, int family, value) except -1:
-        """Let an address begin to cool down, at the time of the pool's clock."""
-        # The set that has the address now: the ranges may have changed since its assignment.
+        """Begin the cool-down of an address at the current time of the pool's clock."""
+        # The set that contains the address now: the ranges may have changed since its assignment.
         cdef int index = self.number_of(family, value)
         self.state.cooling += 1
         self.txn.write(LEASES, key, self._cooled(raw, index), raw)
@@ -1983,7 +2020,7 @@ cdef class Accounts:
         return 0
 
     cdef bytes _cooled(self, bytes raw, int index):
-        """Return the record of an address that begins to cool down."""
+        """Return the lease's record, changed to cooling from the current time on."""
         cdef bytes cooled = PyBytes_FromStringAndSize(PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
         cdef LeaseHead* head = <LeaseHead*>head_of(cooled)
         head.state = _COOLING
@@ -2003,9 +2040,9 @@ cdef class Accounts:
     cpdef list choose(self, int index, range_set, Py_ssize_t wanted=1):
         """Take ``wanted`` addresses of a range set, in the order in which single calls take them.
 
-        Free addresses come first, then those whose sticky reservation is over, then those that
-        have cooled longest. ``index`` is the set's number in the caller's ranges. Amortized
-        O(wanted). Raises PoolExhausted, also when the store's word on its blocks is in doubt.
+        Free addresses come first, then addresses whose sticky reservation has expired, then the
+        addresses that have cooled longest. ``index`` is the place of the set's cursor. Amortized
+        O(wanted). Raises PoolExhausted, also when it is in doubt that this node owns its blocks.
         """
         cdef list values
         cdef u128 found = 0
@@ -2031,7 +2068,10 @@ cdef class Accounts:
         return values
 
     cdef bint _take_next(self, StoredPages pages, int index, range_set, u128* found) except -1:
-        """Take the next free address behind the cursor of a range set, round robin."""
+        """Take the next free address behind the cursor of a range set, wrapping round.
+
+        Set ``found`` to it, and return False if there is none.
+        """
         cdef tuple intervals = range_set.intervals
         cdef u128 cursor = 0, low = 0, high = 0
         cdef Py_ssize_t count = len(intervals), at = 0
@@ -2041,7 +2081,7 @@ cdef class Accounts:
                 if low <= cursor <= high:
                     break
                 at += 1
-            else:  # it is excluded now, or outside
+            else:  # the cursor is in an address that is excluded or outside the ranges now
                 return take_in(pages, self.search_order(index, range_set), found)
             return (
                 (cursor < high and pages.take_next(cursor + 1, high, found))
@@ -2062,21 +2102,22 @@ cdef class Accounts:
         return values
 
     def count_outside(self, int family, values):
-        """Count which of the free addresses that were taken lie outside the pool's ranges."""
+        """Add to ``outside`` the taken addresses that are not in the pool's stored ranges."""
         if self.is_foreign:
             self.state.outside += sum([not self.stored.holds(family, value) for value in values])
 
     cpdef int set_of(self, int index, int family, value) except -1:
-        """Return the number of the pool's set that has an address, for its lease.
+        """Return the number of the pool's range set that contains an address, for its lease.
 
-        ``index`` is the number of the set in the caller's ranges.
+        ``index`` is the number of the set in the caller's ranges, which may differ.
         """
         return self.number_of(family, value) if self.is_foreign else index
 
     cdef int _place_of(self, int index, range_set) except -1:
         """Return the place of a set's cursor; ``index`` is the set's number in the caller's ranges.
 
-        Networks of one pool have ranges of their own, and the cursor is that of the pool's set.
+        Networks that share a pool have their own ranges, but they use the cursors of the pool's
+        sets.
         """
         cdef int place = index
         if self.is_foreign and range_set.intervals and not range_set.block_length:
@@ -2087,7 +2128,7 @@ cdef class Accounts:
         """Assign an address of every range set to an owner that has none; return the leases.
 
         ``wanted`` has for each set a requested address, or None. Addresses that are reserved for
-        the owner come first. The caller's transaction, or part, has to fail when this fails.
+        the owner come first. When this raises, the caller must undo its transaction or part.
         O(range sets and their intervals). Raises PoolExhausted, AddressInUse, AddressNotInRange.
         """
         cdef list leases = [], kept = []
@@ -2125,10 +2166,10 @@ cdef class Accounts:
         return self.enter(owner, (range_set.family, value), self.set_of(index, range_set.family, value), its_range)
 
     cpdef LeaseFields enter(self, Requester owner, tuple address, int index, its_range, int kind=1):
-        """Write a lease at the time of the last :meth:`tick`, and return it.
+        """Write the lease of an address, and return it. Its time is that of the last :meth:`tick`.
 
-        ``index`` is the number of the pool's set, ``its_range`` the range or None, ``kind`` what
-        the history calls it.
+        ``index`` is the number of the pool's range set, ``its_range`` the range that contains the
+        address, or None, and ``kind`` the kind of the event.
         """
         cdef LeaseHead head
         cdef int family = address[0]
@@ -2145,7 +2186,7 @@ cdef class Accounts:
     cdef bytes _put_lease(
         self, LeaseHead* head, bytes texts, bytes key, int family, u128 value, int kind
     ):
-        """Write the lease of an address that was taken, count and note it; return its record."""
+        """Write the lease of a taken address, count it, record the event; return its record."""
         cdef bytes raw
         self.state.generation += 1
         self.state.assigned += 1
@@ -2157,7 +2198,7 @@ cdef class Accounts:
         return raw
 
     cdef void _fill_head(self, LeaseHead* head) noexcept:
-        """Fill in what all leases of this call have alike."""
+        """Set the fields that are the same in all leases of this call."""
         memset(head, 0, sizeof(LeaseHead))
         head.state = _ASSIGNED
         head.boot = self._boot
@@ -2167,10 +2208,11 @@ cdef class Accounts:
     # Releasing
 
     cpdef list release(self, bytes name, int kind=2, newest=None):
-        """Release the addresses of an owner and return them; none if one is newer than ``newest``.
+        """Release the addresses of an owner and return them.
 
-        ``kind`` is the reason, for the history. A reserved or sticky address stays reserved for its
-        owner, every other cools down. Raises StoreCorrupt when a lease names another owner.
+        Release none if the generation of one lease is greater than ``newest``. ``kind`` is the kind
+        of the events. A reserved or sticky address stays reserved for its owner, every other cools
+        down. Raises StoreCorrupt when a lease names another owner.
         """
         cdef list held, found
         cdef bytes key = self._key_of_owner(name), raw
@@ -2187,7 +2229,7 @@ cdef class Accounts:
         return held
 
     cdef int _release_found(self, bytes key, bytes entry, list found, list held, int kind) except -1:
-        """Release the leases in ``found``, which are all of an owner's ``entry``."""
+        """Release the leases ``found``, which must be all that the owner's ``entry`` lists."""
         cdef bytes lease_key, raw
         self.tick()
         for lease_key, raw, address in found:
@@ -2198,9 +2240,9 @@ cdef class Accounts:
         return 0
 
     cdef int _give_back(self, bytes key, bytes raw, tuple address, list together) except -1:
-        """Move an assigned address to its reservation or into cool-down.
+        """Release an assigned address: keep it reserved, begin its cool-down, or free it.
 
-        ``together`` are the addresses that the owner releases now.
+        ``together`` are all addresses that the owner releases now.
         """
         self.state.assigned -= 1
         if self.state.kept or head_of(raw).sticky_s:
@@ -2213,14 +2255,15 @@ cdef class Accounts:
             self.clear(address[0], address[1])
         return 0
 
-    # Many at once
+    # Many owners at once
 
     cpdef list give_many(self, list owners, pool):
         """Assign an address of every range set to each of these owners, which have none.
 
-        They get what single calls in their order would give them, but for reserved addresses.
-        Return for each range set the leases in the order of the owners. O(owners). Raises
-        PoolExhausted; returns None, when an owner has an entry, and then the caller has to fail.
+        They get the same addresses as by single calls in their order, except that reserved
+        addresses are not considered. Return for each range set the leases in the order of the
+        owners, or None when an owner has an entry already: then the caller must undo its
+        transaction or part, as when this raises. O(owners). Raises PoolExhausted.
         """
         cdef list columns = [], values
         cdef int index
@@ -2276,7 +2319,7 @@ cdef class Accounts:
         return leases
 
     cdef bint _enter_owners(self, list owners, list columns) except -1:
-        """Write the entries of new owners in the order of their keys; False if one is not new."""
+        """Write the entries of new owners, sorted by key; return False if one exists already."""
         cdef list items = [], keys
         cdef Py_ssize_t at
         for at in range(len(owners)):
@@ -2293,9 +2336,9 @@ cdef class Accounts:
     cpdef tuple release_many(self, list names, int kind=2):
         """Release the addresses of these owners.
 
-        Return how many addresses were released, and the names that had none. O(addresses). The
-        records are read and written in the order of their keys, which is that of LMDB's pages.
-        Raises StoreCorrupt when a lease names another owner, and then the caller has to fail.
+        Return the number of released addresses, and the names that had none. O(addresses). Records
+        are read and written sorted by key, so that neighbours are on the same LMDB page. Raises
+        StoreCorrupt when a lease names another owner: the caller must undo its transaction or part.
         """
         cdef dict owners = {digest_key(self.network_id, name): name for name in names}
         cdef list entries = [], missing = [], leases
@@ -2323,7 +2366,7 @@ cdef class Accounts:
         return len(leases), missing
 
     cdef Py_ssize_t _release_each(self, list entries, int kind) except -1:
-        """Release one owner after the other: an address may stay reserved."""
+        """Release the owners one by one, because an address may have to stay reserved."""
         cdef Py_ssize_t released = 0
         for key, raw, name in entries:
             self.txn.write(OWNERS, key, raw, None)
@@ -2331,10 +2374,10 @@ cdef class Accounts:
         return released
 
     cdef list _leases_of_many(self, list entries):
-        """Return (key, record) of the leases of owners, in address order.
+        """Return (key, record) of the owners' leases in address order.
 
-        ``entries`` are key and value of the owners' entries, and their names. Return None if an
-        address may stay reserved.
+        ``entries`` has (key, value, owner's name) of each owner's entry. Return None if an address
+        may have to stay reserved. Raises StoreCorrupt when a lease names another owner.
         """
         cdef dict names = {}  # by the lease's key
         cdef list leases = []
@@ -2351,19 +2394,19 @@ cdef class Accounts:
         for key, raw in leases:
             if not is_of_owner(raw, names[key]):
                 raise self.damaged_owner(names[key], read_held(key, self.pool_id)[0])
-            if head_of(raw).sticky_s:  # of a policy that the network had
+            if head_of(raw).sticky_s:  # from an earlier policy of the network
                 return None
         return leases
 
     cdef list _keys_in(self, bytes entry):
-        """Return the keys of leases that an owner's entry consists of. Raises StoreCorrupt."""
+        """Return the lease keys in an owner's entry. Raises StoreCorrupt when it is damaged."""
         return [
             key_of(self.pool_id, family, from_python(value))
             for family, value in read_held(entry, self.pool_id)
         ]
 
     cdef int _cool_many(self, list leases) except -1:
-        """Let addresses begin to cool down, as :meth:`cool` does for one."""
+        """Begin the cool-down of addresses, as :meth:`cool` does for one."""
         cdef list cooled = [], queued = []
         cdef bytes key, raw
         cdef int family, known = 0, index = NONE_SET
@@ -2384,7 +2427,7 @@ cdef class Accounts:
         return 0
 
     cdef int _set_around(self, int family, u128* low, u128* high) except -1:
-        """Return the number of the set that has ``low``; the addresses up to ``high`` have it, too."""
+        """Return the number of the set that contains ``low``; it contains all up to ``high``."""
         cdef object value = to_python(low[0])
         cdef int index = self.number_of(family, value)
         if index != NONE_SET:
@@ -2394,7 +2437,7 @@ cdef class Accounts:
         return index
 
     cdef int _free_many(self, list leases) except -1:
-        """Free addresses that need not cool down."""
+        """Free addresses of a network without cool-down."""
         cdef bytes key, raw
         cdef int family
         for key, raw in leases:
@@ -2404,7 +2447,7 @@ cdef class Accounts:
         return 0
 
     cdef int _note_released(self, list leases, int kind) except -1:
-        """Enter the releases in the history: the last ones, if it does not keep so many."""
+        """Record the releases in the history, or as many of the last as it keeps."""
         cdef bytes key, raw
         cdef int family
         if not self._history:
@@ -2417,13 +2460,14 @@ cdef class Accounts:
 
 # The plain case of a call -----------------------------------------------------------------------
 #
-# What these functions do not take on, ``fastipam.network`` does by the steps above, one by one.
+# These functions return None for a call that is not plain: the Python code of ``fastipam.network``
+# then does it, with the methods above.
 
 cpdef Accounts enter(Transaction txn, network):
-    """Return a network's records; None if Python has something to do or to say before.
+    """Return the accounts of a network; None if Python code has to do something first.
 
-    So it is when the store does not know the network, or whether this is another boot, and when
-    leases of an earlier boot are left.
+    That is when the network is not in the store or its entry is damaged, when it is in doubt
+    whether the machine has rebooted, and when leases of an earlier boot are not released yet.
     """
     cdef Accounts accounts
     if txn.store.boot_doubt:
@@ -2436,10 +2480,10 @@ cpdef Accounts enter(Transaction txn, network):
 
 
 cpdef Accounts enter_to_assign(Transaction txn, network):
-    """Do the same, and return None also when something has to be written or asked before an ADD.
+    """Do as :func:`enter`, and return None also when an ADD is not plain in this network.
 
-    That is when the network is new, when the store remembers another pool, other ranges or another
-    policy, and when the ranges are cut into blocks.
+    It is not when nothing was assigned in the pool yet, when the pool, the ranges or the policy
+    differ from the store's, and when the ranges are cut into blocks of a cluster.
     """
     cdef Accounts accounts
     cdef bint is_known
@@ -2458,8 +2502,9 @@ cpdef Accounts enter_to_assign(Transaction txn, network):
 cdef list assign_plain(Transaction txn, network, Requester owner):
     """Assign an address of every range set to a new owner, and return the leases.
 
-    Returns None, and has changed nothing, when the network or the call is not plain. Raises what
-    :meth:`Accounts.give` raises.
+    Return None, with nothing changed, when the network or the call is not plain: the owner has
+    addresses, the pool has reservations, or the lease would be sticky. Raises the errors of
+    :meth:`Accounts.give`.
     """
     cdef Accounts accounts = enter_to_assign(txn, network)
     if accounts is None or accounts.state.kept or accounts.state.reserved:
@@ -2474,7 +2519,7 @@ cdef list assign_plain(Transaction txn, network, Requester owner):
 
 
 cdef list release_plain(Transaction txn, network, bytes name):
-    """Release the addresses of an owner and return them; None when Python has to do it."""
+    """Release the addresses of an owner and return them; None when Python code has to do it."""
     cdef Accounts accounts = enter(txn, network)
     if accounts is None:
         return None
@@ -2495,7 +2540,10 @@ def join(leases):
 
 @cython.final
 cdef class Assignment(Call):
-    """The call of :meth:`fastipam.Network.allocate`. It returns what ``_try_assign`` does."""
+    """The call of :meth:`fastipam.Network.allocate`. Its result is that of ``_try_assign``.
+
+    The plain case is tried first, unless the request names an address.
+    """
 
     cdef object _network, _wanted, _existing, _promised
     cdef Requester _owner
@@ -2517,9 +2565,9 @@ cdef class Assignment(Call):
 
 @cython.final
 cdef class Release(Call):
-    """The call of :meth:`fastipam.Network.release`. It returns (family, address) pairs.
+    """The call of :meth:`fastipam.Network.release`. Its result is a list of (family, address).
 
-    Raises ConfigError when a record cannot hold the owner.
+    The constructor raises ConfigError when the store cannot record this owner.
     """
 
     cdef object _network, _container_id, _ifname
@@ -2535,8 +2583,8 @@ cdef class Release(Call):
         if held is None:
             held = self._network._release(txn, (self._container_id, self._ifname))
         if not held and self._ifname:
-            # A lease imported from an old host-local tree has no interface: it belongs to the whole
-            # container, and is released with the first interface that has no lease.
+            # A lease that was imported from an old host-local tree names no interface: it belongs
+            # to the whole container, and is released with the first interface that has no lease.
             held = self._network._release(txn, (self._container_id, ""))
         return held
 

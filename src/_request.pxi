@@ -1,9 +1,11 @@
-# Requests as they arrive, and the plain case: an ADD or a DEL as runtimes send it, read from its frame.
+# Read requests in the agent: split the data that arrives into frames, and parse the frame of a
+# plain ADD or DEL.
 #
-# ``agent/protocol.py`` says what a frame is, ``cni/environment.py`` what a variable may be, and has the
-# texts for those who break its rules. What is accepted here is a subset of what is accepted there, and
-# means the same. Anything else is "not plain", which is no error: Python serves the request. Each limit
-# here names the rule that it mirrors. Only the owner's texts are copied, because a lease has them in a row.
+# ``agent/protocol.py`` defines a frame. ``cni/environment.py`` has the rules for the variables, and
+# the errors for a request that breaks them. This code accepts a subset of the valid requests, with
+# the same meaning. Any other request is "not plain", which is no error: Python serves it. Each
+# limit here names the rule that it mirrors. Only the owner's texts are copied, because a lease has
+# them in a row.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint32_t, uint64_t
@@ -27,7 +29,7 @@ cdef extern from "Python.h":
 cdef enum:
     _NO_COMMAND, _ADD, _DEL
 
-# The variables that mean something; of the last, Python has to see any value.
+# The variables that are read. A request with the last one, _OVERRIDE, is not plain.
 cdef enum:
     _COMMAND, _CONTAINERID, _IFNAME, _NETNS, _ARGS, _PATH, _STARTED, _SEEN, _OVERRIDE
     _VARIABLES
@@ -50,13 +52,13 @@ cdef struct Text:
     size_t size
 
 
-# What arrives, and what is sent ---------------------------------------------------------------------
+# Frames and answers ------------------------------------------------------------------------------
 
 cdef class Frame:
-    """A request as it has arrived: a header, variables up to ``end``, and the input.
+    """A request as it has arrived: a header, variables up to the offset ``end``, and the input.
 
-    ``peer`` is the client's process id. The request was accepted, or began to arrive, at
-    ``accepted_ns``, wall clock.
+    ``peer`` is the client's process id. ``accepted_ns`` is the wall-clock time at which the
+    connection was accepted or the request began to arrive.
     """
 
     cdef readonly bytes frame
@@ -69,7 +71,7 @@ cdef class Frame:
 
     @property
     def stdin(self):
-        """The input."""
+        """The input: what the launcher has read from standard input."""
         return self.frame[self.end:]
 
     @property
@@ -95,10 +97,10 @@ cdef class Frame:
 
 
 def take_frame(bytearray incoming not None, kind, long peer, int64_t accepted_ns):
-    """Take a request from the beginning of what has arrived; None while it is incomplete.
+    """Cut the first request off ``incoming`` and return it, or None while it is incomplete.
 
-    Also None when it is no request: see protocol.request_size. ``kind`` is a subclass of
-    :class:`Frame`, whose ``__init__`` is not called.
+    Return None also when it is not a request: see protocol.request_size. ``kind`` is a subclass of
+    :class:`Frame`; its ``__init__`` is not called.
     """
     cdef Py_ssize_t there = PyByteArray_GET_SIZE(incoming), end, size
     cdef const char* at = PyByteArray_AS_STRING(incoming)
@@ -115,7 +117,7 @@ def take_frame(bytearray incoming not None, kind, long peer, int64_t accepted_ns
     taken = <Frame?>(<PyTypeObject*>kind).tp_new(<PyTypeObject*>kind, (), NULL)
     taken.frame = PyBytes_FromStringAndSize(at, size)
     taken.end, taken.peer, taken.accepted_ns = end, peer, accepted_ns
-    if there == size:  # as of every launcher
+    if there == size:  # always, when the client is the launcher
         PyByteArray_Resize(incoming, 0)
     else:
         del incoming[:size]
@@ -142,15 +144,15 @@ cdef struct Request:
     int command
     Text variables[_VARIABLES]
     Text input  # the configuration
-    # Of CNI_NETNS; 0 is unknown. ``mount`` is the mount namespace in which its path means it.
+    # The file of CNI_NETNS; 0 is unknown. Its path is valid in the mount namespace ``mount``.
     uint64_t device, inode, mount, born_ns
     Text name  # the owner's, as keys.owner_name makes it
-    Text texts  # the lease's, as Requester.texts: of a DEL only the name
+    Text texts  # the lease's, as Requester.texts; for a DEL only the name
     char room[_MOST_TEXTS]
 
 
 cdef bint read_request(const char* frame, size_t size, Request* request) noexcept nogil:
-    """Read a complete frame; return whether it is plain. O(bytes)."""
+    """Parse a complete frame into ``request``; return whether it is plain. O(bytes)."""
     memset(request, 0, sizeof(Request) - _MOST_TEXTS)
     return (
         split_frame(frame, size, request)
@@ -179,7 +181,7 @@ cdef bint split_frame(const char* frame, size_t size, Request* request) noexcept
     request.input.at, request.input.size = end, input_size
     while at < end:
         stop = <const char*>memchr(at, 0, end - at)
-        if stop == NULL:  # Python takes what is not ended, too
+        if stop == NULL:  # no NUL at the end: not plain, but Python accepts it
             return False
         if not take_variable(at, stop, request):
             return False
@@ -194,7 +196,10 @@ cdef inline size_t size_at(const char* at) noexcept nogil:
 
 
 cdef bint take_variable(const char* at, const char* end, Request* request) noexcept nogil:
-    """Note NAME=value; what has no "=" is ignored. Of two values of a name Python takes the first."""
+    """Store the value of NAME=value; ignore a text without "=".
+
+    Return False, not plain, when a variable comes twice: Python takes the first value.
+    """
     cdef const char* equals = <const char*>memchr(at, c'=', end - at)
     cdef int which
     if equals == NULL:
@@ -253,7 +258,7 @@ cdef bint is_named(Request* request) noexcept nogil:
     )
 
 
-# What a character may be, by its code: a bit for each place where it may stand.
+# Where a character may occur, by its code: one bit for each kind of place.
 cdef enum:
     _BEGINS_ID = 1
     _IN_ID = 2
@@ -277,7 +282,7 @@ fill_table()
 
 
 cdef inline bint may_be(Text text, uint8_t place) noexcept nogil:
-    """Return whether each of its characters may stand there."""
+    """Return whether every character of a text may occur in this kind of place."""
     cdef size_t at
     cdef uint8_t all_of = place
     for at in range(text.size):
@@ -286,7 +291,7 @@ cdef inline bint may_be(Text text, uint8_t place) noexcept nogil:
 
 
 cdef bint is_id(Text text) noexcept nogil:
-    """Return whether this is a container id; reader.is_id says the same."""
+    """Return whether this is a valid container id, by the same rule as reader.is_id."""
     return text.size > 0 and _MAY_BE[<uint8_t>text.at[0]] & _BEGINS_ID and may_be(text, _IN_ID)
 
 
@@ -303,7 +308,7 @@ cdef bint is_ifname(Text text) noexcept nogil:
 
 
 cdef bint is_ascii(Text text) noexcept nogil:
-    """Return whether no byte needs decoding: Python decodes each text as UTF-8."""
+    """Return whether a text is ASCII, so that Python's decoding as UTF-8 cannot change it."""
     cdef size_t at
     cdef uint8_t bits = 0
     for at in range(text.size):
@@ -314,11 +319,12 @@ cdef bint is_ascii(Text text) noexcept nogil:
 # The network namespace -----------------------------------------------------------------------------
 
 cdef bint read_netns(Request* request) noexcept nogil:
-    """Read what the launcher has seen of the namespaces (environment.read_reported, identify).
+    """Parse the launcher's FASTIPAM_NETNS variable (environment.read_reported, identify).
 
-    It is four fields, divided by one blank each: three namespaces, the last of them the mount
-    namespace, and a number. Python looks for itself at what is malformed, and refuses the caller's
-    own namespace. A DEL without CNI_NETNS does not look.
+    It has four fields, separated by single blanks: the "device:inode" of CNI_NETNS, of the
+    launcher's network namespace and of its mount namespace, and the time at which the file of
+    CNI_NETNS was made. A malformed variable, and a CNI_NETNS that is the launcher's own namespace,
+    is not plain: Python serves the request. A request without CNI_NETNS (a DEL) needs none of it.
     """
     cdef Text seen = request.variables[_SEEN]
     cdef const char* at = seen.at
@@ -344,7 +350,7 @@ cdef bint read_netns(Request* request) noexcept nogil:
     if not read_number(at, end, &request.born_ns):
         return False
     if not known[0]:
-        request.born_ns = 0  # identify: nothing is known of a namespace that could not be seen
+        request.born_ns = 0  # as identify(): the namespace could not be read, so all is unknown
         return True
     if known[1] and devices[0] == devices[1] and inodes[0] == inodes[1]:
         return False
@@ -381,7 +387,7 @@ cdef bint read_number(const char* at, const char* end, uint64_t* number) noexcep
 # The texts of a lease ------------------------------------------------------------------------------
 
 cdef bint write_texts(Request* request) noexcept nogil:
-    """Write the owner's name and, of an ADD, the lease's other texts: each behind a NUL."""
+    """Write the owner's name and, for an ADD, the lease's other texts, separated by NUL."""
     cdef Text pod[3]
     cdef int at
     request.name.at = request.texts.at = request.room
@@ -390,7 +396,7 @@ cdef bint write_texts(Request* request) noexcept nogil:
     if not append(request, request.variables[_IFNAME], True):
         return False
     request.name.size = request.texts.size
-    if request.command == _DEL:  # Python does not read its CNI_ARGS
+    if request.command == _DEL:  # Python does not read the CNI_ARGS of a DEL either
         return True
     memset(pod, 0, sizeof(pod))
     if not is_ascii(request.variables[_NETNS]) or not append(request, request.variables[_NETNS], True):
@@ -416,10 +422,10 @@ cdef bint append(Request* request, Text text, bint divided) noexcept nogil:
 
 
 cdef bint read_args(Text args, Text* pod) noexcept nogil:
-    """Read CNI_ARGS (environment.pairs, Arguments) into the pod's namespace, name and UID.
+    """Parse CNI_ARGS (environment.pairs, Arguments) into the pod's namespace, name and UID.
 
-    Plain are: nothing at all, and any pairs with IgnoreUnknown=1 among them and no requested address
-    (IP). Of a key that comes twice Python takes the last.
+    They are plain when they are empty, or have IgnoreUnknown=1, request no address (IP) and have no
+    key twice: Python takes the last value.
     """
     cdef const char* at = args.at
     cdef const char* end = args.at + args.size
@@ -439,7 +445,7 @@ cdef bint read_args(Text args, Text* pod) noexcept nogil:
 
 
 cdef bint take_pair(const char* at, const char* end, Text* pod, bint* ignores) noexcept nogil:
-    """Note a pair KEY=VALUE, which has exactly one "="."""
+    """Read a pair KEY=VALUE; return False unless it has exactly one "="."""
     cdef const char* equals = <const char*>memchr(at, c'=', end - at)
     cdef size_t size
     cdef int which
@@ -472,13 +478,15 @@ cdef int pod_text_of(const char* key, size_t size) noexcept nogil:
 
 # The configuration of a DEL ------------------------------------------------------------------------
 #
-# libcni adds to it what the ADD has answered: no two are alike. What it says is nothing to a DEL, so
-# the configuration is looked for without it. What is cut out has to be JSON all the same.
+# libcni adds the result of the ADD to it ("prevResult"), so no two configurations are the same. A
+# DEL does not use that member. So it is cut out, and the rest is looked up among the known
+# configurations. The member that is cut out must still be valid JSON.
 
 cdef bint cut_result(Text input, Text* before, Text* behind) noexcept nogil:
-    """Find ``"prevResult": VALUE,`` among the members of a document; return whether it is there.
+    """Find ``"prevResult": VALUE,`` among the members of a document; return whether it was found.
 
-    ``before`` and ``behind`` are the rest. Without a member behind it nothing is found.
+    ``before`` and ``behind`` are set to the text before and behind it. It is not found when it is
+    the last member.
     """
     cdef const char* end = input.at + input.size
     cdef const char* at = skip_space(input.at, end)
@@ -507,8 +515,8 @@ cdef bint cut_result(Text input, Text* before, Text* behind) noexcept nogil:
             return True
 
 
-# Each returns what stands behind, or NULL when that is not there as these rules have it. They take
-# less than the decoder of Python: only ASCII, and numbers of few digits.
+# Each of these functions skips one JSON element and returns the position behind it, or NULL when it
+# is missing or not accepted. They accept less than Python's decoder: only ASCII, and short numbers.
 
 cdef const char* skip_space(const char* at, const char* end) noexcept nogil:
     while at < end and at[0] in (c' ', c'\t', c'\n', c'\r'):
@@ -560,7 +568,7 @@ cdef const char* skip_colon(const char* at, const char* end) noexcept nogil:
 
 
 cdef const char* skip_string(const char* at, const char* end) noexcept nogil:
-    """Skip a text without escapes."""
+    """Skip a string without escapes."""
     if at == end or at[0] != c'"':
         return NULL
     at += 1
@@ -587,9 +595,10 @@ cdef const char* skip_number(const char* at, const char* end) noexcept nogil:
 
 
 def without_result(bytes configuration not None):
-    """Return a configuration without its ``prevResult``, or as it is when it has none. O(bytes).
+    """Return a configuration without its ``prevResult``. O(bytes).
 
-    It is also returned as it is when ``prevResult`` is its last member, or not plain JSON.
+    It is returned unchanged when it has none, or when ``prevResult`` is the last member or is not
+    plain JSON.
     """
     cdef Text whole, before, behind
     whole.at, whole.size = PyBytes_AS_STRING(configuration), PyBytes_GET_SIZE(configuration)
@@ -608,10 +617,10 @@ cdef bytes joined(Text one, Text other):
 # For tests -----------------------------------------------------------------------------------------
 
 def parse_request(bytes frame not None):
-    """Return what was read of a frame, or None when it is not plain.
+    """Parse a frame and return its fields, or None when it is not plain.
 
-    The fields are: command, name of the owner, texts of the lease, configuration, device, inode,
-    mount namespace and birth of the network namespace, and the launcher's start as it says it.
+    The fields are: command, owner's name, texts of the lease, configuration; device, inode, mount
+    namespace and time of creation of the network namespace; and the text of FASTIPAM_STARTED.
     """
     cdef Request request
     if not read_request(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), &request):

@@ -1,17 +1,17 @@
-# Serve plain requests, one behind the other, in the transaction of their batch.
+# Serve the plain requests of a batch in order, in the batch's transaction.
 #
-# ``cni/plain.py`` makes a Plain for each command of a configuration that Python has served once. serve()
-# finds it by the configuration's bytes. It stops at the first request that it does not serve, and
-# Python serves that one, and has all the texts.
+# When Python has served a configuration once, ``cni/plain.py`` makes a Plain for each of its
+# commands. serve() finds it by the configuration's bytes. At the first request that is not plain
+# serve() stops, and Python serves that request. All errors and messages are in Python, too.
 
 from libc.stdlib cimport free, malloc
 
 cdef enum:
-    _MOST_SETS = 8  # addresses of an answer; reader.MOST_SETS allows more
+    _MOST_SETS = 8  # range sets, and so addresses of a result; reader.MOST_SETS allows more
     _LONGEST_CIDR = 48  # characters: 39 of an IPv6 address, 4 of a length
 
-# A range of a set: what the text of an address in it is followed by, and where its addresses end. They
-# are in network byte order, so memcmp compares them.
+# A range of a range set: its first and last address, and the text that follows an address of it in
+# a result (``behind``). The addresses are in network byte order, so that memcmp compares them.
 cdef struct Reach:
     uint8_t low[16]
     uint8_t high[16]
@@ -25,18 +25,18 @@ cdef struct Address:
 
 cdef struct Set:
     int family
-    int place  # of its address among those of the answer
+    int place  # the position of its address among the addresses of a result
     int count
     Reach* ranges
 
 
 @cython.final
 cdef class Results:
-    """The results of ADDs of one configuration, which differ in their addresses.
+    """A template for the results of one configuration's ADDs, which differ only in the addresses.
 
-    ``head`` is the text before the first address. ``sets`` has an entry for each range set: its
-    family, the place of its address in the text, and its ranges: first and last address and prefix
-    length, each with the text that follows an address of it.
+    ``head`` is the text before the first address. ``sets`` has for each range set its family, the
+    position of its address among the addresses of a result, and its ranges. A range is its first
+    and last address, its prefix length, and the text that follows an address of it.
     """
 
     cdef Set _sets[_MOST_SETS]
@@ -78,7 +78,7 @@ cdef class Results:
         self._kept.append(behind)
 
     cdef bytes encode(self, const Address* addresses):
-        """Return the result for these addresses, one of each set; None if one is in no range."""
+        """Return the result for these addresses, one for each set; None if one is in no range."""
         cdef char texts[_MOST_SETS][_LONGEST_CIDR]
         cdef size_t sizes[_MOST_SETS]
         cdef Reach* reaches[_MOST_SETS]
@@ -102,7 +102,7 @@ cdef class Results:
         return result
 
     cdef Reach* _reach_of(self, int which, const Address* address):
-        """Return the first range that holds an address, as RangeSet.range_of does."""
+        """Return the first range of a set that contains an address, or NULL (RangeSet.range_of)."""
         cdef Set* its_set = &self._sets[which]
         cdef int at
         if address.family == its_set.family:
@@ -115,7 +115,7 @@ cdef class Results:
         return NULL
 
     def text(self, addresses):
-        """Return what :meth:`encode` does, of (family, integer) pairs."""
+        """Return the result of :meth:`encode` for (family, integer) pairs."""
         cdef Address found[_MOST_SETS]
         cdef int at = 0
         if len(addresses) != self._count:
@@ -128,7 +128,7 @@ cdef class Results:
 
 
 cdef int write_value(uint8_t* out, int family, value) except -1:
-    """Write an address as bytes in network order, 16 of them. Raises OverflowError."""
+    """Write an address into 16 bytes, in network byte order. Raises OverflowError."""
     cdef bytes raw = value.to_bytes(4 if family == 4 else 16, "big")
     memset(out, 0, 16)
     memcpy(out, PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
@@ -143,7 +143,7 @@ cdef inline char* put(char* out, const char* text, size_t size) noexcept nogil:
 # The text of an address (addresses.format_ip) ------------------------------------------------------
 
 cdef size_t write_cidr(char* out, const Address* address, unsigned int length) noexcept nogil:
-    """Write an address with its prefix length; return how many characters that is."""
+    """Write an address with its prefix length; return the number of characters."""
     cdef char* at
     if address.family == 4:
         at = write_v4(out, address.bytes)
@@ -176,7 +176,10 @@ cdef char* write_v4(char* out, const uint8_t* bytes) noexcept nogil:
 
 
 cdef char* write_v6(char* out, const uint8_t* bytes) noexcept nogil:
-    """Write eight groups, the first of the longest rows of zeros as "::" (RFC 5952, section 4.2)."""
+    """Write an IPv6 address, its longest run of zero groups as "::" (RFC 5952, section 4.2).
+
+    Of several longest runs it is the first.
+    """
     cdef unsigned int groups[8]
     cdef int at, end, zeros_at = 8, zeros = 1  # one group of zeros is not shortened
     for at in range(8):
@@ -218,11 +221,12 @@ cdef char* write_hex(char* out, unsigned int group) noexcept nogil:
 
 @cython.final
 cdef class Plain:
-    """How serve() serves a command of a configuration.
+    """How serve() serves one command of a configuration.
 
-    ``network`` assigns or releases. ``where`` are its data directory, its durability and whether
-    the store is made if there is none. ``results`` makes the answers of ADDs, and ``messages`` go
-    with them. ``released`` is the answer of every DEL. With ``is_plain`` False nothing is served.
+    ``network`` assigns or releases the addresses. ``where`` is its data directory, its durability
+    and whether to create a missing store. ``results`` makes the results of ADDs, and ``messages``
+    go with them. ``released`` is the answer to every DEL. If not ``is_plain``, serve() never serves
+    this command.
     """
 
     cdef readonly object network
@@ -242,16 +246,16 @@ cdef class Plain:
 
 @cython.final
 cdef class _Place:
-    """The records of a Plain's network in the transaction of its store's batch."""
+    """The accounts of a Plain's network in the transaction of its store's batch."""
 
-    cdef Accounts accounts  # None: Python serves its requests
-    cdef set stores  # the one
-    cdef tuple sets
-    cdef list pages  # of each set
-    cdef int64_t size  # addresses that can be assigned, or the largest number
+    cdef Accounts accounts  # None: Python serves the network's requests
+    cdef set stores  # the network's store, alone
+    cdef tuple sets  # the range sets
+    cdef list pages  # for each range set the bitmap of its family
+    cdef int64_t size  # the number of addresses that can be assigned, at most 2**62
 
     cdef void enter(self, Plain plain, enter):
-        """Enter it. Whatever stands in the way, Python meets it again, and says what it is."""
+        """Get the accounts. Ignore any error: Python meets it again, and reports it."""
         try:
             self.accounts = enter(plain)
             self.stores = {plain.network.store}
@@ -267,13 +271,14 @@ cdef class _Place:
 
 
 def serve(list frames not None, list answers not None, list touched not None, dict known not None, enter, kind):
-    """Serve the requests that have no answer yet, in order, up to one that is not plain.
+    """Serve the requests that have no answer yet, in order, up to the first that is not plain.
 
-    ``frames`` are the requests of a batch. ``known`` has what was read of a configuration, by its
-    bytes, of a DEL without ``prevResult``: ``adds`` and ``deletes`` are Plain, or None. ``enter`` has the store of a Plain join the
-    batch, and returns the network's records, or None if this call is not plain. Each request that
-    was served has its answer added to ``answers``, of the type ``kind``, a tuple, and the set of
-    stores that it has changed to ``touched``. O(requests).
+    ``frames`` are the requests of a batch. ``answers`` gets the answer of each request that is
+    served, a tuple of the type ``kind``, and ``touched`` the set of stores that it has changed.
+
+    ``known`` finds a parsed configuration by its bytes, for a DEL without ``prevResult``; its
+    ``adds`` and ``deletes`` are a Plain or None. ``enter(plain)`` makes the Plain's store join the
+    batch, and returns the network's Accounts, or None if the call is not plain. O(requests).
     """
     cdef Request request
     cdef Text before, behind, last
@@ -292,7 +297,7 @@ def serve(list frames not None, list answers not None, list touched not None, di
         if request.command == _DEL and cut_result(request.input, &before, &behind):
             config = known.get(joined(before, behind))
             last.at = NULL
-        elif not is_same(request.input, last):  # nearly all of a batch are
+        elif not is_same(request.input, last):  # in a batch nearly all are the same
             config = known.get(as_bytes(request.input))
             last = request.input
         if config is None:
@@ -319,7 +324,7 @@ cdef inline bint is_same(Text one, Text other) noexcept nogil:
 
 
 cdef object serve_one(Plain plain, _Place place, Request* request, kind):
-    """Return the answer of a request; None: Python has to serve it, and nothing has changed."""
+    """Serve a request and return its answer. None: nothing was changed, Python has to serve it."""
     cdef Accounts accounts = place.accounts
     cdef bytes name = as_bytes(request.name)
     cdef bytes key = digest_key(accounts.network_id, name)
@@ -344,7 +349,11 @@ cdef object serve_one(Plain plain, _Place place, Request* request, kind):
 
 
 cdef Py_ssize_t begin_part(Accounts accounts) except -1:
-    """Begin a part of the transaction that changes a network which was entered before it."""
+    """Begin a part of the transaction that changes a network whose accounts exist already.
+
+    So the accounts' pool numbers and history are saved for undo here. Return where the part's undo
+    notes begin.
+    """
     cdef Transaction txn = accounts.txn
     cdef Py_ssize_t begun = txn.begin_part()
     try:
@@ -360,16 +369,16 @@ cdef Py_ssize_t begin_part(Accounts accounts) except -1:
 # Assigning
 
 cdef bint is_any_free(_Place place):
-    """Return whether a single set has a free address. Others are of Python's choice."""
+    """Return whether the only range set has a free address. If not, Python chooses another one."""
     cdef PoolState state = place.accounts.state
     return state.assigned + state.cooling + state.reserved - state.outside < place.size
 
 
 cdef bint assign_whole(Plain plain, _Place place, Request* request, bytes key, Address* addresses) except -1:
-    """Assign the address of a single set, which has one: nothing has to be taken back.
+    """Assign an address of the only range set, which has a free one, without a part.
 
-    Should it fail all the same, the records are damaged, or nothing can be written: then nothing of
-    the batch is committed, and Python serves each request again.
+    It needs no undo, because it fails only when records are damaged or a write fails. Then the
+    whole batch is not committed, and Python serves each of its requests again.
     """
     try:
         return assign(plain, place, request, key, addresses)
@@ -379,7 +388,7 @@ cdef bint assign_whole(Plain plain, _Place place, Request* request, bytes key, A
 
 
 cdef bint assign_in_part(Plain plain, _Place place, Request* request, bytes key, Address* addresses) except -1:
-    """Assign an address of each set; False, and nothing has changed, if one has none."""
+    """Assign an address of each range set; return False, with nothing changed, if one is full."""
     cdef Accounts accounts = place.accounts
     cdef Py_ssize_t begun = begin_part(accounts)
     cdef bint served = False
@@ -391,7 +400,10 @@ cdef bint assign_in_part(Plain plain, _Place place, Request* request, bytes key,
 
 
 cdef bint assign(Plain plain, _Place place, Request* request, bytes key, Address* addresses) except -1:
-    """Do what Accounts.give does for an owner without an address, but make no Lease."""
+    """Do what Accounts.give does for an owner without an address, but make no Lease object.
+
+    Set ``addresses``. Return False, perhaps after changes, if a range set has no free address.
+    """
     cdef Accounts accounts = place.accounts
     cdef bytes entry = b"", lease_key
     cdef int at
@@ -439,11 +451,15 @@ cdef inline void write_wide_address(uint8_t* out, int family, u128 value) noexce
 # Releasing
 
 cdef bint release(Accounts accounts, bytes name, bytes key, entry) except -1:
-    """Release what an owner has, whose entry is ``entry``; False: nothing has changed."""
+    """Release the addresses of an owner with this ``entry``; False: nothing was changed.
+
+    ``entry`` is None for an owner without addresses. That is served, as a DEL of nothing, unless
+    the container has an imported lease.
+    """
     cdef Transaction txn = accounts.txn
     cdef bytes raw, lease_key
     if entry is None:
-        # As in Release.make: a lease that was imported may name no interface.
+        # As in Release.make: an imported lease may name no interface, only the container.
         container = name[:name.index(0) + 1]
         return txn.look(OWNERS, digest_key(accounts.network_id, container)) is None
     lease_key = entry
@@ -470,7 +486,10 @@ cdef int release_one(Accounts accounts, bytes key, bytes lease_key, bytes raw) e
 
 
 cdef bint release_in_part(Accounts accounts, bytes name) except -1:
-    """Release several addresses, one that is reserved, or one of a cluster's block."""
+    """Release addresses in a part, because it may fail half-way.
+
+    The owner has several addresses, a reserved or sticky one, or one in a block of a cluster.
+    """
     cdef Py_ssize_t begun = begin_part(accounts)
     cdef bint served = False
     try:
@@ -481,17 +500,20 @@ cdef bint release_in_part(Accounts accounts, bytes name) except -1:
 
 
 cdef uint64_t mount_namespace() noexcept nogil:
-    """Return what namespaces.mount_namespace does."""
+    """Return the inode of this process's mount namespace, or 0 (namespaces.mount_namespace)."""
     cdef uint64_t device, inode
     return 0 if fastipam_identify(b"/proc/self/ns/mnt", &device, &inode) else inode
 
 
 cdef void settle_mount(Request* request, uint64_t here) noexcept nogil:
-    """Take this process's mount namespace where the path leads to the same file (identify)."""
+    """Set the request's mount namespace to this process's if the path leads to the same file here.
+
+    So does namespaces.identify.
+    """
     cdef uint64_t device, inode
     if request.command == _DEL or request.mount == here or not (request.inode or request.device):
         return
-    # The frame has a NUL behind each variable.
+    # The path ends with a NUL: in a frame each variable does.
     if fastipam_identify(request.variables[_NETNS].at, &device, &inode):
         return
     if device == request.device and inode == request.inode:

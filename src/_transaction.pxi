@@ -1,11 +1,12 @@
-# What a transaction has to do without interruption: take the writer's lock, begin, end, release.
+# The beginning and the end of a transaction, which nothing may interrupt: take the writer's lock,
+# begin LMDB's transaction, commit or abort it, release the lock.
 #
 # A signal handler of Python runs between two bytecodes, and may raise there (Ctrl-C, a timeout by
-# SIGALRM). None runs here, except while a thread waits for the lock. So a block is either
-# not entered, or its end releases the lock.
+# SIGALRM). In this native code none runs, except while a thread waits for the lock. So a block is
+# either not entered, or its end releases the lock.
 #
-# The classes are ``no_gc_clear``: a block that nobody leaves gives back the lock when it is
-# deallocated, and needs its members for that, though the garbage collector found it in a cycle.
+# The classes are ``no_gc_clear``: a block that was never left releases the lock when it is
+# deallocated. It needs its members for that, even if the garbage collector found it in a cycle.
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
@@ -48,18 +49,19 @@ cdef extern from "Python.h":
     PyThreadState* PyThreadState_Next(PyThreadState* state)
 
 cdef int _NEW = 0, _OPEN = 1, _LEFT = 2, _OVER = 3
-cdef int PANIC = -30795  # LMDB's MDB_PANIC: a write failed, and the environment serves nobody
-cdef int64_t BRIEF_NS = 1_000_000  # after so long the files are looked at once more
+cdef int PANIC = -30795  # LMDB's MDB_PANIC: a write failed, and the environment is unusable
+cdef int64_t BRIEF_NS = 1_000_000  # a longer transaction checks the data file again before commit
 cdef int COMMITS_PER_READER_CHECK = 256  # a check costs a microsecond for each process that reads
-cdef int64_t THREAD_END_NS = 1_000_000_000  # how long the kernel may take to end a thread
+cdef int64_t THREAD_END_NS = 1_000_000_000  # how long to wait for the kernel to end a thread
 
 
 cdef bint _thread_lives(int thread):
-    """Tell whether a thread of this process lives. ``thread`` is the kernel's id.
+    """Return whether a thread of this process is running; ``thread`` is the kernel's id.
 
-    ``Thread.join`` returns when Python has ended the thread, and the kernel ends it a little later.
-    LMDB's mutex is free only after that, so wait for it. A thread that was not made by Python has
-    no state between its calls of Python: it lives on, and is waited for in vain.
+    ``Thread.join`` returns when Python has ended the thread; the kernel ends it a little later.
+    Only then is LMDB's mutex free. So a thread that Python does not know any more is given
+    ``THREAD_END_NS`` to end. A thread that was not made by Python looks the same between its calls
+    of Python: it goes on running, and the wait is in vain.
     """
     cdef PyThreadState* state = PyInterpreterState_ThreadHead(PyInterpreterState_Get())
     cdef int64_t deadline_ns
@@ -77,16 +79,17 @@ cdef bint _thread_lives(int thread):
 
 @cython.final
 cdef class WriterLock:
-    """The lock that a writer holds: one thread of one process at a time.
+    """The lock of a store's writers: one thread of one process holds it at a time.
 
-    LMDB has its own lock, a robust mutex in shared memory. But a process that is killed just when
-    the mutex wakes it loses the wake-up, and those who wait behind it may sleep until another
-    writer comes. (With four writers and one killed, one run in fifteen ended so.) The kernel's lock
-    knows who waits. Nobody waits for LMDB's mutex behind it; the mutex still ensures that there is
-    one writer. ``src/writer_lock.c`` says how a wait is bounded, and what happens at a fork.
+    LMDB has its own lock, a robust mutex in shared memory. But when a process is killed at the
+    moment in which the mutex wakes it, the wake-up is lost, and the processes that wait may sleep
+    until another writer comes. (With four writers and one killed, this happened in one of fifteen
+    runs.) This lock is a file lock, whose waiters the kernel knows. A thread takes it first, so it
+    never waits for LMDB's mutex, which still ensures that there is one writer.
+    ``src/writer_lock.c`` describes how a wait is bounded, and what happens at a fork.
 
-    With an empty path it is a lock between the threads of this process, in the order in which they
-    come. Used with ``with``. Raises OSError; TimeoutError after ``patience_s``.
+    With an empty path it is a lock between the threads of this process, first come, first served.
+    Use it with ``with``. Raises OSError; TimeoutError after ``patience_s``.
     """
 
     cdef fastipam_lock* _lock
@@ -108,10 +111,11 @@ cdef class WriterLock:
             fastipam_lock_free(self._lock)
 
     cdef int take(self, int64_t* deadline_ns, void* call=NULL) except -1:
-        """Wait until this thread has the lock. Signal handlers run while it waits.
+        """Wait until this thread has the lock, and return 0. Signal handlers run while it waits.
 
-        ``deadline_ns`` is of CLOCK_MONOTONIC. If it is 0, who has to wait sets it. ``call`` is what
-        the holder may do for this thread. Returns 1, without the lock, when that is committed.
+        ``deadline_ns`` is a time of CLOCK_MONOTONIC. If it is 0 and the thread has to wait, it is
+        set from the patience. ``call`` is a Call that the holder may run for this thread, or NULL;
+        when the holder has committed it, return 1, without the lock.
         """
         cdef int error
         cdef fastipam_waiter waiter
@@ -138,7 +142,7 @@ cdef class WriterLock:
             except BaseException as problem:
                 raised = problem
                 break
-            if fastipam_lock_is_forked(self._lock):  # by the handler, and this is the child
+            if fastipam_lock_is_forked(self._lock):  # the handler has forked; this is the child
                 break
         if error > 0:
             with nogil:
@@ -150,7 +154,7 @@ cdef class WriterLock:
         return 1 if error else 0
 
     def set_patience(self, double patience_s):
-        """Set how long a later taker waits."""
+        """Set how long threads wait that ask for the lock from now on."""
         self._patience_ns = <int64_t>(patience_s * 1e9)
 
     cdef int64_t deadline_ns(self) noexcept:
@@ -160,7 +164,7 @@ cdef class WriterLock:
         fastipam_lock_release(self._lock)
 
     def is_free(self):
-        """Return whether nobody has the lock or waits for it."""
+        """Return whether no thread holds the lock or waits for it."""
         if fastipam_lock_try(self._lock):
             return False
         fastipam_lock_release(self._lock)
@@ -177,12 +181,12 @@ cdef class WriterLock:
 @cython.no_gc_clear
 @cython.final
 cdef class OpenFiles:
-    """What this process has open of a store: LMDB's environment and the writer's lock.
+    """The open files of a store in this process: LMDB's environment and the writer's lock.
 
-    ``users`` counts the transactions that use them. They are closed when :meth:`close` was called
-    and no transaction uses them any more, because LMDB must not be closed below a thread that is in
-    a call. ``stale`` says that they have to be opened anew: a path leads to another file, or LMDB
-    serves nobody after a write that failed.
+    ``users`` counts the transactions that use the files. After :meth:`close` they are closed when
+    no transaction uses them any more: closing LMDB while a thread is in it would crash. ``stale``
+    says that the files must be opened again, because a path now leads to another file, or because
+    LMDB's environment is unusable after a failed write.
     """
 
     cdef readonly object env
@@ -234,7 +238,7 @@ cdef class OpenFiles:
         return self.has_data_file() and self._is_file(1, self._lock_path)
 
     cdef bint has_data_file(self):
-        """Return whether the store's name still leads to the data file, which is the one locked."""
+        """Return whether the store's path still leads to the open data file, which is locked."""
         return self._is_file(0, self._data_path)
 
     cdef bint _is_file(self, int at, const char* path):
@@ -246,7 +250,7 @@ cdef class OpenFiles:
         )
 
     def is_current(self):
-        """Return whether the paths of the data file and LMDB's lock file lead to the open ones."""
+        """Return whether the paths of data file and LMDB's lock file lead to the open files."""
         return self.leads_here()
 
     cdef void leave(self):
@@ -255,7 +259,7 @@ cdef class OpenFiles:
             self.close()
 
     def close(self):
-        """Close the files, now or when the last transaction ends. In a forked child this is nothing."""
+        """Close the files, now or when the last transaction ends. Do nothing in a forked child."""
         self.closing = True
         if not self.users and not self._ending and not fastipam_lock_is_forked(self.lock._lock):
             self._ending = True
@@ -264,13 +268,13 @@ cdef class OpenFiles:
             self._ending = False
 
     def __dealloc__(self):
-        # py-lmdb would wait for the calls that the threads of the parent were in. So in a forked
-        # child the environment is never released.
+        # In a forked child the environment is never released, because py-lmdb would wait for LMDB
+        # calls of the parent's threads, which do not exist in the child.
         if self.lock is not None and fastipam_lock_is_forked(self.lock._lock):
             Py_INCREF(self.env)
 
     def reopen(self):
-        """Take back :meth:`close` and return True, if a transaction still uses the files."""
+        """Cancel :meth:`close` if a transaction still uses the files; return whether one does."""
         if not self.users:
             return False
         self.closing = False
@@ -279,15 +283,15 @@ cdef class OpenFiles:
 
 @cython.no_gc_clear
 cdef class WriteBlock:
-    """The frame of a write transaction: begin and end, with the writer's lock around them.
+    """A ``with`` block around a write transaction: it takes the lock, begins, ends, releases.
 
-    A transaction belongs to the thread that began it, and to one block. Another one of the same
-    thread would wait for its end, and is refused.
+    The transaction belongs to the thread that began it. A second block in the same thread would
+    wait for itself, so it is refused.
 
     ``store`` has ``files``, ``local``, ``open_files()``, ``fault()`` and the errors.
 
-    A block of one ``call`` need not begin: another thread of this process, which has the lock, may
-    make the call and commit it with its own.
+    If the block is for one ``call``, it may never begin: another thread of this process that holds
+    the lock may run the call and commit it with its own.
     """
 
     cdef readonly object store
@@ -296,19 +300,19 @@ cdef class WriteBlock:
     cdef readonly tuple databases
     cdef OpenFiles _files
     cdef bint _locked
-    cdef object _call  # a Call, or None: the holder of the lock may make it instead of this thread
-    cdef int _guests  # how many calls of other threads were taken into this block
+    cdef object _call  # a Call that the holder of the lock may run for this thread, or None
+    cdef int _guests  # how many calls of other threads this block has taken
     cdef bint _committed
-    cdef int _state  # _NEW, _OPEN, _OVER; _LEFT: left in another thread than its own
+    cdef int _state  # _NEW, _OPEN, _OVER; _LEFT: another thread has left the block
     cdef int _thread
-    cdef bint _is_brief  # it is one plain call
-    cdef int64_t _begun_ns  # when the files were looked at
+    cdef bint _is_brief  # one plain call: see Transaction.note_brief
+    cdef int64_t _begun_ns  # when it began, and checked its files
 
     cpdef flush(self):
-        """Write what is in memory."""
+        """Write the changes in memory to LMDB's transaction."""
 
     cdef int finish(self) except -1:
-        """Do what comes after the commit."""
+        """Finish after the commit and the release of the lock."""
         return 0
 
     def __enter__(self):
@@ -322,7 +326,7 @@ cdef class WriteBlock:
         files = self._begin(store)
         if files is None:
             self._state = _OVER
-            return None  # the call is done
+            return None  # another thread has run and committed the call
         try:
             self.get = self.txn.get
             self.put = self.txn.put
@@ -337,14 +341,15 @@ cdef class WriteBlock:
         return self
 
     cdef OpenFiles _begin(self, store):
-        """Take the lock and begin LMDB's transaction, in files that are the store's.
+        """Take the lock, check that the open files are still the store's, begin LMDB's transaction.
 
-        Return None when another thread has done the call of this block.
+        Files that were replaced are opened again, up to three times. Return None when another
+        thread has run and committed the call of this block.
         """
         cdef OpenFiles files
         cdef int attempt
         cdef bint served
-        cdef int64_t deadline_ns = 0  # of all attempts together
+        cdef int64_t deadline_ns = 0  # for all attempts together
         cdef void* call = <void*>self._call if self._call is not None else NULL
         for attempt in range(3):
             files = store.files
@@ -352,7 +357,7 @@ cdef class WriteBlock:
                 if files is not None and deadline_ns == 0:
                     deadline_ns = files.lock.deadline_ns()
                 files = store.open_files()
-            files.users += 1  # before it waits: nobody closes the lock meanwhile
+            files.users += 1  # before the wait, so that no other thread closes the lock
             try:
                 served = files.lock.take(&deadline_ns, call)
             except BaseException as error:
@@ -383,14 +388,17 @@ cdef class WriteBlock:
         raise store.replaced()
 
     def _end_if_left(self):
-        """Roll it back and return True, if another thread has left it. To be called in its own."""
+        """Roll back and return True, if another thread has left the block.
+
+        Call it in the thread that began the transaction.
+        """
         if self._state != _LEFT:
             return False
         self._roll_back()
         return True
 
     cdef int _roll_back(self) except -1:
-        """End a transaction that was left in another thread."""
+        """Roll back a transaction whose block another thread has left."""
         if fastipam_lock_is_forked(self._files.lock._lock):
             self.store.open_files()  # raises: the transaction is the parent's
         self.store.local.transaction = None
@@ -435,14 +443,14 @@ cdef class WriteBlock:
                 raise fault from error
 
     cdef int _end(self, bint well, store, OpenFiles files) except -1:
-        """Commit or abort, and give back the lock."""
+        """Commit if ``well``, else abort; then release the lock."""
         cdef object txn = self.txn, fault
         cdef bint brief
         try:
             if well:
                 self.flush()
-                # Whoever moves the files away ends what is written to them: a commit would be
-                # answered, and be in no store.
+                # If the data file was moved away or replaced, the commit would succeed, but its
+                # changes would be in no store.
                 brief = self._is_brief and fastipam_monotonic_ns() - self._begun_ns < BRIEF_NS
                 if not (brief or files.has_data_file()):
                     files.stale = True
@@ -464,14 +472,15 @@ cdef class WriteBlock:
         return 0
 
     def __dealloc__(self):
-        # Of an object that was never left: its thread has ended in the block, or the interpreter ends.
-        # LMDB's transaction ends first: py-lmdb would wait for that when the files are closed.
+        # ``_locked`` says that the block was never left: its thread has ended in it, or the
+        # interpreter ends. LMDB's transaction is ended first, else py-lmdb would wait for it when
+        # the files are closed.
         if not self._locked:
             return
         if fastipam_lock_is_forked(self._files.lock._lock):
             return  # the transaction, the lock and the files are the parent's
         if self._thread != fastipam_thread_id() and _thread_lives(self._thread):
-            # Only that thread can end it, and it has lost it: the files stay open, with the lock.
+            # Only that thread could end it, and has no reference to it: files and lock stay open.
             Py_INCREF(self._files)
             Py_INCREF(self._files.env)
             return
@@ -479,14 +488,16 @@ cdef class WriteBlock:
             try:
                 self.txn.abort()
             except Exception:
-                pass  # LMDB serves nobody any more
+                pass  # LMDB's environment is unusable
         self._leave()
 
 
 @cython.no_gc_clear
 cdef class ReadBlock:
-    """The frame of a read transaction. In the view that a write transaction gives to its calls it
-    shows that one, and in a store the last commit.
+    """A ``with`` block around a read transaction, which shows the last commit.
+
+    Inside a write transaction that is a batch, or that gives its calls a view of the store, it
+    shows that write transaction as it is.
     """
 
     cdef readonly object store
@@ -522,11 +533,11 @@ cdef class ReadBlock:
 
     @property
     def number(self):
-        """The number of the last commit that it shows."""
+        """The number of the commit that the block shows."""
         return int(self.txn.id())
 
     def pages(self, uint32_t pool_id, int family):
-        """Return the bitmap of a pool and family, to be read and not changed."""
+        """Return the bitmap of a pool and family. It is read-only."""
         return pages_of(self, pool_id, family)
 
     def pool_state(self, uint32_t pool_id):

@@ -1,5 +1,5 @@
 /*
- * The CNI binary, which hands a call to the agent.
+ * The launcher: the CNI binary, which passes each call to the agent.
  *
  * It connects to the agent's Unix socket, sends the CNI_* variables and standard input, and copies
  * standard output, standard error and the exit status back. It parses nothing. Without an agent it
@@ -11,7 +11,7 @@
  *     request    magic "FIP1", length of the variables, length of the input, variables, input
  *     answer     magic "FIP1", exit status, length of the output, length of the messages, both
  *
- * where the variables are texts NAME=value, each ended by a NUL byte.
+ * where each variable is a text NAME=value that ends with a NUL byte.
  *
  * When the agent closes the connection before the whole answer has arrived, the entry point repeats the
  * request. A repeated DEL, CHECK, GC or STATUS is harmless. A repeated ADD whose first run was
@@ -64,9 +64,9 @@ enum {
 	LARGEST_INPUT = (4 << 20) + 1,
 	LARGEST_VARIABLES = 256 << 10,
 	LARGEST_ANSWER = 16 << 20,
-	/* More than an agent waits for a store. What it has not answered by then, it cannot serve now. */
+	/* Longer than the agent waits for a store: a request without an answer by then gets none. */
 	DEFAULT_TIMEOUT_S = 10,
-	GC_TIMEOUT_S = 30, /* a GC may have a million leases to look at */
+	GC_TIMEOUT_S = 30, /* a GC may have to check a million leases */
 	LONGEST_TIMEOUT_S = 3600,
 	REQUEST_HEADER = 12,
 	ANSWER_HEADER = 16,
@@ -74,7 +74,7 @@ enum {
 
 extern char **environ;
 
-/* A buffer that grows. The first memory is static, and large enough for a usual call. */
+/* A buffer that grows. It begins with static memory, which is large enough for a usual call. */
 struct buffer {
 	char *data;
 	size_t size, room;
@@ -84,7 +84,7 @@ struct buffer {
 static char usual_request[1 << 15], usual_answer[1 << 13];
 static struct buffer request = { .data = usual_request, .room = sizeof usual_request };
 static struct buffer answer = { .data = usual_answer, .room = sizeof usual_answer };
-static size_t input_at; /* where standard input begins in the request; 0: it was not read */
+static size_t input_at; /* offset of standard input in the request; 0: not read */
 static char started[24];
 static int64_t deadline_ms;
 
@@ -234,7 +234,7 @@ static int receive(int fd, struct buffer *buffer, size_t size)
 	return 0;
 }
 
-/* Write everything to a descriptor of the runtime. Returns 0, or -1 with errno. */
+/* Write all data to a descriptor that the runtime has passed. Returns 0, or -1 with errno. */
 static int write_out(int fd, const char *data, size_t size)
 {
 	while (size) {
@@ -279,7 +279,7 @@ static int read_input(void)
 
 /* ---- Without the agent ----------------------------------------------------------------------- */
 
-/* Make a file of the input that was read, and make it standard input. */
+/* Write the input that was already read to a file in memory, and make that standard input again. */
 static int restore_input(void)
 {
 	int fd;
@@ -342,7 +342,8 @@ static int connect_agent(void)
 	strcpy(address.sun_path, path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 3) {
-		/* Descriptor 0, 1 or 2 is closed; as one of them the socket would receive our output. */
+		/* The runtime has closed descriptor 0, 1 or 2, and the socket got its number: a write to
+		 * standard output would go to the agent. */
 		if (fd >= 0)
 			close(fd);
 		return -1;
@@ -366,7 +367,7 @@ static int append_variable(const char *name, const char *value)
 	return request.size > LARGEST_VARIABLES ? -1 : 0;
 }
 
-/* Write "device:inode" of a file. Returns the address of the NUL behind it. */
+/* Write the "device:inode" of a file. Returns the address of the NUL at its end. */
 static char *put_identity(char *out, const struct stat *status)
 {
 	out = put_number(out, status->st_dev);
@@ -401,7 +402,7 @@ static int append_netns(void)
 	return append_variable(NETNS, text);
 }
 
-/* Make the request's header and variables. Returns 0, or -1 when they are too large. */
+/* Write the request's header and variables. Returns 0, or -1 when they are too large. */
 static int begin_request(void)
 {
 	uint32_t word;
@@ -477,7 +478,7 @@ int main(int argc, char **argv)
 	if (fd < 0 || begin_request() < 0)
 		run_directly(argv);
 	command = getenv("CNI_COMMAND");
-	/* VERSION needs no input. Without a command nobody sends input, and reading might block. */
+	/* VERSION needs no input. Without a command no input is sent, and reading it might block. */
 	if (command && *command && strcmp(command, "VERSION") != 0 && read_input() < 0) {
 		if (request.size > input_at)
 			fail("standard input", " cannot be read", strerror(errno), "");

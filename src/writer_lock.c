@@ -1,20 +1,24 @@
 /* The lock of a store's writers: between the processes of a machine, and between the threads of one.
  *
- * Between processes it is an open-file-description lock (F_OFD_SETLKW). The kernel releases it when its
- * holder dies, keeps those who wait in order, and, unlike with POSIX locks, takes each store for an owner
- * of its own: two threads of one process that wait for two stores are no deadlock. Such a lock is shared
- * by whoever shares the description, so a forked child closes its copy before fork() returns. Else a
- * parent that is killed would leave the lock to a child that knows nothing of it.
+ * Between processes it is an open-file-description lock (F_OFD_SETLKW). The kernel releases it
+ * when the process that holds it dies, and serves waiting processes in order. Unlike a POSIX
+ * lock it belongs to the open description, not to the process: two threads of one process that
+ * wait for the locks of two stores are not taken for a deadlock. Processes that share the
+ * description share the lock, so a forked child closes its copy before fork() returns. Else the
+ * lock of a killed parent would stay with the child, which does not know of it.
  *
- * Between the threads of a process it is a queue. Only its first thread asks the kernel. The holder may do
- * calls of those who wait, the first ones first, and commit them with its own.
+ * Between the threads of a process it is a queue. Only its first thread asks the kernel. The
+ * holder may run the calls of waiting threads, in the order of the queue, and commit them with
+ * its own.
  *
- * How a wait is bounded: F_OFD_SETLKW has no timeout, and a signal to interrupt it would be the
- * application's signal. So a thread that finds the lock taken lets a helper thread wait in the kernel and
- * waits for that one, on a futex, which has a timeout and is interrupted by signals. A helper whose thread
- * has given up cannot be called back. It keeps the description, and closes it when the kernel lets it in:
- * that releases the lock. A thread that comes earlier takes the helper over. So a file has one helper at
- * most that nobody waits for, however many threads give up while its holder is stopped. */
+ * How a wait is bounded: F_OFD_SETLKW has no timeout, and any signal that interrupts it could be
+ * one that the application uses. So a thread that finds the lock taken starts a helper thread,
+ * which waits in the kernel. The thread itself waits for the helper on a futex, which has a
+ * timeout and is interrupted by signals. When the thread gives up, its helper cannot be
+ * interrupted: it keeps the description, and closes it when the kernel grants the lock, which
+ * releases the lock. If another thread asks for the lock before that, it takes over this helper.
+ * So each file has at most one helper without a thread, however many threads give up while the
+ * holder is stopped. */
 #define _GNU_SOURCE
 #include "writer_lock.h"
 
@@ -33,8 +37,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* glibc 2.32 and 2.34 moved these functions, and gave them new versions. The old ones are the same
- * functions, and let a wheel that is built with a new glibc run on an older one. */
+/* glibc 2.32 and 2.34 moved these functions and gave them new symbol versions. The old versions are
+ * the same functions, and a wheel that uses them runs on an older glibc than it was built with. */
 #if defined(__GLIBC__) && (defined(__x86_64__) || defined(__aarch64__))
 #ifdef __x86_64__
 #define OLDEST "GLIBC_2.2.5"
@@ -60,8 +64,9 @@ typedef struct file {
 
 enum { WAITING, LOCKED, FAILED, ABANDONED };
 
-/* The states of a waiter: in the queue; at its head, so that it may ask the kernel; its call taken by the
- * holder, until that says how it went; served. */
+/* The states of a waiter. QUEUED: in the queue. FIRST: at its head, so it may ask the kernel.
+ * CLAIMED: the holder has taken its call, and its commit is still to come. SERVED: the holder has
+ * committed the call. */
 enum { QUEUED, FIRST, CLAIMED, SERVED };
 
 /* A wait in the kernel, shared by the thread that wants the lock and the helper thread. */
@@ -80,15 +85,15 @@ struct fastipam_lock {
     int held;
     pthread_t holder; /* while it is held */
     fastipam_waiter *first, *last;
-    request *request; /* what the first waiter has asked */
-    unsigned fork;    /* the forks before the lock was opened */
+    request *request; /* of the first waiter to the kernel, or NULL */
+    unsigned fork;    /* the value of forks when the lock was opened */
     char path[];
 };
 
 static pthread_mutex_t files_mutex = PTHREAD_MUTEX_INITIALIZER;
 static file *files;
-static request *given_up; /* by threads, while their helpers wait; under files_mutex */
-static unsigned forks; /* between this process and the first one */
+static request *given_up; /* requests without a thread; their helpers wait. Under files_mutex */
+static unsigned forks; /* how many forks this process is away from the first one */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void before_fork(void) { pthread_mutex_lock(&files_mutex); }
@@ -97,7 +102,7 @@ static void after_fork(void) { pthread_mutex_unlock(&files_mutex); }
 
 static void in_child(void) {
     for (file *one = files; one; one = one->next) close(one->descriptor);
-    files = NULL; /* their memory belongs to locks that nobody may use here */
+    files = NULL; /* their memory belongs to locks of the parent, which the child must not use */
     given_up = NULL;
     forks++;
     pthread_mutex_unlock(&files_mutex);
@@ -168,7 +173,7 @@ static void *ask_kernel(void *argument) {
     return NULL;
 }
 
-/* Let a helper thread wait in the kernel. Return the request, or NULL when there can be no thread. */
+/* Start a helper thread that waits in the kernel. Return the request, or NULL without a thread. */
 static request *start_helper(file *file) {
     request *one = malloc(sizeof *one);
     if (!one) return NULL;
@@ -223,7 +228,7 @@ int64_t fastipam_monotonic_ns(void) {
 
 int fastipam_thread_id(void) {
     static _Thread_local int id;
-    static _Thread_local unsigned of; /* the forks at which it was asked for, and one more */
+    static _Thread_local unsigned of; /* forks + 1 when the id was read; 0: not read yet */
     if (of != forks + 1) {
         id = (int)syscall(SYS_gettid);
         of = forks + 1;
@@ -258,7 +263,7 @@ static void note_holder(fastipam_lock *lock) {
     lock->holder = pthread_self();
 }
 
-/* With the mutex: lock without waiting, for a thread before which no other waits. */
+/* With the mutex: try to lock without waiting, for a thread that is first in the queue. */
 static int try_now(fastipam_lock *lock) {
     if (!*lock->path) {
         note_holder(lock);
@@ -301,7 +306,7 @@ static void set_state(fastipam_waiter *waiter, uint32_t state) {
     wake(&waiter->state);
 }
 
-/* With the mutex: the first of those who wait may ask the kernel. */
+/* With the mutex: let the first waiter ask the kernel, unless the lock is held. */
 static void call_first(fastipam_lock *lock) {
     if (!lock->first || lock->held) return;
     set_state(lock->first, FIRST);
@@ -316,7 +321,8 @@ static void unlink_waiter(fastipam_lock *lock, fastipam_waiter *waiter) {
     if (lock->last == waiter) lock->last = before;
 }
 
-/* With the mutex: what the kernel has answered. Return 0 with the lock, EAGAIN while it has not. */
+/* With the mutex: read the kernel's answer to the request. Return 0 with the lock, EAGAIN while the
+ * helper waits, or another errno. */
 static int take_answer(fastipam_lock *lock) {
     request *one = lock->request;
     uint32_t state = __atomic_load_n(&one->state, __ATOMIC_ACQUIRE);
@@ -332,7 +338,8 @@ static int change(request *one, uint32_t from, uint32_t to) {
     return __atomic_compare_exchange_n(&one->state, &from, to, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
-/* With the mutex and a description: use the helper of a thread that gave up the same file, if there is one. */
+/* With the mutex and an open file: take over the helper of a thread that has given up on this file,
+ * if there is one. */
 static void take_over(fastipam_lock *lock) {
     uint64_t device, inode;
     if (identify(lock->file->descriptor, "", AT_EMPTY_PATH, &device, &inode)) return;
@@ -347,7 +354,7 @@ static void take_over(fastipam_lock *lock) {
         }
         *link = one->next;
         if (is_this && change(one, ABANDONED, WAITING)) found = one;
-        else drop(one); /* the kernel has let its helper in */
+        else drop(one); /* the kernel has granted the lock to its helper */
     }
     pthread_mutex_unlock(&files_mutex);
     if (!found) return;
@@ -356,7 +363,7 @@ static void take_over(fastipam_lock *lock) {
     lock->request = found;
 }
 
-/* Give up what a thread has asked. Return whether its helper keeps the description. */
+/* Give up a request. Return whether its helper still waits, and so keeps the description. */
 static int give_up(request *one) {
     if (identify(one->file->descriptor, "", AT_EMPTY_PATH, &one->device, &one->inode))
         one->device = one->inode = 0;
@@ -378,13 +385,13 @@ int fastipam_lock_wait(fastipam_lock *lock, fastipam_waiter *waiter, int64_t dea
             if (error) return error;
             continue;
         }
-        if (state == CLAIMED) { /* not for longer than the holder's commit takes */
+        if (state == CLAIMED) { /* wait without a deadline, until the holder's commit */
             wait_while(&waiter->state, CLAIMED, INT64_MAX);
             continue;
         }
         pthread_mutex_lock(&lock->mutex);
         if (state == SERVED) {
-            pthread_mutex_unlock(&lock->mutex); /* the holder has done with the waiter */
+            pthread_mutex_unlock(&lock->mutex); /* the holder does not use the waiter any more */
             return FASTIPAM_SERVED;
         }
         int error = lock->request ? take_answer(lock) : try_now(lock);
@@ -395,9 +402,9 @@ int fastipam_lock_wait(fastipam_lock *lock, fastipam_waiter *waiter, int64_t dea
         pthread_mutex_unlock(&lock->mutex);
         if (error != EAGAIN) return error;
         if (asked) {
-            /* Only the first thread of the queue takes the answer, so the request stays. */
+            /* Only this thread, the first of the queue, can drop the request, so it stays valid. */
             error = wait_while(&asked->state, WAITING, deadline_ns);
-        } else { /* no thread can be made: look again in a millisecond */
+        } else { /* no helper thread can be made: try again in a millisecond */
             int64_t soon = fastipam_monotonic_ns() + 1000000;
             uint32_t never = 0;
             error = wait_while(&never, 0, soon < deadline_ns ? soon : deadline_ns);
@@ -408,7 +415,7 @@ int fastipam_lock_wait(fastipam_lock *lock, fastipam_waiter *waiter, int64_t dea
 }
 
 int fastipam_lock_leave(fastipam_lock *lock, fastipam_waiter *waiter) {
-    if (fastipam_lock_is_forked(lock)) return 0; /* a handler of a signal has forked: nobody is in the queue */
+    if (fastipam_lock_is_forked(lock)) return 0; /* forked in a signal handler: no queue here */
     pthread_mutex_lock(&lock->mutex);
     while (waiter->state == CLAIMED) {
         pthread_mutex_unlock(&lock->mutex);
@@ -421,12 +428,12 @@ int fastipam_lock_leave(fastipam_lock *lock, fastipam_waiter *waiter) {
     }
     int was_first = lock->first == waiter;
     unlink_waiter(lock, waiter);
-    if (was_first && lock->first) call_first(lock); /* it takes over what was asked */
+    if (was_first && lock->first) call_first(lock); /* it takes over the request to the kernel */
     else if (was_first && lock->request) {
         request *one = lock->request;
         lock->request = NULL;
         if (give_up(one)) lock->file = NULL;
-        else { /* the kernel has answered in this moment */
+        else { /* the kernel has answered at this moment */
             set_lock(lock->file->descriptor, F_OFD_SETLK, F_UNLCK);
             drop(one);
         }
@@ -439,7 +446,7 @@ fastipam_waiter *fastipam_lock_claim(fastipam_lock *lock) {
     pthread_mutex_lock(&lock->mutex);
     fastipam_waiter *one = lock->first;
     while (one && one->state == CLAIMED) one = one->next;
-    if (one && !one->call) one = NULL; /* nobody overtakes it */
+    if (one && !one->call) one = NULL; /* no later waiter may overtake this one */
     if (one) __atomic_store_n(&one->state, CLAIMED, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&lock->mutex);
     return one;
@@ -466,7 +473,7 @@ void fastipam_lock_release(fastipam_lock *lock) {
     pthread_mutex_lock(&lock->mutex);
     lock->held = 0;
     if (*lock->path && set_lock(lock->file->descriptor, F_OFD_SETLK, F_UNLCK)) {
-        close_file(lock->file); /* that releases it, whatever the kernel would not do */
+        close_file(lock->file); /* closing releases the lock, even when unlocking failed */
         lock->file = NULL;
     }
     call_first(lock);
@@ -476,7 +483,7 @@ void fastipam_lock_release(fastipam_lock *lock) {
 int fastipam_lock_is_forked(const fastipam_lock *lock) { return lock->fork != forks; }
 
 int fastipam_lock_is_of(fastipam_lock *lock, uint64_t device, uint64_t inode) {
-    uint64_t its_device, its_inode; /* without a description, the next call opens the file that is there */
+    uint64_t its_device, its_inode; /* without an open file, the next call opens the current one */
     if (!lock->file) return 1;
     if (identify(lock->file->descriptor, "", AT_EMPTY_PATH, &its_device, &its_inode)) return 0;
     return its_device == device && its_inode == inode;
