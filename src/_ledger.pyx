@@ -72,7 +72,8 @@ PLACES = ("", "meta", "networks", "pools", "pages", "leases", "owners", "cooldow
 # The bytes of records ---------------------------------------------------------------------------
 #
 # Numbers in keys are big-endian, so that LMDB sorts the keys by number. Numbers in values are
-# little-endian, the byte order of the processor. Texts are UTF-8, separated by NUL.
+# little-endian, which is the byte order of the supported processors. Texts are UTF-8, separated
+# by NUL.
 
 SCHEMA = 4  # the version of this layout; each network's entry begins with it. 1 to 3: unreleased
 cdef uint8_t _SCHEMA = SCHEMA
@@ -287,7 +288,7 @@ def generation_of(bytes raw not None):
 
 
 def boot_of(bytes raw not None):
-    """Return the number of the boot in which a lease was assigned. Raises StoreCorrupt."""
+    """Return the boot number in a lease's record. Raises StoreCorrupt."""
     return head_of(raw).boot
 
 
