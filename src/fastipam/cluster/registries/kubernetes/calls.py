@@ -70,6 +70,7 @@ class Call:
 
 
 def name_of(body: dict[str, Any]) -> str:
+    """Return the name of an object."""
     name = body["metadata"]["name"]
     assert isinstance(name, str)
     return name

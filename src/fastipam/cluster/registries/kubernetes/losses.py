@@ -150,6 +150,7 @@ class Losses:
         self._hear_version(objects.version_of(found), changed=changed)
 
     def hear_list(self, version: str) -> None:
+        """Record the version of a list. Raises HistoryLost."""
         if version.isdigit():
             self._hear_version(int(version))
 
