@@ -723,8 +723,9 @@ cdef class PoolState:
     configured ranges. ``kept`` counts reservations, also when the address is assigned to the owner.
 
     ``swept`` is a boot: all leases of earlier boots are released. ``sweep`` is the position of the
-    search for such leases: (family, address), or (0, 0) at its beginning. ``cursors`` has for each
-    range set the family and the address of the last assignment, packed; family 0: none yet.
+    search for such leases: (family, address), or (0, 0) at its beginning. If the record has an
+    impossible position, the search begins again. ``cursors`` has for each range set the family and
+    the address of the last assignment, packed; family 0: none yet.
 
     ``clock`` is the pool's own clock, in nanoseconds: the wall clock plus ``offset``. It never
     goes back, because ``offset`` grows when the wall clock steps back. It measures cool-down, so a
@@ -752,6 +753,7 @@ cdef class PoolState:
             self._read(raw)
 
     cdef int _read(self, bytes raw) except -1:
+        cdef u128 position
         cdef const PoolNumbers* numbers = <const PoolNumbers*>bytes_of(raw)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(raw) - <Py_ssize_t>sizeof(PoolNumbers)
         if size < 0 or size % <Py_ssize_t>sizeof(Cursor):
@@ -772,9 +774,10 @@ cdef class PoolState:
         self.offset = numbers.offset
         self.kept = numbers.kept
         self.swept = numbers.swept
+        position = read_address(numbers.sweep, V6)
         self.sweep = (0, 0)
-        if numbers.sweep_family:
-            self.sweep = numbers.sweep_family, to_python(read_address(numbers.sweep, V6))
+        if numbers.sweep_family == V6 or (numbers.sweep_family == V4 and not position >> 32):
+            self.sweep = numbers.sweep_family, to_python(position)
         self.cursors = raw[sizeof(PoolNumbers):]
         self._is_stored = True
         self._quiet = 0  # undoing a part puts the addresses that it freed back into the queue

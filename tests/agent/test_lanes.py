@@ -187,7 +187,7 @@ def test_one_store_does_not_take_every_place(start: Start, config: Make, tmp_pat
         for number in range(20):
             refused = ask(agent.path, "ADD", held, f"r{number}")
             assert refused.document["code"] == 11
-            assert "wait for this store already" in refused.document["msg"]
+            assert "too many calls already wait for this store" in refused.document["msg"]
             assert ask(agent.path, "ADD", other, f"c{number}").status == 0
         hold.close()
         assert [client.receive().status for client in clients] == [0] * 10

@@ -323,7 +323,7 @@ def test_a_direct_plugin_never_asks(site: Site, start: Start, call: Call) -> Non
     before = len(owners(site.api))
     answers = [call("ADD", site.config(), f"c{at}") for at in range(8 * before + 1)]
     assert answers[-1].code == 11, answers[-1]
-    assert "only its agent claims" in answers[-1].document["details"]
+    assert "only its agent can claim another block" in answers[-1].document["details"]
     assert len(owners(site.api)) == before
 
 

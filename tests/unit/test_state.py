@@ -45,6 +45,14 @@ def test_round_trip(sweep: tuple[int, int]) -> None:
     assert again.all_cursors() == [None, (4, 77)]
 
 
+@pytest.mark.parametrize("sweep", [(4, 2**32), (5, 1), (255, 2**128 - 1)])
+def test_position_that_cannot_be(sweep: tuple[int, int]) -> None:
+    """A search at an impossible position begins again, and stops no call."""
+    state = PoolState(7, None)
+    state.sweep = sweep
+    assert PoolState(7, state.pack()).sweep == (0, 0)
+
+
 @pytest.mark.parametrize("order", [(0, 2), (2, 0)])
 def test_cursors(order: tuple[int, int]) -> None:
     """Each range set has its cursor; of another family, or behind the last, there is none."""
