@@ -221,7 +221,9 @@ def address_key(uint32_t pool_id, int family, value):
 cdef inline const LeaseHead* head_of(bytes raw) except NULL:
     """Return the numbers of a lease's record. Raises StoreCorrupt when it is too short."""
     if PyBytes_GET_SIZE(raw) < <Py_ssize_t>sizeof(LeaseHead):
-        raise errors.StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=errors.CHECK_HINT)
+        raise errors.StoreCorrupt(
+            f"a lease's record cannot be read: the bytes are {raw.hex()}", hint=errors.CHECK_HINT
+        )
     return <const LeaseHead*>bytes_of(raw)
 
 
@@ -352,7 +354,8 @@ def read_held(bytes raw not None, uint32_t pool_id):
         size = address_bytes(at[ID_BYTES]) if end - at > ID_BYTES else 0
         if not size or end - at < ID_BYTES + 1 + size:
             raise errors.StoreCorrupt(
-                f"an owner's addresses cannot be read: {raw.hex()}", hint=errors.CHECK_HINT
+                f"an owner's addresses cannot be read: the bytes are {raw.hex()}",
+                hint=errors.CHECK_HINT,
             )
         if read32(at) != pool_id:
             raise errors.StoreCorrupt(
@@ -758,7 +761,8 @@ cdef class PoolState:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(raw) - <Py_ssize_t>sizeof(PoolNumbers)
         if size < 0 or size % <Py_ssize_t>sizeof(Cursor):
             raise errors.StoreCorrupt(
-                f"a pool's numbers cannot be read: {raw.hex()}", hint=errors.CHECK_HINT
+                f"a pool's numbers cannot be read: the bytes are {raw.hex()}",
+                hint=errors.CHECK_HINT,
             )
         if (numbers.generation | numbers.clock | numbers.assigned | numbers.cooling
                 | numbers.reserved | numbers.outside | numbers.kept) >> MOST_BITS:
@@ -952,7 +956,10 @@ cdef class EventLog:
             count = count_packed(bytes_of(raw) + sizeof(LogNumbers), size)
         if (count < 0 or (numbers.following | numbers.first) >> MOST_BITS
                 or count > min(MOST_WAITING, <int64_t>numbers.following)):
-            raise errors.StoreCorrupt(f"a network's history cannot be read: {raw.hex()}", hint=errors.CHECK_HINT)
+            raise errors.StoreCorrupt(
+                f"a network's history cannot be read: the bytes are {raw.hex()}",
+                hint=errors.CHECK_HINT,
+            )
         self.next = numbers.following
         self.first = numbers.first
         self._packed = raw[sizeof(LogNumbers):]

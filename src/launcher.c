@@ -488,7 +488,8 @@ int main(int argc, char **argv)
 	if (send_request(fd) < 0 || receive_answer(fd, sizes) < 0) {
 		if (errno == ETIMEDOUT)
 			fail("the fastipam agent", " has not answered in time", "",
-			     "FASTIPAM_TIMEOUT sets the seconds; look at the agent's log");
+			     "the environment variable FASTIPAM_TIMEOUT sets how many seconds to wait; "
+			     "look at the agent's log");
 		run_directly(argv);
 	}
 	output = answer.data + ANSWER_HEADER;

@@ -156,11 +156,11 @@ def find(directories: Sequence[str] = NETNS_DIRECTORIES) -> tuple[dict[int, str]
 
     Return (paths, blind, leftover). ``paths`` has a path of each namespace by inode, without this
     process's own namespace. ``blind`` says what could not be read, or is empty. ``leftover`` is a
-    file of ``directories`` that is not a namespace, because none is mounted there any more, or only
-    in another mount namespace; it is empty when there is no such file.
+    file in one of ``directories`` on which no namespace is mounted, at least not in this mount
+    namespace; it is empty when there is no such file.
 
-    A namespace in one of ``directories`` counts whichever user made it, because only root mounts
-    there. A namespace that was found only by its processes counts if it belongs to the user
+    A namespace in one of ``directories`` counts, no matter which user made it, because only root
+    mounts there. A namespace that was found only by its processes counts if it belongs to the user
     namespace of root, or to one that root made; any other was made by a user (``unshare -Ur``), not
     by a runtime.
     """

@@ -595,7 +595,7 @@ def test_reservation_that_cannot_be_read() -> None:
     """A value that is no reservation is damage, and shown with its address."""
     with pytest.raises(StoreCorrupt) as caught:
         Reservation.read(4, 0x0A000002, b"x")
-    assert caught.value.message == "the reservation of 10.0.0.2 cannot be read: 78"
+    assert caught.value.message == "the reservation of 10.0.0.2 cannot be read: the bytes are 78"
     assert caught.value.hint == errors.CHECK_HINT
     one = Reservation(4, 0x0A000002, "a")
     assert (one.ifname, one.reason, one.sticky) == ("", "", False)

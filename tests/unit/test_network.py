@@ -707,7 +707,7 @@ def test_pair_that_is_no_address(ipam: Ipam, address: tuple[int, int]) -> None:
             "leases",
             keys.address_key(POOL_ID, 4, 0x0A000003),
             b"?",
-            "a lease cannot be read",
+            "a lease's record cannot be read",
             ["c0", "c1"],
         ),
         (

@@ -100,7 +100,7 @@ def test_owner_is_compared_in_full(name: str, owner: str, yes: bool) -> None:
 )
 def test_unreadable_record(raw: bytes) -> None:
     """What is no record is damage, with the way out."""
-    with pytest.raises(StoreCorrupt, match="a lease cannot be read") as caught:
+    with pytest.raises(StoreCorrupt, match="a lease's record cannot be read") as caught:
         Record.read(raw)
     assert caught.value.hint == errors.CHECK_HINT
 

@@ -77,7 +77,7 @@ def test_unreadable(cut: int) -> None:
     raw = state.pack()[:cut]
     with pytest.raises(StoreCorrupt) as caught:
         PoolState(7, raw)
-    assert caught.value.message == f"a pool's numbers cannot be read: {raw.hex()}"
+    assert caught.value.message == f"a pool's numbers cannot be read: the bytes are {raw.hex()}"
     assert caught.value.hint == errors.CHECK_HINT
 
 

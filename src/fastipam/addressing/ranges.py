@@ -1,9 +1,10 @@
 """Ranges, range sets and pools: the bounds of a search for an address.
 
 A :class:`Range` is one start..end of a subnet. A :class:`RangeSet` is an ordered list of ranges
-that serves one address of a result. A :class:`Pool` holds the ordered sets of a network. All
-defaults are filled in once, when the configuration is read (``parsing``), so no field is unset
-afterwards. Ranges are intervals of absolute addresses, so changing them does not change the bitmap.
+that serves one address of a result. A :class:`Pool` holds the ordered sets of a network or a
+pool. All defaults are filled in once, when the configuration is read (``parsing``), so no field is
+unset afterwards. Ranges are intervals of absolute addresses, so changing them does not change the
+bitmap.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ def of_sets(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> lis
     """Return the counts of each range set, in the order of the sets.
 
     O(1) for a network with one set, if no address outside of the set is in use; otherwise O(pages +
-    cooling + reservations), and O(blocks) for a node of a cluster.
+    cooling + reservations + blocks), where only a node of a cluster has blocks.
     """
     sets = pool.sets
     if len(sets) == 1 and not state.outside and not sets[0].block_length:

@@ -73,7 +73,7 @@ def _odd(txn: Transaction | Snapshot, key: bytes, raw: bytes) -> errors.StoreErr
     if entry is None or entry[0] != tables.SCHEMA:
         txn.store.require_schema(txn)
         return errors.StoreCorrupt(
-            f"the entry of network {_text(key)} cannot be read: {raw.hex()}",
+            f"the entry of network {_text(key)} cannot be read: the bytes are {raw.hex()}",
             path=txn.store.path,
             hint=errors.CHECK_HINT,
         )

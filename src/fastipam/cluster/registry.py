@@ -262,7 +262,7 @@ class Registry(Protocol):
         """Whether a loss was noticed that :meth:`hold_back` has not accepted yet."""
 
     def note(self) -> None:
-        """Store the latest revision of the shared store in the node's own store."""
+        """Record in the node's store the latest revision that was seen of the shared store."""
 
     # Blocks ---------------------------------------------------------------------------------
 

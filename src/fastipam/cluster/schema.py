@@ -79,11 +79,11 @@ class Keys:
         return self.wanted + name.encode()
 
     def owned_by(self, name: str) -> bytes:
-        """Return the prefix of the list of a node's blocks."""
+        """Return the prefix of the keys that list a node's blocks."""
         return self.owned_lists + name.encode() + b"/"
 
     def owned(self, name: str, family: int, base: int) -> bytes:
-        """Return the key of a block in the list of a node's blocks."""
+        """Return the key that lists a block as this node's."""
         return self.owned_by(name) + _block_name(family, base)
 
 

@@ -85,7 +85,10 @@ def holes_of(
 
 
 def with_aliases(holder: dict[str, Any], path: str) -> Range:
-    """Return the range of an object with a ``subnet`` and whereabouts' names for its bounds."""
+    """Return the range of an object: its ``subnet``, and start and end under either name.
+
+    ``range_start`` and ``range_end`` are whereabouts' names.
+    """
     start, end = (_either(holder, *names, path) for names in _NAMES)
     subnet, gateway = (reader.text(holder, key, path) for key in ("subnet", "gateway"))
     try:

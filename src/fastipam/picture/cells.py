@@ -294,7 +294,7 @@ def _reserved(txn: Snapshot, pool_id: int) -> dict[int, Bytes]:
 
 
 def _queued(txn: Snapshot, table: Table, pool_id: int, head: int) -> dict[int, Bytes]:
-    """Return the addresses at the end of a pool's keys in a table, by family. O(entries)."""
+    """Return the addresses with which a pool's keys in a table end, by family. O(entries)."""
     prefix = keys.id_prefix(pool_id)
     found: dict[int, list[bytes]] = {family: [] for family in BITS}
     for chunk in table.chunks(txn, prefix, most=_AT_ONCE):

@@ -108,7 +108,10 @@ class Store(Environment):
         self._open(durability)
 
     def require_durability(self, durability: str | None) -> None:
-        """Raise ConfigError when the store was created with another durability; None is any."""
+        """Raise ConfigError when the store was created with another durability.
+
+        With None any durability is accepted.
+        """
         if durability not in (None, self.durability):
             raise errors.ConfigError(
                 f"durability {durability!r} is configured, but the store {self.path} was created "
@@ -290,7 +293,7 @@ class Store(Environment):
                 f"the store {self.path} is not used: this process cannot read {boot.BOOT_ID}, and "
                 "so cannot tell the leases of this boot from earlier ones",
                 path=self.path,
-                hint="give it access to all of /proc (of a systemd unit: no ProcSubset=pid)",
+                hint="give it access to all of /proc (in a systemd unit, remove ProcSubset=pid)",
             )
         node = boot.read_node() if self.boot_id is boot.read_boot_id else ""
         number = int.from_bytes(get(tables.BOOT_NUMBER_KEY) or b"", "big")

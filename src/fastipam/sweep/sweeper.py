@@ -163,7 +163,7 @@ class Sweeper:
     def _assigned(
         self, key: bytes, raw: bytes, address: tuple[int, int], names: dict[int, str]
     ) -> list[Lease]:
-        """Return the lease of a record in a list.
+        """Return a list with the lease of this record.
 
         The list is empty if the record is damaged, is not assigned, is of an earlier boot, or is of
         a network that is not checked.
@@ -289,7 +289,7 @@ class Sweeper:
         return [] if given is None else [(one, True) for one in given.siblings]
 
     def _forget(self) -> None:
-        """Delete the notes of first checks on leases that were released in another way."""
+        """Delete the first-check records of leases that something else has released."""
         with self._store.read() as txn:
             stale = list(self._outdated(txn))
         for at in range(0, len(stale), _BATCH):
@@ -314,7 +314,7 @@ class Sweeper:
                 yield key
 
     def _marked(self, leases: list[Lease]) -> set[bytes]:
-        """Return the keys of these leases that have a note of a first check."""
+        """Return the keys of the leases in ``leases`` that have a first-check record."""
         with self._store.read() as txn:
             pool_id = self._network._pool_in(txn)
             if pool_id is None:

@@ -119,7 +119,7 @@ class _Verifier:
                     "pool-unreadable",
                     name,
                     key.hex(),
-                    f"the pool's entry cannot be read: {raw.hex()}",
+                    f"the pool's entry cannot be read: the bytes are {raw.hex()}",
                 )
                 continue
             if pool_id in ids or not 1 <= pool_id <= self._last_pool:
@@ -139,7 +139,7 @@ class _Verifier:
                 "network-unreadable",
                 name,
                 key.hex(),
-                f"the network's entry cannot be read: {raw.hex()}",
+                f"the network's entry cannot be read: the bytes are {raw.hex()}",
             )
             return
         _, network_id, pool_id, pool_key = entry
@@ -171,7 +171,7 @@ class _Verifier:
         yield from _own_ranges(network)
         policy = tables.META.get(self._txn, keys.policy_key(network_id))
         if policy is not None and not policy_record.is_valid(policy):
-            text = f"the network's policy cannot be read: {policy.hex()}"
+            text = f"the network's policy cannot be read: the bytes are {policy.hex()}"
             yield network.finding("policy-unreadable", "policy", text)
 
     def _orphans(self) -> Iterator[Finding]:

@@ -145,9 +145,9 @@ def cooldown(network: NetworkCheck) -> Iterator[Finding]:
 
 
 def missing(network: NetworkCheck) -> Iterator[Finding]:
-    """Check that each note of the sweeper can be read.
+    """Check that each record of a missing network namespace can be read (table ``missing``).
 
-    An outdated note is no finding, because the next sweep deletes it.
+    An outdated record is no finding, because the next sweep deletes it.
     """
     for key, raw in network.items(tables.MISSING, network.prefix):
         if not keys.is_address_key(key) or not is_missing(raw):

@@ -139,7 +139,7 @@ def _silent(path: Path, error: OSError) -> Failure:
 
 
 def ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Readiness]:
-    """Yield an answer for each plugin of each file whose ipam type is fastipam."""
+    """Yield an answer for each plugin of ipam type fastipam, and for each unusable file."""
     for path in cni_configs.files(directory):
         try:
             plugins = [

@@ -112,7 +112,10 @@ def follow(
 
 
 def _restored(table: Table, there: Table) -> Table:
-    """Return the installed routes, each with the owner that it has in the table."""
+    """Return the installed routes ``there``, each with the node that ``table`` names for it.
+
+    A route that ``table`` does not have, or has with another gateway, is returned as it is.
+    """
     return {
         prefix: table[prefix] if table.get(prefix, ("", ""))[1] == via else (owner, via)
         for prefix, (owner, via) in there.items()

@@ -48,8 +48,9 @@ _COMING = Told("the block of the requested address is being claimed for this nod
 class Named:
     """The addresses that ADDs have requested. :meth:`want` may be called by any thread.
 
-    ``marked`` has the pools for which the keeper has asked other nodes: a node can have only one
-    request at a time. ``clock`` gives seconds.
+    ``marked`` has the pools for which the keeper has asked other nodes. A node can have only one
+    request at a time, so a request by name waits while a pool is marked, but only for ``TURN_S``.
+    ``clock`` gives seconds.
     """
 
     def __init__(

@@ -75,7 +75,10 @@ class Router:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread. The routes stay for the pods, and the next agent compares them."""
+        """Stop the thread. The routes stay, because the pods need them.
+
+        The next agent compares them with the routes that should exist.
+        """
         self._is_over = True
         self.wake()
         if self._thread.ident is not None:

@@ -63,7 +63,8 @@ class Block:
         """Return the record of a value. Raises StoreCorrupt."""
         if len(raw) != _BLOCK.size or raw[0] not in STATES:
             raise StoreCorrupt(
-                f"the record of block {base:#x} cannot be read: {raw.hex()}", hint=CHECK_HINT
+                f"the record of block {base:#x} cannot be read: the bytes are {raw.hex()}",
+                hint=CHECK_HINT,
             )
         state, claimed_ns, epoch, revision = _BLOCK.unpack(raw)
         return cls(family, base, state, claimed_ns, epoch, revision)
@@ -137,7 +138,7 @@ class Member:
             (machine,) = rest or ("",)
         except (*UNREADABLE, struct_error) as error:
             raise StoreCorrupt(
-                f"the node's record cannot be read: {raw.hex()}", hint=CHECK_HINT
+                f"the node's record cannot be read: the bytes are {raw.hex()}", hint=CHECK_HINT
             ) from error
         return cls(
             node,
@@ -173,7 +174,9 @@ def read_standing(raw: bytes) -> tuple[int, int, bool, int]:
     short.
     """
     if len(raw) < _MEMBER.size:
-        raise StoreCorrupt(f"the member record cannot be read: {raw.hex()}", hint=CHECK_HINT)
+        raise StoreCorrupt(
+            f"the member record cannot be read: the bytes are {raw.hex()}", hint=CHECK_HINT
+        )
     _, revision, file, _, flags, boot = _MEMBER.unpack_from(raw)
     return revision, file, bool(flags & _FENCING), boot
 
@@ -207,7 +210,8 @@ class Heard:
         """Return the record of a value. Raises StoreCorrupt."""
         if len(raw) < _HEARD.size:
             raise StoreCorrupt(
-                f"the record of the cluster's state cannot be read: {raw.hex()}", hint=CHECK_HINT
+                f"the record of the cluster's state cannot be read: the bytes are {raw.hex()}",
+                hint=CHECK_HINT,
             )
         era = raw[_HEARD.size :].decode("utf-8", "replace")
         identity, revision = _HEARD.unpack_from(raw)
@@ -241,7 +245,7 @@ class Founding:
             engine, node, pools = raw.decode().split("\0")
         except UNREADABLE as error:
             raise StoreCorrupt(
-                f"the cluster's record cannot be read: {raw.hex()}", hint=CHECK_HINT
+                f"the cluster's record cannot be read: the bytes are {raw.hex()}", hint=CHECK_HINT
             ) from error
         return cls(engine, node, pools)
 

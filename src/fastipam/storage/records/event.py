@@ -89,7 +89,9 @@ class Event:
                 self.pod_uid,
             ) = texts.decode(keys.ENCODING, keys.ERRORS).split("\0")
         except keys.UNREADABLE as error:
-            raise StoreCorrupt(f"an event cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
+            raise StoreCorrupt(
+                f"an event cannot be read: the bytes are {raw.hex()}", hint=CHECK_HINT
+            ) from error
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Event):

@@ -175,7 +175,8 @@ def _read_listed(raw: bytes, head: int) -> list[tuple[int, int, int]]:
         end = start + BITS.get(family, 0) // 8
         if end == start or end > len(raw):
             raise errors.StoreCorrupt(
-                f"an owner's addresses cannot be read: {raw.hex()}", hint=errors.CHECK_HINT
+                f"an owner's addresses cannot be read: the bytes are {raw.hex()}",
+                hint=errors.CHECK_HINT,
             )
         found.append((id_of(raw[at : at + head]), family, int.from_bytes(raw[start:end], "big")))
         at = end

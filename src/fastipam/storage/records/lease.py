@@ -120,7 +120,9 @@ class Record:
                 raise ValueError(raw)
             return cls(*numbers, *texts)
         except UNREADABLE as error:
-            raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
+            raise StoreCorrupt(
+                f"a lease's record cannot be read: the bytes are {raw.hex()}", hint=CHECK_HINT
+            ) from error
 
 
 def name_of(raw: bytes) -> bytes:
@@ -130,7 +132,9 @@ def name_of(raw: bytes) -> bytes:
     """
     parts = texts_of(raw).split(b"\0", 2)
     if len(parts) < 3:
-        raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT)
+        raise StoreCorrupt(
+            f"a lease's record cannot be read: the bytes are {raw.hex()}", hint=CHECK_HINT
+        )
     return b"\0".join(parts[:2])
 
 
@@ -138,12 +142,15 @@ def name_of(raw: bytes) -> bytes:
 
 
 def pack_missing(generation: int, first_ns: int, inode: int) -> bytes:
-    """Return a note: the lease's generation, CLOCK_BOOTTIME at the check, the inode found."""
+    """Return a record of a missing network namespace.
+
+    It has the lease's generation, CLOCK_BOOTTIME at the check, and the inode found.
+    """
     return _MISSING.pack(generation, first_ns, inode)
 
 
 def is_missing(raw: bytes) -> bool:
-    """Return whether this can be a note of the sweeper."""
+    """Return whether this can be a record of a missing network namespace."""
     return len(raw) == _MISSING.size
 
 

@@ -71,7 +71,8 @@ class Reservation:
             return cls(family, value, owner, ifname, reason, _VALUE.unpack_from(raw)[0])
         except (*keys.UNREADABLE, struct_error) as error:
             raise StoreCorrupt(
-                f"the reservation of {format_ip(family, value)} cannot be read: {raw.hex()}",
+                f"the reservation of {format_ip(family, value)} cannot be read: the bytes are "
+                f"{raw.hex()}",
                 hint=CHECK_HINT,
             ) from error
 

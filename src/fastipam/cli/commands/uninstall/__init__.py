@@ -150,8 +150,8 @@ def _refuse(count: int, unknown: str, data_dir: str, socket_path: Path) -> None:
         raise Failure(
             f"{output.counted(count, 'container')} of this node {_hold(count)} addresses of "
             "fastipam: without the plugin they cannot be deleted",
-            "`fastipam list` shows them; drain the node first; `fastipam sweep` releases those of "
-            "containers that are gone; --force removes the plugin anyway",
+            "`fastipam list` shows these addresses; drain the node first; `fastipam sweep` "
+            "releases the addresses of containers that are gone; --force removes the plugin anyway",
         )
     if listening.is_served(socket_path):
         _refuse_agent(socket_path)

@@ -78,9 +78,10 @@ class Removal:
                     yield Outcome(what, str(other), KEPT, reason)
 
     def plugin(self, bin_dir: Path, name: str) -> Iterator[Outcome]:
-        """Remove the launcher, if the file is one, then the Python entry point and its bundle.
+        """Remove the file ``name`` if it is a launcher, then the Python entry point and its bundle.
 
-        Entry point and bundle stay if another launcher in the directory needs them.
+        Entry point and bundle stay if the file is not a launcher, or if another launcher in the
+        directory needs them.
         """
         what, path = "plugin", bin_dir / name
         try:

@@ -53,7 +53,7 @@ class Losses:
         return Heard(history.identity, history.revision, era)
 
     def note(self) -> None:
-        """Store the latest revision of the shared store in the node's own store."""
+        """Record in the node's store the latest revision that was seen of the shared store."""
         history = self._engine.history
         self._share.note_heard(history.identity, history.revision)
 

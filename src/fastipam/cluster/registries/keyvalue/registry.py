@@ -178,7 +178,7 @@ class KeyValueRegistry:
         return self.history.is_lost
 
     def note(self) -> None:
-        """Store the latest revision of the shared store in the node's own store."""
+        """Record in the node's store the latest revision that was seen of the shared store."""
         self.losses.note()
 
     # Claims ---------------------------------------------------------------------------------

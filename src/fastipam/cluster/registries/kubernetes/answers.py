@@ -169,5 +169,5 @@ def _retry_after_s(status: int, headers: dict[str, str], found: dict[str, Any]) 
 
 
 def shown(raw: bytes) -> str:
-    """Return the beginning of an answer for a message."""
+    """Return the beginning of what a server sent, to be quoted in an error message."""
     return " ".join(raw[:200].decode("utf-8", "replace").split()) or "nothing"

@@ -146,7 +146,7 @@ class Asking:
         return True
 
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return the blocks in the answer to this node's request, stamped with its epoch (I7).
+        """Return the blocks that answer this node's request, each with this node's epoch (I7).
 
         Until a watch reports an answer, it reads only once every two seconds. After the answer it
         reads at each call, for two seconds, until all blocks have come.

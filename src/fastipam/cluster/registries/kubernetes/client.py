@@ -446,7 +446,7 @@ class Client:
         return raw
 
     def _subscribe(self, endpoint: Endpoint, call: Call, until: float) -> Connection:
-        """Send a request whose answer is a stream; return its connection after the head."""
+        """Send a request whose answer is a stream; return the connection after reading the head."""
         connection, message = self._prepared(endpoint, call, until)
         try:
             status, headers = connection.begin(message, until)

@@ -120,7 +120,7 @@ class Plugin:
             )
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"the plugin {self.command} cannot be started: "
+                f"the kubeconfig's credential plugin {self.command} cannot be started: "
                 f"{getattr(error, 'strerror', None) or error}",
                 field=f"{self.path}.command",
                 value=self.command,
@@ -141,7 +141,8 @@ class Plugin:
                             os.killpg(process.pid, signal.SIGKILL)
         if process.returncode:
             raise EngineDenied(
-                f"the plugin {self.command} failed with status {process.returncode}",
+                f"the kubeconfig's credential plugin {self.command} failed with status "
+                f"{process.returncode}",
                 hint=self._hint or "run it in a terminal to see why",
             )
         return self._read(raw)
@@ -161,13 +162,13 @@ class Plugin:
 
     def _too_slow(self) -> EngineUnavailable:
         return EngineUnavailable(
-            f"the plugin {self.command} did not end in time",
+            f"the kubeconfig's credential plugin {self.command} did not end in time",
             hint="run it in a terminal: it may wait for a login",
         )
 
     def _no_credential(self, what: str) -> EngineDenied:
         return EngineDenied(
-            f"the plugin {self.command} prints {what}",
+            f"the kubeconfig's credential plugin {self.command} prints {what}",
             hint=f"it must print an ExecCredential of {self._version}",
         )
 

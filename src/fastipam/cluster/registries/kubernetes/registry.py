@@ -1,4 +1,6 @@
-"""The registry on the Kubernetes API: every change is one object, compared by its version.
+"""The registry on the Kubernetes API: every change writes one object.
+
+An object is replaced only if its resourceVersion is still the one that was read.
 
 A change that a key-value store makes in one transaction is here a sequence of single steps, and
 after each step a block has one owner at most. docs/cluster.md has the invariants I1 to I9 (the
@@ -171,7 +173,7 @@ class KubernetesRegistry(Overview):
         """Do nothing: there is no era."""
 
     def note(self) -> None:
-        """Store the latest version of the API's store in the node's own store."""
+        """Record in the node's store the latest version that was seen of the API's store."""
         self._losses.note()
 
     # Blocks -----------------------------------------------------------------------------------
@@ -243,7 +245,7 @@ class KubernetesRegistry(Overview):
         return self._asking.is_asked(deadline)
 
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
-        """Return the blocks in the answer to this node's request, stamped with its epoch (I7)."""
+        """Return the blocks that answer this node's request, each with this node's epoch (I7)."""
         return self._asking.granted(deadline)
 
     def look_for_an_answer(self) -> None:
