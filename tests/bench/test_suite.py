@@ -34,8 +34,9 @@ TOY = """#!/bin/sh
 dir=$(sed 's/.*"dir": "\\([^"]*\\)".*/\\1/')
 case $CNI_COMMAND in
 ADD)
+    echo "$CNI_CONTAINERID" > "$dir/.$$"  # when it is killed, no file is there without its owner
     for n in 2 3 4 5 6 7 8 9; do
-        if (set -C; echo "$CNI_CONTAINERID" > "$dir/$n") 2>/dev/null; then
+        if ln "$dir/.$$" "$dir/$n" 2>/dev/null; then
             printf '{"ips": [{"address": "10.32.0.%s/28"}]}' $n
             exit 0
         fi
@@ -297,7 +298,7 @@ def test_leak_of_a_kill(toy: Path, tmp_path: Path) -> None:
         def begin_until_written(step: Step, output: str = os.devnull) -> int:
             process = begin(step, output)
             files = tmp_path / "x" / "data"
-            while not any(step.container in one.read_text() for one in files.iterdir()):
+            while not any(step.container in one.read_text() for one in files.glob("[0-9]")):
                 pass
             return process
 
