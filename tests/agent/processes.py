@@ -123,6 +123,15 @@ class Client:
         return self.receive()
 
 
+def listens(path: Path) -> bool:
+    """Whether a process takes connections; its socket exists a moment before that."""
+    try:
+        with Client(path):
+            return True
+    except OSError:
+        return False
+
+
 def ask(path: Path, command: str, config: Mapping[str, Any], container: str = "c1") -> Reply:
     """One request over a connection of its own."""
     with Client(path) as client:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ..measuring import passed_on
-from .processes import FASTIPAM, Client, until
+from .processes import FASTIPAM, Client, listens, until
 
 _LIMIT_S = 20
 
@@ -60,7 +60,7 @@ def test_lost_log(kind: str, run_dir: Path) -> None:
         stack.callback(process.wait)
         stack.callback(process.kill)
         os.close(errors)
-        until(socket.exists, "the agent listens")
+        until(lambda: listens(socket), "the agent listens")
         start = time.monotonic()
         for _ in range(50):
             with Client(socket) as client:
@@ -96,7 +96,7 @@ def test_dropped_lines_are_counted(run_dir: Path) -> None:
         stack.callback(process.wait)
         stack.callback(process.kill)
         os.close(write_end)
-        until(socket.exists, "the agent listens")
+        until(lambda: listens(socket), "the agent listens")
         with Client(socket) as client:
             for _ in range(4000):  # some 90 bytes each: more than pipe and queue hold
                 assert client.ask("VERSION").status == 0
