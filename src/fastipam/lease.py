@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Requester = _ledger.Requester
 join = _ledger.join
 NO_POD = ("", "", "")
+FOUND = "found-"  # prefix of the id of a container whose real id is not known
 
 
 class Lease(_ledger.LeaseFields):

@@ -9,7 +9,6 @@ import fcntl
 import os
 import socket
 import sys
-import threading
 from struct import Struct
 
 from fastipam import namespaces
@@ -148,6 +147,8 @@ def addresses_in(path: str, inode: int = 0) -> list[tuple[int, int]]:
 
     Raises OSError, and FileNotFoundError also when ``inode`` is given and the file has another.
     """
+    import threading  # not loaded by a plugin's call, which needs only this node's addresses
+
     found: list[tuple[int, int]] = []
     fault: list[OSError] = []
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from fastipam import namespaces, processes, rtnetlink
-from fastipam.allocation import adoption, blocks
+from fastipam.allocation import blocks
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.node import recovery
 from fastipam.errors import AddressInUse
-from fastipam.lease import Requester
+from fastipam.lease import FOUND, Requester
 from fastipam.namespaces import Netns
 from fastipam.sweep import release_dead
 from fastipam.verify import verify
@@ -356,7 +356,7 @@ def test_a_found_address_whose_inode_is_reused(tmp_path: Path) -> None:
         inode = os.stat(living).st_ino
         for path, value in (("/run/netns/gone", 0x0A20055E), ("/proc/0/ns/net", 0x0A20055F)):
             netns = Netns(path, inode, namespaces.mount_namespace())
-            owner = Requester(f"{adoption.FOUND}{inode}-{path.replace('/', '-')}", "", netns)
+            owner = Requester(f"{FOUND}{inode}-{path.replace('/', '-')}", "", netns)
             machine.node().share.adopt_running(owner, 4, value)
         machine.network.allocate("pod", netns=Netns.of(living))
         assert _is_swept(machine, "10.32.5.94")
@@ -378,7 +378,7 @@ def test_a_found_address_that_cannot_be_read(
 
     with pod("10.32.5.97/20") as living:
         netns = Netns("/run/netns/gone", os.stat(living).st_ino, namespaces.mount_namespace())
-        owner = Requester(f"{adoption.FOUND}x", "", netns)
+        owner = Requester(f"{FOUND}x", "", netns)
         machine.node().share.adopt_running(owner, 4, 0x0A200560)
         with monkeypatch.context() as patch:
             patch.setattr(rtnetlink, "addresses_in", refuse)

@@ -8,7 +8,7 @@ right. Imported when a node of a cluster has lost its store.
 from __future__ import annotations
 
 from fastipam.allocation import reservations, siblings
-from fastipam.lease import Requester
+from fastipam.lease import FOUND, Requester
 from fastipam.namespaces import Netns
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from fastipam._ledger import Accounts
     from fastipam.allocation.ledger import Ledger
     from fastipam.storage.records.lease import Record
-
-FOUND = "found-"  # prefix of the id of a container whose real id is not known
 
 
 def adopt_running(

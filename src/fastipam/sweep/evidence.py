@@ -14,9 +14,9 @@ younger lease of the network, for another container but the same interface name,
 this inode. A namespace has only one interface of a name, so one of the two leases has lost its
 namespace, and the younger lease was made when the inode already was that of the new namespace.
 
-A lease that a node found in a namespace after it had lost its store (``allocation.adoption``) names
-neither its container nor its interface, so it has no witness. Its address was in use there, and
-nothing else is known of it. So :class:`FoundAddresses` reads the addresses of the namespace.
+A lease that a node found in a namespace after it had lost its store (``cluster.node.recovery``)
+names neither its container nor its interface, so it has no witness. Its address was in use there,
+and nothing else is known of it. So :class:`FoundAddresses` reads the addresses of the namespace.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from __future__ import annotations
 import os
 
 from fastipam import namespaces
-from fastipam.allocation.adoption import FOUND
-from fastipam.lease import Lease
+from fastipam.lease import FOUND, Lease
 from fastipam.namespaces import look, mount_namespace
 
 TYPE_CHECKING = False

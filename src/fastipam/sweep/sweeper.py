@@ -62,7 +62,6 @@ class Sweeper:
 
     def __iter__(self) -> Iterator[Report]:
         place, doubts = Place(), Doubts()
-        self._found_addresses = FoundAddresses()
         lost: set[int] = set()
         newest_ns = 0
         # The leases are read twice, because a lease whose namespace exists may prove that its

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from fastipam import processes, rtnetlink
 from fastipam.addressing.addresses import format_ip
-from fastipam.allocation.adoption import FOUND
 from fastipam.errors import AddressInUse
-from fastipam.lease import Requester
+from fastipam.lease import FOUND, Requester
 from fastipam.namespaces import (
     NETNS_DIRECTORIES,
     Netns,
