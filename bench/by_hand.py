@@ -184,7 +184,11 @@ class Hand:
 
 
 class Pairs(Hand):
-    """The reads and writes of fastipam's pair, exactly, in two transactions."""
+    """A pair in two transactions: fastipam's writes, and the reads that it cannot do without.
+
+    Each transaction reads the network, the pool, its numbers and its history, because another
+    process may have changed them. fastipam reads only the numbers, if it has made the last commit.
+    """
 
     def __init__(
         self, path: Path, durability: str, *, cooldown: bool = False, full: bool = False

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -135,18 +135,23 @@ def _beside(results: Results, effort: Effort, scratch: Path) -> None:
     for durability, calls, bar in pairs:
         for cooldown in (True, False):
             path = scratch / f"{durability}-{cooldown}"
-            beside = by_hand.Beside(path, durability, cooldown=cooldown)
-            try:
+            with ExitStack() as stores_of:
+                beside, apart = (
+                    stores_of.enter_context(
+                        closing(by_hand.Beside(path / name, durability, cooldown=cooldown))
+                    )
+                    for name in ("alone", "together")
+                )
                 ours, hand, *more = beside.subjects(calls)
                 if durability == "relaxed":
-                    more.append(beside.together(_TOGETHER))
+                    # In a store of its own: a large transaction frees many pages at once, and LMDB
+                    # then carries the list of them through every later commit.
+                    more.append(apart.together(_TOGETHER))
                 samples = results.add(interleave([ours, hand, *more], effort.store))
                 judge(bar, ratio(samples, ours.name, hand.name))
                 if more:
                     judge(bars.TOGETHER, ratio(samples, more[0].name, hand.name))
-                    judge(bars.LONG_TRANSACTION, _long_transaction(results, effort, beside))
-            finally:
-                beside.close()
+                    judge(bars.LONG_TRANSACTION, _long_transaction(results, effort, apart))
     for bar, figure in worst.items():
         results.judge(bar, figure)
 
