@@ -17,11 +17,11 @@ import fastipam
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Modules that no request needs: those of other commands, those for programs with an event loop, and
-# the page, which is imported when the agent sets it up.
+# Modules that no request needs: those of other commands, the controller of a Kubernetes cluster,
+# those for programs with an event loop, and the page, which is imported when the agent sets it up.
 _LEFT_OUT = (
-    "agent.web", "backup", "cli", "cluster.admin", "files", "picture", "repair", "tasks",
-    "testing", "verify",
+    "agent.web", "backup", "cli", "cluster.admin", "cluster.controller", "files", "picture",
+    "repair", "tasks", "testing", "verify",
 )  # fmt: skip
 # The modules that draw the page's picture. An agent without a page saves numpy's 20 MB.
 _PAGE = ("fastipam.picture.cells", "fastipam.picture.colours")
