@@ -1009,6 +1009,10 @@ cdef class StoredPages(_Tree):
     def __init__(self, get, put, delete, db, prefix, index_bytes):
         pass
 
+    cdef void bind(self, get, put, delete):
+        """Use another transaction from now on, which must have the same pages."""
+        self._get_value, self._put_value, self._delete_value = get, put, delete
+
     cdef bytes _key(self, uint32_t level, u128 index):
         cdef Py_ssize_t prefix_size = PyBytes_GET_SIZE(self._prefix)
         cdef bytes key = PyBytes_FromStringAndSize(NULL, prefix_size + 1 + self._index_bytes)
@@ -1105,7 +1109,7 @@ cdef class StoredPages(_Tree):
         else:
             self._set(from_python(index))
 
-    def flush(self):
+    cpdef flush(self):
         """Write the changed pages to the transaction, and delete the empty ones from it.
 
         O(pages that the transaction has used) after a change, else O(1).

@@ -3,10 +3,11 @@
 
 The way of an ADD through this file: ``Network.allocate`` makes an ``Assignment``. ``perform`` takes
 the writer's lock, begins a transaction and runs ``Assignment.make`` in it, which calls
-``assign_plain``. That looks up the network and its pool (``enter_to_assign``) and assigns
-(``Accounts.give``): ``choose`` takes a free bit in the bitmap, ``assign`` writes the lease record,
-``_enter_owner`` the owner's entry, and ``save`` the event. Bitmaps and counters are changed in
-memory; the end of the transaction writes them (``flush``) and commits.
+``assign_plain``. That looks up the network and its pool (``enter``), or goes on with what the last
+call of the process has left (``Memory``, ``enter_again``). Then it assigns (``Accounts.give``):
+``choose`` takes a free bit in the bitmap, ``assign`` writes the lease record, ``_enter_owner`` the
+owner's entry, and ``save`` the event. Bitmaps and counters are changed in memory; the end of the
+transaction writes them (``flush``) and commits.
 
 Read the sections in the order of a call:
 
@@ -743,6 +744,7 @@ cdef class PoolState:
     cdef public tuple sweep
     cdef public bytes cursors
     cdef bint _dirty, _is_stored
+    cdef bytes _stored  # the record: as it was last read, or written by flush()
     cdef long _part  # serial of the last part of the transaction that has used it
     cdef int64_t _quiet  # no queued address was released before this time; 0: not known
 
@@ -783,6 +785,7 @@ cdef class PoolState:
         if numbers.sweep_family == V6 or (numbers.sweep_family == V4 and not position >> 32):
             self.sweep = numbers.sweep_family, to_python(position)
         self.cursors = raw[sizeof(PoolNumbers):]
+        self._stored = raw
         self._is_stored = True
         self._quiet = 0  # undoing a part puts the addresses that it freed back into the queue
         return 0
@@ -1111,6 +1114,36 @@ cdef int settle(tuple promises) except -1:
     return 0
 
 
+cdef enum:
+    MOST_KEPT = 8  # networks, and pages of a bitmap, that are kept in memory for the next call
+
+
+@cython.final
+cdef class Memory:
+    """What a transaction has in memory of the store: bitmaps, numbers, histories, networks.
+
+    A plain call leaves it to the next transaction of the process.
+    """
+
+    cdef dict pages, pools, logs
+    cdef dict found  # by a network's encoded name: the result of find()
+    cdef dict policies  # by a network's id: the record of its policy in the store
+    cdef uint64_t number  # of the commit after which it was left
+    cdef PoolState state  # the pool that was asked for last
+    cdef StoredPages last  # the bitmap that was asked for last, of this pool and family
+    cdef uint32_t last_pool
+    cdef int last_family
+    cdef object accounts  # those of the last plain call, or None
+    cdef object known_policy  # the network's policy that is in the store, as it was found last
+    cdef uint32_t known_network
+
+    def __cinit__(self):
+        self.pages, self.pools, self.logs, self.found, self.policies = {}, {}, {}, {}, {}
+
+
+cdef Memory NOTHING = Memory()  # of a transaction that has not begun, or that has left what it had
+
+
 cdef class Transaction(WriteBlock):
     """One write transaction of a store; use it with ``with``.
 
@@ -1132,9 +1165,9 @@ cdef class Transaction(WriteBlock):
 
     cdef public tuple promises
     cdef readonly bint joined
-    cdef dict _pages, _pools, _logs
-    cdef dict _found  # by a network's encoded name: the result of find()
-    cdef dict _policies  # by a network's id: the record of its policy in the store
+    cdef Memory _memory
+    cdef uint64_t _number  # of its commit, if it changes anything
+    cdef bint _has_written  # a pool's numbers, which every change does
     cdef list _notes  # undo notes of the open parts; None before the first part
     cdef int _parts  # how many parts are open, one inside the other
     cdef long _serial  # changes whenever a part begins or ends
@@ -1146,7 +1179,7 @@ cdef class Transaction(WriteBlock):
         self.store = store
         self.joined = joined
         self.promises = ()
-        self._pages, self._pools, self._logs, self._found, self._policies = {}, {}, {}, {}, {}
+        self._memory = NOTHING
 
     @property
     def failed(self):
@@ -1160,7 +1193,7 @@ cdef class Transaction(WriteBlock):
         """Raise an error when the transaction is over or belongs to another thread."""
         # ``store.local`` is thread-local: in another thread it has another transaction, or none.
         mine = getattr(self.store.local, "transaction", None)
-        if mine is not self or self._end_if_left():
+        if mine is not self or self._state == _LEFT and self._end_if_left():
             self.store.open_files()  # in a forked child this raises a more precise error
             raise self.store.transaction_is_over()
         self.require_open()
@@ -1171,6 +1204,35 @@ cdef class Transaction(WriteBlock):
 
     cdef int finish(self) except -1:
         return settle(self.promises)
+
+    # What a plain call leaves to the next transaction
+
+    cdef int recall(self) except -1:
+        """Take over what the last plain call of this process has left, if it is still true.
+
+        It is when no other transaction has committed since: LMDB numbers those that change
+        something. The pool's numbers are compared, too: each change of a pool changes them.
+        """
+        cdef Memory left = self._files.left
+        self._files.left = None
+        self._number = self.txn.id()
+        if (
+            left is not None
+            and self._number == left.number + 1
+            and self.get(left.state.key, None, self.databases[MAIN]) == left.state._stored
+        ):
+            self._memory = left
+        else:
+            self._memory = Memory.__new__(Memory)
+        return 0
+
+    cdef void leave_behind(self) noexcept:
+        cdef Memory memory = self._memory
+        if not self._is_brief or len(memory.pools) != 1 or len(memory.found) > MOST_KEPT:
+            return
+        memory.number = self._number if self._has_written else self._number - 1
+        self._memory = NOTHING
+        self._files.left = memory
 
     # Reading and writing. ``at`` is the index of a database in ``databases``. ``before`` is the old
     # value of the key for the undo note: None if it has none, UNKNOWN if it has to be read.
@@ -1293,34 +1355,45 @@ cdef class Transaction(WriteBlock):
 
     cpdef StoredPages pages(self, uint32_t pool_id, int family):
         """Return the bitmap of a pool and family, with this transaction's changes."""
-        cdef object found = self._pages.get((pool_id, family))
+        cdef Memory memory = self._memory
+        cdef StoredPages found = memory.last
+        if found is None or memory.last_pool != pool_id or memory.last_family != family:
+            found = memory.pages.get((pool_id, family))
+        if found is not None and found._get_value is not self.get:  # an earlier transaction left it
+            if found._page_count <= MOST_KEPT:
+                found.bind(self.get, self.put, self.delete)
+            else:  # flush() is O(pages)
+                found = None
         if found is None:
             found = StoredPages(
                 self.get, self.put, self.delete, self.databases[PAGES],
                 family_prefix(pool_id, family), address_bytes(family),
             )
-            (<StoredPages>found).journal = self._notes
-            self._pages[pool_id, family] = found
+            found.journal = self._notes
+            memory.pages[pool_id, family] = found
+        memory.last, memory.last_pool, memory.last_family = found, pool_id, family
         return found
 
     def forget_pages(self, uint32_t pool_id):
         """Drop a pool's bitmaps from memory, after their pages were changed directly in LMDB."""
-        for key in [key for key in self._pages if key[0] == pool_id]:
-            del self._pages[key]
+        self._memory.last = None
+        for key in [key for key in self._memory.pages if key[0] == pool_id]:
+            del self._memory.pages[key]
 
     cpdef PoolState pool_state(self, uint32_t pool_id):
         """Return the numbers of a pool; every call in the transaction gets the same object."""
-        cdef PoolState state = self._pools.get(pool_id)
+        cdef PoolState state = self._memory.pools.get(pool_id)
         if state is None:
-            state = self._pools[pool_id] = read_pool_state(self.get, self.databases, pool_id)
+            state = self._memory.pools[pool_id] = read_pool_state(self.get, self.databases, pool_id)
+        self._memory.state = state
         self._touch_state(state)
         return state
 
     cpdef EventLog event_log(self, uint32_t network_id):
         """Return the history of a network; every call in the transaction gets the same object."""
-        cdef EventLog log = self._logs.get(network_id)
+        cdef EventLog log = self._memory.logs.get(network_id)
         if log is None:
-            log = self._logs[network_id] = read_event_log(self.get, self.databases, network_id)
+            log = self._memory.logs[network_id] = read_event_log(self.get, self.databases, network_id)
         self._touch_log(log)
         return log
 
@@ -1344,27 +1417,28 @@ cdef class Transaction(WriteBlock):
 
     cpdef object find(self, bytes key):
         """Return the result of :func:`find`, which is cached for the transaction."""
-        found = self._found.get(key)
+        found = self._memory.found.get(key)
         if found is None:
             found = find(self, key)
             if type(found) is tuple:
-                self._found[key] = found
+                self._memory.found[key] = found
         return found
 
     cdef object policy_of(self, uint32_t network_id):
         """Return the record of a network's policy in the store, cached for the transaction."""
         cdef uint8_t key[7 + ID_BYTES]
-        found = self._policies.get(network_id)
+        found = self._memory.policies.get(network_id)
         if found is None:
             memcpy(key, b"policy ", 7)
             write32(key + 7, network_id)
-            found = self._policies[network_id] = self.look(META, to_bytes(key, 7 + ID_BYTES))
+            found = self._memory.policies[network_id] = self.look(META, to_bytes(key, 7 + ID_BYTES))
         return found
 
     def forget_found(self):
         """Drop the cached entries and policies of all networks, because one is being changed."""
-        self._found.clear()
-        self._policies.clear()
+        self._memory.accounts = self._memory.known_policy = None
+        self._memory.found.clear()
+        self._memory.policies.clear()
 
     def save(self, kept):
         """Mark a pool's numbers or a network's history as changed, so that flush() writes it."""
@@ -1375,11 +1449,12 @@ cdef class Transaction(WriteBlock):
 
     def forget(self, kept):
         """Delete a pool's numbers or a network's history, in memory and in the store."""
+        self._memory.accounts = None  # they have them
         if isinstance(kept, PoolState):
-            self._pools.pop(kept.pool_id, None)
+            self._memory.pools.pop(kept.pool_id, None)
             self.erase(MAIN, kept.key, UNKNOWN)
         else:
-            self._logs.pop(kept.network_id, None)
+            self._memory.logs.pop(kept.network_id, None)
             self.erase(MAIN, kept.key, UNKNOWN)
 
     cpdef flush(self):
@@ -1390,13 +1465,15 @@ cdef class Transaction(WriteBlock):
             raise self._failure
         self._flushes += 1
         try:
-            for pages in self._pages.values():
+            for pages in self._memory.pages.values():
                 (<StoredPages>pages).flush()
-            for state in self._pools.values():
+            for state in self._memory.pools.values():
                 if state._dirty:
-                    self.put(state.key, state.pack(), True, True, False, self.databases[MAIN])
+                    state._stored = state.pack()
+                    self.put(state.key, state._stored, True, True, False, self.databases[MAIN])
                     state._dirty = False
-            for log in self._logs.values():
+                    self._has_written = True
+            for log in self._memory.logs.values():
                 if log._dirty:
                     self.put(log.key, log.pack(), True, True, False, self.databases[MAIN])
                     log._dirty = False
@@ -1415,9 +1492,10 @@ cdef class Transaction(WriteBlock):
         self.flush()
         assert self._parts >= 0, f"{self._parts} parts are open"
         assert not self._notes or self._parts, f"{len(self._notes)} notes of no part"
-        for pages in self._pages.values():
+        for pages in self._memory.pages.values():
+            (<StoredPages>pages).bind(self.get, self.put, self.delete)
             (<StoredPages>pages)._check()
-        for state in self._pools.values():
+        for state in self._memory.pools.values():
             stored = PoolState(state.pool_id, self.look(MAIN, state.key))
             assert state.clock >= stored.clock, f"the clock of pool {state.pool_id} was set back"
             stored.clock, stored.offset = state.clock, state.offset
@@ -1429,20 +1507,22 @@ cdef class Transaction(WriteBlock):
                         break
                     _, _, released, *_ = read_cooldown_key(key)
                     assert released >= state._quiet, f"{key.hex()} is due, and no call would see it"
-        for log in self._logs.values():
+        for log in self._memory.logs.values():
             stored = EventLog(log.network_id, self.look(MAIN, log.key))
             assert log.pack() == stored.pack(), f"events of network {log.network_id} were not saved"
-        for key, found in self._found.items():
+        for key, found in self._memory.found.items():
             assert find(self, key) == found, f"the entry of {key} is stale"
-        for number, packed in list(self._policies.items()):
-            del self._policies[number]
+        if self._memory.accounts is not None:
+            (<Accounts>self._memory.accounts)._check(self)
+        for number, packed in list(self._memory.policies.items()):
+            del self._memory.policies[number]
             assert self.policy_of(number) == packed, f"the policy of network {number} is stale"
 
     cdef void note_brief(self) noexcept:
-        """Mark the transaction as one short call, if no part has begun in it.
+        """Mark the transaction as one of plain calls only, if no part has begun in it.
 
         If such a transaction takes less than ``BRIEF_NS``, the commit does not check again that the
-        data file is still the store's.
+        data file is still the store's. What it has in memory is left to the next transaction.
         """
         self._is_brief = self._notes is None
 
@@ -1456,7 +1536,7 @@ cdef class Transaction(WriteBlock):
             raise self.store.fault(self._failure)
         if self._notes is None:
             self._notes = []
-            for pages in self._pages.values():
+            for pages in self._memory.pages.values():
                 (<StoredPages>pages).journal = self._notes
         elif not self._parts:
             self._lost_track = False
@@ -1491,13 +1571,13 @@ cdef class Transaction(WriteBlock):
             kept.undo(note[1], note[2])
         elif isinstance(kept, PoolState):
             if note[1] is None:
-                self._forget_new(self._pools, kept.pool_id, kept.key)
+                self._forget_new(self._memory.pools, kept.pool_id, kept.key)
             else:
                 (<PoolState>kept)._read(note[1])
                 (<PoolState>kept)._dirty = note[2] or note[3] != self._flushes
         elif isinstance(kept, EventLog):
             if note[1] is None:
-                self._forget_new(self._logs, kept.network_id, kept.key)
+                self._forget_new(self._memory.logs, kept.network_id, kept.key)
             else:
                 (<EventLog>kept)._read(note[1])
                 (<EventLog>kept)._dirty = note[2] or note[3] != self._flushes
@@ -1758,6 +1838,8 @@ cdef class Accounts:
     cdef public int64_t wall_ns
     cdef uint32_t _boot
     cdef bint _is_cut  # into blocks of a cluster
+    cdef bytes _key  # the network's encoded name; set by enter()
+    cdef object _given  # the caller's ranges, or None
     cdef object _stored  # the ranges of ``text``, or None: not parsed yet
     cdef int64_t _cooldown_ns, _history  # from the policy
     cdef bytes _owner_name, _owner_key  # of the owner that was looked up last
@@ -1777,15 +1859,76 @@ cdef class Accounts:
         self._cooldown_ns, self._history = self.policy.cooldown_ns, self.policy.history
         self.state = txn.pool_state(pool_id)
         self._events = []
-        self.remember(text, None)
+        self._set_ranges(text, None)
 
     def remember(self, str text, pool):
         """Set the pool's ranges in the store: ``text``, and ``pool`` parsed from it, or None."""
+        self._set_ranges(text, pool)
+
+    cdef int _set_ranges(self, str text, pool) except -1:
         self.text = text
         self._is_cut = "@" in text
-        given = self.network.pool
+        given = self._given = self.network.pool
         self.is_foreign = given is not None and given.text != text
         self._stored = pool if given is None or self.is_foreign else given
+        return 0
+
+    # Accounts of a plain call are kept for the next one. Meanwhile they refer to no transaction: in
+    # a cycle, a block that nobody leaves would keep the writer's lock.
+
+    cdef void pause(self) noexcept:
+        """Let go of the transaction."""
+        self.txn = self.store = self.network = None
+
+    cdef bint resume(self, Transaction txn, network) except -1:
+        """Go on in a transaction, if these are the accounts of a network; return whether they are.
+
+        Not when a machine's reboot is in doubt: see :func:`enter`.
+        """
+        if (
+            self.txn is not None  # a call uses them
+            or txn.store.boot_doubt
+            or self._given is not network.pool
+            or self.policy is not network.policy
+            or self._key != network._key
+        ):
+            return False
+        self.txn, self.store, self.network = txn, txn.store, network
+        self._boot = self.store.boot
+        self._owner_name = None
+        txn._memory.state = self.state
+        txn._touch_state(self.state)
+        if self._log is not None:
+            txn._touch_log(self._log)
+        return True
+
+    cdef int _check(self, Transaction txn) except -1:
+        found = find(txn, self._key)
+        assert found == (self.network_id, self.pool_id, self.text, found[3]), f"{self.name} is stale"
+        assert self.state is txn._memory.pools.get(self.pool_id), f"numbers of {self.name} are stale"
+        assert not self._events, f"{self.name} has {len(self._events)} events that were not saved"
+        return 0
+
+    # For the plain case
+
+    cdef bint is_to_assign(self) except -1:
+        """Return whether an ADD can be plain in this network.
+
+        It is not when nothing was assigned in the pool yet, when the pool, the ranges or the policy
+        differ from the store's, and when the ranges are cut into blocks of a cluster.
+        """
+        pool_key = self.network.pool_key
+        if self.is_foreign or self._is_cut or not self.state.generation:
+            return False
+        if pool_key is not None and self.txn.find(self._key)[3] != pool_key:
+            return False
+        return not self.network._remember or self.remembers_policy()
+
+    cdef bint is_plain_for(self, Requester owner) except -1:
+        """Return whether an owner has no address, and neither it nor the pool reservations."""
+        if self.state.kept or self.state.reserved or (self.policy.sticky_s and owner.has_pod()):
+            return False
+        return self.txn.look(OWNERS, self._key_of_owner(owner.name)) is None
 
     # For the subclass to define: what few calls need.
 
@@ -1842,6 +1985,9 @@ cdef class Accounts:
     @property
     def log(self):
         """The network's history. It is read when it is first used."""
+        return self._read_log()
+
+    cdef EventLog _read_log(self):
         if self._log is None:
             self._log = self.txn.event_log(self.network_id)
         return self._log
@@ -1854,12 +2000,8 @@ cdef class Accounts:
         return self._stored
 
     cdef int64_t now(self) except? -1:
-        cdef timespec at
         clock = self.store.clock
-        if clock is not time_ns:
-            return clock()
-        clock_gettime(CLOCK_REALTIME, &at)
-        return <int64_t>at.tv_sec * 1000000000 + at.tv_nsec
+        return wall_ns() if clock is time_ns else clock()
 
     cpdef int64_t tick(self) except? -1:
         """Read the wall clock, advance the pool's clock to it and return the pool's time."""
@@ -1895,7 +2037,7 @@ cdef class Accounts:
         self.state._dirty = self.state._is_stored = True
         if not many:
             return 0
-        log = self.log
+        log = self._read_log()
         if many > history:  # this call alone has more events than the history keeps
             log.settle(self.txn)
             log.next += many - history
@@ -1909,10 +2051,17 @@ cdef class Accounts:
 
     cdef bint remembers_policy(self) except -1:
         """Return whether the store already has this policy as the network's."""
-        cdef object packed = self.policy.stored
+        cdef Memory memory = self.txn._memory
+        cdef object packed
+        if memory.known_policy is self.policy and memory.known_network == self.network_id:
+            return True
+        packed = self.policy.stored
         if not packed or self.policy.configured is not None:
             return False
-        return self.txn.policy_of(self.network_id) == packed
+        if self.txn.policy_of(self.network_id) != packed:
+            return False
+        memory.known_policy, memory.known_network = self.policy, self.network_id
+        return True
 
     # Owners and their leases
 
@@ -1942,11 +2091,14 @@ cdef class Accounts:
         cdef list found = []
         for address in held:
             key = key_of(self.pool_id, address[0], from_python(address[1]))
-            raw = self.txn.look(LEASES, key)
-            if raw is None or not is_of_owner(raw, name):
-                raise self.damaged_owner(name, address)
-            found.append((key, raw, address))
+            found.append((key, self._lease_of(name, key, address), address))
         return found
+
+    cdef bytes _lease_of(self, bytes name, bytes key, tuple address):
+        raw = self.txn.look(LEASES, key)
+        if raw is None or not is_of_owner(raw, name):
+            raise self.damaged_owner(name, address)
+        return raw
 
     cpdef int number_of(self, int family, value) except -1:
         """Return the number of the pool's range set that contains an address, or NO_SET."""
@@ -2163,8 +2315,10 @@ cdef class Accounts:
 
     cdef int _enter_owner(self, Requester owner, list leases) except -1:
         cdef bytes entry
+        cdef LeaseFields only
         if len(leases) == 1:
-            entry = key_of(self.pool_id, leases[0].family, from_python(leases[0].value))
+            only = leases[0]
+            entry = key_of(self.pool_id, only.family, from_python(only.value))
         else:
             entry = pack_held(self.pool_id, [(one.family, one.value) for one in leases])
         self.txn.write(OWNERS, self._key_of_owner(owner.name), entry, None)
@@ -2231,7 +2385,10 @@ cdef class Accounts:
         if entry is None:
             return []
         held = read_held(entry, self.pool_id)
-        found = self.leases_of(name, held)
+        if len(held) == 1:  # then its lease's key is the entry
+            found = [(entry, self._lease_of(name, entry, held[0]), held[0])]
+        else:
+            found = self.leases_of(name, held)
         if newest is not None:
             for _, raw, _ in found:
                 if head_of(raw).generation > newest:
@@ -2487,27 +2644,29 @@ cpdef Accounts enter(Transaction txn, network):
     if type(found) is not tuple:
         return None
     accounts = network.ledger_type(txn, network, found[0], found[1], found[2])
+    accounts._key = network._key
     return accounts if accounts.state.swept == accounts._boot else None
 
 
-cpdef Accounts enter_to_assign(Transaction txn, network):
-    """Do as :func:`enter`, and return None also when an ADD is not plain in this network.
+cdef Accounts enter_again(Transaction txn, network):
+    """Do as :func:`enter`; reuse the accounts of the last plain call if they are of this network.
 
-    It is not when nothing was assigned in the pool yet, when the pool, the ranges or the policy
-    differ from the store's, and when the ranges are cut into blocks of a cluster.
+    The caller has to call :meth:`Accounts.pause` when it has finished.
     """
-    cdef Accounts accounts
-    cdef bint is_known
-    if network.pool is None:
+    cdef Memory memory = txn._memory
+    cdef Accounts accounts = memory.accounts
+    if accounts is None or not accounts.resume(txn, network):
+        memory.accounts = accounts = enter(txn, network)
+    elif accounts.state.swept != accounts._boot:
+        accounts.pause()
         return None
-    accounts = enter(txn, network)
-    if network.pool_key is not None and accounts is not None:
-        if txn.find(network._key)[3] != network.pool_key:
-            return None
-    if accounts is None or accounts.is_foreign or accounts._is_cut or not accounts.state.generation:
-        return None
-    is_known = not network._remember or accounts.remembers_policy()
-    return accounts if is_known else None
+    return accounts
+
+
+cpdef Accounts enter_to_assign(Transaction txn, network):
+    """Do as :func:`enter`, and return None also when an ADD is not plain in this network."""
+    cdef Accounts accounts = None if network.pool is None else enter(txn, network)
+    return accounts if accounts is not None and accounts.is_to_assign() else None
 
 
 cdef list assign_plain(Transaction txn, network, Requester owner):
@@ -2517,25 +2676,36 @@ cdef list assign_plain(Transaction txn, network, Requester owner):
     addresses, the pool has reservations, or the lease would be sticky. Raises the errors of
     :meth:`Accounts.give`.
     """
-    cdef Accounts accounts = enter_to_assign(txn, network)
-    if accounts is None or accounts.state.kept or accounts.state.reserved:
+    cdef Accounts accounts = None if network.pool is None else enter_again(txn, network)
+    cdef list leases = None
+    if accounts is None:
         return None
-    if accounts.policy.sticky_s and owner.has_pod():
-        return None
-    if txn.look(OWNERS, accounts._key_of_owner(owner.name)) is not None:
-        return None
-    leases = accounts.give(owner, network.pool)
-    txn.note_brief()
+    try:
+        if accounts.is_to_assign() and accounts.is_plain_for(owner):
+            leases = accounts.give(owner, network.pool)
+            txn.note_brief()
+    except BaseException:
+        txn._memory.accounts = None
+        raise
+    finally:
+        accounts.pause()
     return leases
 
 
 cdef list release_plain(Transaction txn, network, bytes name):
     """Release the addresses of an owner and return them; None when Python code has to do it."""
-    cdef Accounts accounts = enter(txn, network)
+    cdef Accounts accounts = enter_again(txn, network)
+    cdef list held
     if accounts is None:
         return None
-    held = accounts.release(name)
-    txn.note_brief()
+    try:
+        held = accounts.release(name)
+        txn.note_brief()
+    except BaseException:
+        txn._memory.accounts = None
+        raise
+    finally:
+        accounts.pause()
     return held
 
 

@@ -315,6 +315,7 @@ def serve(list frames not None, list answers not None, list touched not None, di
         answer = serve_one(plain, place, &request, kind)
         if answer is None:
             return
+        place.accounts.txn.note_brief()
         answers.append(answer)
         touched.append(place.stores)
 

@@ -32,6 +32,10 @@ cdef extern from "writer_lock.h" nogil:
     int fastipam_lock_is_of(fastipam_lock* lock, uint64_t device, uint64_t inode)
     void fastipam_lock_close(fastipam_lock* lock)
     void fastipam_lock_free(fastipam_lock* lock)
+    ctypedef struct fastipam_directory:
+        uint64_t device, inode
+        int64_t changed_ns
+    int fastipam_look_at(const char* path, fastipam_directory* found)
     int fastipam_identify(const char* path, uint64_t* device, uint64_t* inode)
     void fastipam_close_on_exec(uint64_t device, uint64_t inode)
     int64_t fastipam_monotonic_ns()
@@ -52,7 +56,17 @@ cdef int _NEW = 0, _OPEN = 1, _LEFT = 2, _OVER = 3
 cdef int PANIC = -30795  # LMDB's MDB_PANIC: a write failed, and the environment is unusable
 cdef int64_t BRIEF_NS = 1_000_000  # a longer transaction checks the data file again before commit
 cdef int COMMITS_PER_READER_CHECK = 256  # a check costs a microsecond for each process that reads
+# The kernel may give two changes of a directory the same time, if the second follows within one tick
+# of its clock. A tick has at most ten milliseconds.
+cdef int64_t SETTLED_NS = 20_000_000
 cdef int64_t THREAD_END_NS = 1_000_000_000  # how long to wait for the kernel to end a thread
+
+
+cdef inline int64_t wall_ns() noexcept:
+    """Return the wall clock, in nanoseconds."""
+    cdef timespec at
+    clock_gettime(CLOCK_REALTIME, &at)
+    return <int64_t>at.tv_sec * 1000000000 + at.tv_nsec
 
 
 cdef bint _thread_lives(int thread):
@@ -197,9 +211,12 @@ cdef class OpenFiles:
     cdef public bint stale
     cdef bint _ending
     cdef bytes _data_path, _lock_path
+    cdef bytes _directory  # of both; empty if they are not plain files of one directory
+    cdef fastipam_directory _settled  # the directory when both paths have last led to the open files
     cdef uint64_t _devices[2]
     cdef uint64_t _inodes[2]
     cdef int _commits
+    cdef readonly object left  # the Memory that the last plain call has left for the next, or None
 
     def __cinit__(self, env, tuple databases, WriterLock lock, bytes data_path, bytes lock_path):
         cdef int at
@@ -208,9 +225,12 @@ cdef class OpenFiles:
         self.lock = lock
         self._data_path = data_path
         self._lock_path = lock_path
+        self._directory = os.path.dirname(data_path)
         for at, path in enumerate((data_path, lock_path)):
             if fastipam_identify(<bytes>path, &self._devices[at], &self._inodes[at]):
                 raise OSError(errno, os.strerror(errno), os.fsdecode(path))
+            if os.path.islink(path) or os.path.dirname(path) != self._directory:
+                self._directory = b""
         # The data file may have been replaced after the lock was opened.
         self.stale = not fastipam_lock_is_of(lock._lock, self._devices[0], self._inodes[0])
         fastipam_close_on_exec(self._devices[0], self._inodes[0])
@@ -234,8 +254,21 @@ cdef class OpenFiles:
         return bool(fastipam_lock_is_forked(self.lock._lock))
 
     cdef bint leads_here(self):
-        """Return whether the paths still lead to the open files."""
-        return self.has_data_file() and self._is_file(1, self._lock_path)
+        """Return whether the paths still lead to the open files.
+
+        While the directory has not changed, both files are still in it. A change sets its ctime to
+        the current time (POSIX, rename and unlink). This is trusted once the ctime is so old that
+        the next change must have another one.
+        """
+        cdef fastipam_directory now
+        cdef bint is_known = fastipam_look_at(self._directory, &now) == 0
+        if is_known and memcmp(&now, &self._settled, sizeof(now)) == 0:
+            return True
+        if not (self.has_data_file() and self._is_file(1, self._lock_path)):
+            return False
+        if is_known and now.changed_ns + SETTLED_NS < wall_ns():
+            self._settled = now
+        return True
 
     cdef bint has_data_file(self):
         """Return whether the store's path still leads to the open data file, which is locked."""
@@ -263,6 +296,7 @@ cdef class OpenFiles:
         self.closing = True
         if not self.users and not self._ending and not fastipam_lock_is_forked(self.lock._lock):
             self._ending = True
+            self.left = None
             self.env.close()  # other threads run meanwhile
             fastipam_lock_close(self.lock._lock)
             self._ending = False
@@ -311,6 +345,13 @@ cdef class WriteBlock:
     cpdef flush(self):
         """Write the changes in memory to LMDB's transaction."""
 
+    cdef int recall(self) except -1:
+        """Prepare the state in memory, after LMDB's transaction has begun."""
+        return 0
+
+    cdef void leave_behind(self) noexcept:
+        """Keep what is in memory for the next transaction, after the commit, with the lock."""
+
     cdef int finish(self) except -1:
         """Finish after the commit and the release of the lock."""
         return 0
@@ -332,6 +373,7 @@ cdef class WriteBlock:
             self.put = self.txn.put
             self.delete = self.txn.delete
             self.databases = files.databases
+            self.recall()
             thread.transaction = self
             self._state = _OPEN
         except BaseException:
@@ -457,6 +499,7 @@ cdef class WriteBlock:
                     raise store.replaced()
                 txn.commit()
                 self._committed = True
+                self.leave_behind()
             else:
                 txn.abort()
         except BaseException as problem:

@@ -206,6 +206,15 @@ int fastipam_identify(const char *path, uint64_t *device, uint64_t *inode) {
     return identify(AT_FDCWD, path, 0, device, inode);
 }
 
+int fastipam_look_at(const char *path, fastipam_directory *found) {
+    struct statx status;
+    if (statx(AT_FDCWD, path, 0, STATX_INO | STATX_CTIME, &status)) return -1;
+    found->device = makedev(status.stx_dev_major, status.stx_dev_minor);
+    found->inode = status.stx_ino;
+    found->changed_ns = status.stx_ctime.tv_sec * 1000000000 + status.stx_ctime.tv_nsec;
+    return 0;
+}
+
 void fastipam_close_on_exec(uint64_t device, uint64_t inode) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit)) return;

@@ -50,6 +50,13 @@ void fastipam_lock_free(fastipam_lock *lock);
 
 /* Find the device and the inode of the file at a path. Return -1 with errno when there is none. */
 int fastipam_identify(const char *path, uint64_t *device, uint64_t *inode);
+/* Find the same of a directory, and the time of its last change, by the wall clock: no entry of it was made,
+ * renamed or removed since. Return -1 with errno when there is none. */
+typedef struct fastipam_directory {
+    uint64_t device, inode;
+    int64_t changed_ns;
+} fastipam_directory;
+int fastipam_look_at(const char *path, fastipam_directory *found);
 /* Keep the descriptors of this file from the programs that this process starts. LMDB forgets one of its. */
 void fastipam_close_on_exec(uint64_t device, uint64_t inode);
 int64_t fastipam_monotonic_ns(void);

@@ -108,6 +108,8 @@ cdef class StoredPages(_Tree):
     cdef size_t _changed
     cdef public list journal
 
+    cdef void bind(self, get, put, delete)
+    cpdef flush(self)
     cdef bytes _key(self, uint32_t level, u128 index)
     cdef int _read(self, uint32_t level, u128 index, Page** found) except -1
     cdef int take_next(self, u128 first, u128 last, u128* found) except -1
