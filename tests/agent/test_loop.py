@@ -358,13 +358,17 @@ print(closed)
 @contextmanager
 def _silent(path: Path, count: int, sent: bytes) -> Iterator[subprocess.Popen[str]]:
     """A process with so many connections, on each of which it has sent this and waits."""
-    resource.prlimit(0, resource.RLIMIT_NOFILE, (16384, 16384))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(16384, hard), hard))
     command = [sys.executable, "-IS", "-c", _SILENT, str(path), str(count), sent.hex()]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield process
-        process.kill()
+    try:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            yield process
+            process.kill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize(
