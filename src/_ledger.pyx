@@ -4,22 +4,24 @@
 The way of an ADD through this file: ``Network.allocate`` makes an ``Assignment``. ``perform`` takes
 the writer's lock, begins a transaction and runs ``Assignment.make`` in it, which calls
 ``assign_plain``. That looks up the network and its pool (``enter``), or goes on with what the last
-call of the process has left (``Memory``, ``enter_again``). Then it assigns (``Accounts.give``):
+call of the process has passed on (``Memory``, ``enter_again``). Then it assigns (``Accounts.give``):
 ``choose`` takes a free bit in the bitmap, ``assign`` writes the lease record, ``_enter_owner`` the
 owner's entry, and ``save`` the event. Bitmaps and counters are changed in memory; the end of the
 transaction writes them (``flush``) and commits.
 
-Read the sections in the order of a call:
+The sections, in the order in which a call needs them; its way begins in the last one:
 
 1. ``_transaction.pxi``, how a transaction begins and ends: the writer's lock, begin, commit;
-2. the bytes of the records that each call reads and writes: leases, owners, events, counters;
-3. ``Transaction``: databases, bitmaps and counters during one LMDB transaction, and how the changes
-   of a failed call are undone;
-4. ``Call`` and ``perform``: run a call in a transaction, and with it the calls of waiting threads;
-5. ``Accounts``: the records of one network in a transaction. It finds the owner, frees addresses
-   whose cool-down is over, chooses, assigns and releases addresses, and records the events;
-6. ``Assignment`` and ``Release``, the calls that the library makes. The *plain case* of a call is
-   the frequent one, which native code serves alone.
+2. *The bytes of records* that each call reads and writes;
+3. *The owner of an address*, *a pool's numbers* and *a network's history*: what the records become
+   in memory;
+4. *A write transaction*: databases, bitmaps and numbers during one LMDB transaction, and how the
+   changes of a failed call are undone;
+5. *Calls, and group commit*: run a call in a transaction, and with it the calls of waiting threads;
+6. *A network in a transaction*, ``Accounts``: it finds the owner, frees addresses whose cool-down is
+   over, chooses, assigns and releases addresses, and records the events;
+7. *The plain case of a call*: ``Assignment`` and ``Release``, the calls that the library makes. The
+   plain case is the frequent one, which native code serves alone.
 
 The agent uses three more files: ``_accept.pxi`` accepts a connection, ``_request.pxi`` reads a
 request, and ``_serve.pxi`` serves a plain request.
@@ -493,6 +495,44 @@ def wall_ns_of(bytes raw not None):
     return (<const EventHead*>bytes_of(raw)).wall_ns
 
 
+# A pool's numbers. The key is ``P`` and the pool's id, in the main database: each commit writes that
+# leaf anyway. After the numbers comes a cursor for each range set.
+
+cdef packed struct PoolNumbers:
+    uint64_t generation
+    uint64_t assigned
+    uint64_t cooling
+    uint64_t reserved
+    uint64_t outside
+    uint64_t clock
+    int64_t offset
+    uint64_t kept
+    uint32_t swept
+    uint8_t sweep_family
+    uint8_t sweep[16]
+
+cdef packed struct Cursor:
+    uint8_t family
+    uint8_t address[16]
+
+
+# A network's newest events. The key is ``N`` and the network's id, in the main database. After the
+# numbers come the events, each after its length (2 bytes).
+
+cdef packed struct LogNumbers:
+    uint64_t following
+    uint64_t first
+
+
+# An entry of ``networks``: the schema's number (1 byte), network id, pool id, the pool's name. Its key
+# is the network's name. An entry of ``pools``: pool id, the text of the ranges. Its key is the name.
+
+cdef enum:
+    ENTRY_NETWORK = 1
+    ENTRY_POOL = ENTRY_NETWORK + ID_BYTES
+    ENTRY_NAME = ENTRY_POOL + ID_BYTES
+
+
 # The owner of an address ------------------------------------------------------------------------
 
 cdef enum:
@@ -685,26 +725,6 @@ cdef class LeaseFields:
 
 
 # A pool's numbers -------------------------------------------------------------------------------
-#
-# The key is ``P`` and the pool's id, in the main database: each commit writes that leaf anyway.
-
-cdef packed struct PoolNumbers:
-    uint64_t generation
-    uint64_t assigned
-    uint64_t cooling
-    uint64_t reserved
-    uint64_t outside
-    uint64_t clock
-    int64_t offset
-    uint64_t kept
-    uint32_t swept
-    uint8_t sweep_family
-    uint8_t sweep[16]
-
-cdef packed struct Cursor:
-    uint8_t family
-    uint8_t address[16]
-
 
 cdef inline void write_wide(uint8_t* out, u128 value) noexcept nogil:
     """Write an address of any family into 16 bytes."""
@@ -744,7 +764,7 @@ cdef class PoolState:
     cdef public tuple sweep
     cdef public bytes cursors
     cdef bint _dirty, _is_stored
-    cdef bytes _stored  # the record: as it was last read, or written by flush()
+    cdef bytes _stored  # the record in the store, as it was read or written by flush()
     cdef long _part  # serial of the last part of the transaction that has used it
     cdef int64_t _quiet  # no queued address was released before this time; 0: not known
 
@@ -756,6 +776,7 @@ cdef class PoolState:
         self.cursors = b""
         if raw is not None:
             self._read(raw)
+            self._stored = raw
 
     cdef int _read(self, bytes raw) except -1:
         cdef u128 position
@@ -785,7 +806,6 @@ cdef class PoolState:
         if numbers.sweep_family == V6 or (numbers.sweep_family == V4 and not position >> 32):
             self.sweep = numbers.sweep_family, to_python(position)
         self.cursors = raw[sizeof(PoolNumbers):]
-        self._stored = raw
         self._is_stored = True
         self._quiet = 0  # undoing a part puts the addresses that it freed back into the queue
         return 0
@@ -888,8 +908,8 @@ cdef class PoolState:
 
 # A network's history ----------------------------------------------------------------------------
 #
-# The newest events wait in the network's record in the main database, under the key ``N`` and the
-# network's id. When that is full, they move to the database of events.
+# The newest events wait in the network's record in the main database. When that is full, they move
+# to the database of events.
 
 cdef enum:
     MOST_WAITING = 8
@@ -901,11 +921,6 @@ LEASE_BYTES = sizeof(LeaseHead)
 POOL_BYTES = sizeof(PoolNumbers)
 EVENTS_WAITING = MOST_WAITING
 HISTORY_BYTES = MOST_BYTES
-
-cdef packed struct LogNumbers:
-    uint64_t following
-    uint64_t first
-
 
 cdef inline uint16_t length_at(const uint8_t* at) noexcept nogil:
     cdef uint16_t length
@@ -1115,33 +1130,35 @@ cdef int settle(tuple promises) except -1:
 
 
 cdef enum:
-    MOST_KEPT = 8  # networks, and pages of a bitmap, that are kept in memory for the next call
+    MOST_NETWORKS = 8  # in the memory that a call passes on
+    MOST_PAGES = 8  # of a bitmap that is used again
 
 
 @cython.final
 cdef class Memory:
-    """What a transaction has in memory of the store: bitmaps, numbers, histories, networks.
+    """The state of a store that a write transaction has in memory.
 
-    A plain call leaves it to the next transaction of the process.
+    A plain call passes it on to the next transaction of its process.
     """
 
     cdef dict pages, pools, logs
     cdef dict found  # by a network's encoded name: the result of find()
     cdef dict policies  # by a network's id: the record of its policy in the store
-    cdef uint64_t number  # of the commit after which it was left
-    cdef PoolState state  # the pool that was asked for last
-    cdef StoredPages last  # the bitmap that was asked for last, of this pool and family
+    cdef uint64_t number  # LMDB's number of the last commit that it includes
+    cdef PoolState state  # of the pool that was used last
+    cdef StoredPages last  # the bitmap that was used last, of this pool and family
     cdef uint32_t last_pool
     cdef int last_family
-    cdef object accounts  # those of the last plain call, or None
-    cdef object known_policy  # the network's policy that is in the store, as it was found last
-    cdef uint32_t known_network
+    cdef object accounts  # the Accounts of the last plain call, or None
+    # The Policy that was last found equal to the stored one, and its network.
+    cdef object stored_policy
+    cdef uint32_t stored_network
 
     def __cinit__(self):
         self.pages, self.pools, self.logs, self.found, self.policies = {}, {}, {}, {}, {}
 
 
-cdef Memory NOTHING = Memory()  # of a transaction that has not begun, or that has left what it had
+cdef Memory NO_MEMORY = Memory()  # of a transaction that has not begun, or has passed its own on
 
 
 cdef class Transaction(WriteBlock):
@@ -1166,8 +1183,8 @@ cdef class Transaction(WriteBlock):
     cdef public tuple promises
     cdef readonly bint joined
     cdef Memory _memory
-    cdef uint64_t _number  # of its commit, if it changes anything
-    cdef bint _has_written  # a pool's numbers, which every change does
+    cdef uint64_t _number  # that LMDB gives its commit; a commit without a change takes none
+    cdef bint _has_written  # whether flush() has written a pool's numbers: every change does that
     cdef list _notes  # undo notes of the open parts; None before the first part
     cdef int _parts  # how many parts are open, one inside the other
     cdef long _serial  # changes whenever a part begins or ends
@@ -1179,7 +1196,7 @@ cdef class Transaction(WriteBlock):
         self.store = store
         self.joined = joined
         self.promises = ()
-        self._memory = NOTHING
+        self._memory = NO_MEMORY
 
     @property
     def failed(self):
@@ -1205,34 +1222,37 @@ cdef class Transaction(WriteBlock):
     cdef int finish(self) except -1:
         return settle(self.promises)
 
-    # What a plain call leaves to the next transaction
+    # What a plain call passes on
 
     cdef int recall(self) except -1:
-        """Take over what the last plain call of this process has left, if it is still true.
+        """Use the memory that the last plain call has passed on, or make a new one.
 
-        It is when no other transaction has committed since: LMDB numbers those that change
-        something. The pool's numbers are compared, too: each change of a pool changes them.
+        It is used if no other transaction has committed since: LMDB numbers those that change
+        something. When an older file was copied over the open one, LMDB goes on counting, so the
+        pool's record is compared, too: each change of a pool changes it.
         """
-        cdef Memory left = self._files.left
-        self._files.left = None
+        cdef Memory memory = self._files.memory
+        self._files.memory = None
         self._number = self.txn.id()
         if (
-            left is not None
-            and self._number == left.number + 1
-            and self.get(left.state.key, None, self.databases[MAIN]) == left.state._stored
+            memory is not None
+            and self._number == memory.number + 1
+            and self.get(memory.state.key, None, self.databases[MAIN]) == memory.state._stored
         ):
-            self._memory = left
+            self._memory = memory
         else:
             self._memory = Memory.__new__(Memory)
         return 0
 
-    cdef void leave_behind(self) noexcept:
+    cdef void pass_on(self) noexcept:
         cdef Memory memory = self._memory
-        if not self._is_brief or len(memory.pools) != 1 or len(memory.found) > MOST_KEPT:
+        if not self._is_plain or len(memory.pools) != 1 or len(memory.found) > MOST_NETWORKS:
+            return
+        if memory.pools.get(memory.state.pool_id) is not memory.state:
             return
         memory.number = self._number if self._has_written else self._number - 1
-        self._memory = NOTHING
-        self._files.left = memory
+        self._memory = NO_MEMORY
+        self._files.memory = memory
 
     # Reading and writing. ``at`` is the index of a database in ``databases``. ``before`` is the old
     # value of the key for the undo note: None if it has none, UNKNOWN if it has to be read.
@@ -1359,10 +1379,12 @@ cdef class Transaction(WriteBlock):
         cdef StoredPages found = memory.last
         if found is None or memory.last_pool != pool_id or memory.last_family != family:
             found = memory.pages.get((pool_id, family))
-        if found is not None and found._get_value is not self.get:  # an earlier transaction left it
-            if found._page_count <= MOST_KEPT:
+        if memory is NO_MEMORY:
+            raise self.store.transaction_is_over()
+        if found is not None and found._get_value is not self.get:  # bound to an earlier transaction
+            if found._page_count <= MOST_PAGES:
                 found.bind(self.get, self.put, self.delete)
-            else:  # flush() is O(pages)
+            else:  # read what is needed again: flush() visits every page in memory
                 found = None
         if found is None:
             found = StoredPages(
@@ -1436,7 +1458,7 @@ cdef class Transaction(WriteBlock):
 
     def forget_found(self):
         """Drop the cached entries and policies of all networks, because one is being changed."""
-        self._memory.accounts = self._memory.known_policy = None
+        self._memory.accounts = self._memory.stored_policy = None
         self._memory.found.clear()
         self._memory.policies.clear()
 
@@ -1449,7 +1471,7 @@ cdef class Transaction(WriteBlock):
 
     def forget(self, kept):
         """Delete a pool's numbers or a network's history, in memory and in the store."""
-        self._memory.accounts = None  # they have them
+        self._memory.accounts = None  # they refer to the deleted object
         if isinstance(kept, PoolState):
             self._memory.pools.pop(kept.pool_id, None)
             self.erase(MAIN, kept.key, UNKNOWN)
@@ -1518,13 +1540,13 @@ cdef class Transaction(WriteBlock):
             del self._memory.policies[number]
             assert self.policy_of(number) == packed, f"the policy of network {number} is stale"
 
-    cdef void note_brief(self) noexcept:
-        """Mark the transaction as one of plain calls only, if no part has begun in it.
+    cdef void note_plain(self) noexcept:
+        """Note that a plain call has ended, and that nothing else has run in the transaction.
 
         If such a transaction takes less than ``BRIEF_NS``, the commit does not check again that the
-        data file is still the store's. What it has in memory is left to the next transaction.
+        data file is still the store's. If it has used one pool, it passes its memory on.
         """
-        self._is_brief = self._notes is None
+        self._is_plain = self._notes is None
 
     # Parts ----------------------------------------------------------------------------------------
 
@@ -1542,7 +1564,7 @@ cdef class Transaction(WriteBlock):
             self._lost_track = False
         self._parts += 1
         self._serial += 1
-        self._is_brief = False
+        self._is_plain = False
         return len(self._notes)
 
     cdef int end_part(self, Py_ssize_t begun, bint well) except -1:
@@ -1718,7 +1740,7 @@ def perform(store, kind, bint shares, Call call not None):
     # a transaction that has begun is always ended.
     cdef Transaction txn
     before = getattr(store.local, "transaction", None)
-    if before is not None and (<Transaction?>before).joined:
+    if before is not None and (<Transaction?>before).joined and (<Transaction>before)._state == _OPEN:
         return call.make_part(before)
     while True:
         txn = kind(store)
@@ -1792,14 +1814,14 @@ def find(block, bytes key not None):
     if found is None:
         return None
     entry = found
-    if PyBytes_GET_SIZE(entry) <= 1 + 2 * ID_BYTES or bytes_of(entry)[0] != _SCHEMA:
+    if PyBytes_GET_SIZE(entry) <= ENTRY_NAME or bytes_of(entry)[0] != _SCHEMA:
         return entry
-    name = to_bytes(bytes_of(entry) + 1 + 2 * ID_BYTES, PyBytes_GET_SIZE(entry) - 1 - 2 * ID_BYTES)
+    name = to_bytes(bytes_of(entry) + ENTRY_NAME, PyBytes_GET_SIZE(entry) - ENTRY_NAME)
     found = block.get(name, None, databases[POOLS])
     if found is None:
         return entry
     pool = found
-    if PyBytes_GET_SIZE(pool) < ID_BYTES or read32(bytes_of(pool)) != read32(bytes_of(entry) + 1 + ID_BYTES):
+    if PyBytes_GET_SIZE(pool) < ID_BYTES or read32(bytes_of(pool)) != read32(bytes_of(entry) + ENTRY_POOL):
         return entry
     try:
         text = PyUnicode_DecodeUTF8(
@@ -1807,7 +1829,7 @@ def find(block, bytes key not None):
         )
     except UnicodeDecodeError:
         return entry
-    return read32(bytes_of(entry) + 1), read32(bytes_of(pool)), text, name
+    return read32(bytes_of(entry) + ENTRY_NETWORK), read32(bytes_of(pool)), text, name
 
 
 cdef bint take_in(StoredPages pages, intervals, u128* found) except -1:
@@ -1873,33 +1895,35 @@ cdef class Accounts:
         self._stored = pool if given is None or self.is_foreign else given
         return 0
 
-    # Accounts of a plain call are kept for the next one. Meanwhile they refer to no transaction: in
-    # a cycle, a block that nobody leaves would keep the writer's lock.
+    # The accounts of a plain call are kept for the next one. Meanwhile they refer to no transaction:
+    # in the cycle of transaction, memory and accounts, a transaction that nobody ends would keep the
+    # writer's lock until the garbage collector runs.
 
-    cdef void pause(self) noexcept:
-        """Let go of the transaction."""
+    cdef void detach(self) noexcept:
+        """Drop the references to the transaction, its store and the network."""
         self.txn = self.store = self.network = None
 
-    cdef bint resume(self, Transaction txn, network) except -1:
-        """Go on in a transaction, if these are the accounts of a network; return whether they are.
+    cdef bint attach(self, Transaction txn, network) except -1:
+        """Use these accounts in a transaction, if they are those of a network.
 
-        Not when a machine's reboot is in doubt: see :func:`enter`.
+        Return False if the network has another name, other ranges or another policy, if a call of
+        the transaction uses them, and while it is in doubt whether the machine has rebooted.
         """
         if (
-            self.txn is not None  # a call uses them
+            self.txn is not None
             or txn.store.boot_doubt
             or self._given is not network.pool
             or self.policy is not network.policy
             or self._key != network._key
         ):
             return False
-        self.txn, self.store, self.network = txn, txn.store, network
-        self._boot = self.store.boot
-        self._owner_name = None
         txn._memory.state = self.state
         txn._touch_state(self.state)
         if self._log is not None:
             txn._touch_log(self._log)
+        self._boot = txn.store.boot
+        self._owner_name = self._owner_key = None
+        self.txn, self.store, self.network = txn, txn.store, network
         return True
 
     cdef int _check(self, Transaction txn) except -1:
@@ -2053,14 +2077,14 @@ cdef class Accounts:
         """Return whether the store already has this policy as the network's."""
         cdef Memory memory = self.txn._memory
         cdef object packed
-        if memory.known_policy is self.policy and memory.known_network == self.network_id:
+        if memory.stored_policy is self.policy and memory.stored_network == self.network_id:
             return True
         packed = self.policy.stored
         if not packed or self.policy.configured is not None:
             return False
         if self.txn.policy_of(self.network_id) != packed:
             return False
-        memory.known_policy, memory.known_network = self.policy, self.network_id
+        memory.stored_policy, memory.stored_network = self.policy, self.network_id
         return True
 
     # Owners and their leases
@@ -2649,16 +2673,16 @@ cpdef Accounts enter(Transaction txn, network):
 
 
 cdef Accounts enter_again(Transaction txn, network):
-    """Do as :func:`enter`; reuse the accounts of the last plain call if they are of this network.
+    """Do as :func:`enter`, with the accounts of the last plain call if they are of this network.
 
-    The caller has to call :meth:`Accounts.pause` when it has finished.
+    The caller has to call :meth:`Accounts.detach` when it has finished.
     """
     cdef Memory memory = txn._memory
     cdef Accounts accounts = memory.accounts
-    if accounts is None or not accounts.resume(txn, network):
+    if accounts is None or not accounts.attach(txn, network):
         memory.accounts = accounts = enter(txn, network)
     elif accounts.state.swept != accounts._boot:
-        accounts.pause()
+        accounts.detach()
         return None
     return accounts
 
@@ -2683,12 +2707,11 @@ cdef list assign_plain(Transaction txn, network, Requester owner):
     try:
         if accounts.is_to_assign() and accounts.is_plain_for(owner):
             leases = accounts.give(owner, network.pool)
-            txn.note_brief()
     except BaseException:
         txn._memory.accounts = None
         raise
     finally:
-        accounts.pause()
+        accounts.detach()
     return leases
 
 
@@ -2700,12 +2723,11 @@ cdef list release_plain(Transaction txn, network, bytes name):
         return None
     try:
         held = accounts.release(name)
-        txn.note_brief()
     except BaseException:
         txn._memory.accounts = None
         raise
     finally:
-        accounts.pause()
+        accounts.detach()
     return held
 
 
@@ -2738,6 +2760,7 @@ cdef class Assignment(Call):
         if not self._wanted:
             leases = assign_plain(txn, self._network, self._owner)
         if leases is not None:
+            (<Transaction>txn).note_plain()
             return join(leases)
         return self._network._try_assign(
             txn, self._owner, self._wanted, self._existing, self._promised
@@ -2761,6 +2784,9 @@ cdef class Release(Call):
 
     cpdef make(self, txn):
         cdef list held = release_plain(txn, self._network, self._name)
+        if held:
+            (<Transaction>txn).note_plain()
+            return held
         if held is None:
             held = self._network._release(txn, (self._container_id, self._ifname))
         if not held and self._ifname:

@@ -315,7 +315,7 @@ def serve(list frames not None, list answers not None, list touched not None, di
         answer = serve_one(plain, place, &request, kind)
         if answer is None:
             return
-        place.accounts.txn.note_brief()
+        place.accounts.txn.note_plain()
         answers.append(answer)
         touched.append(place.stores)
 
@@ -415,6 +415,7 @@ cdef bint assign(Plain plain, _Place place, Request* request, bytes key, Address
     for at in range(len(place.sets)):
         range_set = place.sets[at]
         if not accounts._take_next(<StoredPages>place.pages[at], at, range_set, &value):
+            accounts.save()  # the addresses that were freed stay free
             return False
         addresses[at].family = range_set.family
         write_wide_address(addresses[at].bytes, addresses[at].family, value)
@@ -432,10 +433,13 @@ cdef bytes write_lease(
     """Write the lease of an address of a set, and return its key."""
     cdef LeaseHead head
     cdef bytes lease_key = key_of(accounts.pool_id, address.family, value)
+    cdef Reach* reach = plain._results._reach_of(index, address)
+    if reach == NULL:
+        raise LookupError(value)  # Python serves the request
     accounts._fill_head(&head)
     head.inode, head.born_ns = request.inode, request.born_ns
     head.mount_ns = <uint32_t>request.mount
-    head.length = plain._results._reach_of(index, address).length
+    head.length = reach.length
     head.set_index = index
     accounts._put_lease(
         &head, as_bytes(request.texts), lease_key, address.family, value, _EVENT_ASSIGNED

@@ -56,9 +56,9 @@ cdef int _NEW = 0, _OPEN = 1, _LEFT = 2, _OVER = 3
 cdef int PANIC = -30795  # LMDB's MDB_PANIC: a write failed, and the environment is unusable
 cdef int64_t BRIEF_NS = 1_000_000  # a longer transaction checks the data file again before commit
 cdef int COMMITS_PER_READER_CHECK = 256  # a check costs a microsecond for each process that reads
-# The kernel may give two changes of a directory the same time, if the second follows within one tick
-# of its clock. A tick has at most ten milliseconds.
-cdef int64_t SETTLED_NS = 20_000_000
+# Two changes of a directory may get the same ctime: within one tick of the kernel's clock, which has
+# at most ten milliseconds, or within a second if the file system stores whole seconds only.
+cdef int64_t TICK_NS = 20_000_000, COARSE_TICK_NS = 2_000_000_000
 cdef int64_t THREAD_END_NS = 1_000_000_000  # how long to wait for the kernel to end a thread
 
 
@@ -67,6 +67,11 @@ cdef inline int64_t wall_ns() noexcept:
     cdef timespec at
     clock_gettime(CLOCK_REALTIME, &at)
     return <int64_t>at.tv_sec * 1000000000 + at.tv_nsec
+
+
+cdef inline int64_t tick_of(int64_t changed_ns) noexcept:
+    """Return how far from a file's ctime another change may be that has the same ctime."""
+    return TICK_NS if changed_ns % 1_000_000_000 else COARSE_TICK_NS
 
 
 cdef bint _thread_lives(int thread):
@@ -212,11 +217,11 @@ cdef class OpenFiles:
     cdef bint _ending
     cdef bytes _data_path, _lock_path
     cdef bytes _directory  # of both; empty if they are not plain files of one directory
-    cdef fastipam_directory _settled  # the directory when both paths have last led to the open files
+    cdef fastipam_directory _unchanged  # while the directory is so, both paths lead to the open files
     cdef uint64_t _devices[2]
     cdef uint64_t _inodes[2]
     cdef int _commits
-    cdef readonly object left  # the Memory that the last plain call has left for the next, or None
+    cdef readonly object memory  # what the last plain call has passed on (Memory), or None
 
     def __cinit__(self, env, tuple databases, WriterLock lock, bytes data_path, bytes lock_path):
         cdef int at
@@ -256,18 +261,19 @@ cdef class OpenFiles:
     cdef bint leads_here(self):
         """Return whether the paths still lead to the open files.
 
-        While the directory has not changed, both files are still in it. A change sets its ctime to
-        the current time (POSIX, rename and unlink). This is trusted once the ctime is so old that
-        the next change must have another one.
+        While the directory has not changed, both files are still in it: whoever makes, renames or
+        removes an entry sets the directory's ctime to the current time (POSIX). A ctime is trusted
+        only if it was already so old when it was read that a later change must get another one.
         """
         cdef fastipam_directory now
+        cdef int64_t read_ns = wall_ns()
         cdef bint is_known = fastipam_look_at(self._directory, &now) == 0
-        if is_known and memcmp(&now, &self._settled, sizeof(now)) == 0:
+        if is_known and memcmp(&now, &self._unchanged, sizeof(now)) == 0:
             return True
         if not (self.has_data_file() and self._is_file(1, self._lock_path)):
             return False
-        if is_known and now.changed_ns + SETTLED_NS < wall_ns():
-            self._settled = now
+        if is_known and read_ns - now.changed_ns > tick_of(now.changed_ns):
+            self._unchanged = now
         return True
 
     cdef bint has_data_file(self):
@@ -296,7 +302,7 @@ cdef class OpenFiles:
         self.closing = True
         if not self.users and not self._ending and not fastipam_lock_is_forked(self.lock._lock):
             self._ending = True
-            self.left = None
+            self.memory = None
             self.env.close()  # other threads run meanwhile
             fastipam_lock_close(self.lock._lock)
             self._ending = False
@@ -339,25 +345,25 @@ cdef class WriteBlock:
     cdef bint _committed
     cdef int _state  # _NEW, _OPEN, _OVER; _LEFT: another thread has left the block
     cdef int _thread
-    cdef bint _is_brief  # one plain call: see Transaction.note_brief
+    cdef bint _is_plain  # only plain calls have run in it, and no part: see Transaction.note_plain
     cdef int64_t _begun_ns  # when it began, and checked its files
 
     cpdef flush(self):
         """Write the changes in memory to LMDB's transaction."""
 
     cdef int recall(self) except -1:
-        """Prepare the state in memory, after LMDB's transaction has begun."""
+        """Take over or make the state in memory, after LMDB's transaction has begun."""
         return 0
 
-    cdef void leave_behind(self) noexcept:
-        """Keep what is in memory for the next transaction, after the commit, with the lock."""
+    cdef void pass_on(self) noexcept:
+        """Keep the state in memory for the next transaction: after the commit, with the lock."""
 
     cdef int finish(self) except -1:
         """Finish after the commit and the release of the lock."""
         return 0
 
     def __enter__(self):
-        cdef object store = self.store, thread = store.local, txn
+        cdef object store = self.store, thread = store.local, fault
         cdef object before = getattr(thread, "transaction", None)
         cdef OpenFiles files
         if self._state != _NEW:
@@ -376,10 +382,13 @@ cdef class WriteBlock:
             self.recall()
             thread.transaction = self
             self._state = _OPEN
-        except BaseException:
+        except BaseException as error:
             self.txn.abort()
             self._leave()
-            raise
+            fault = store.fault(error)
+            if fault is error:
+                raise
+            raise fault from error
         return self
 
     cdef OpenFiles _begin(self, store):
@@ -493,13 +502,13 @@ cdef class WriteBlock:
                 self.flush()
                 # If the data file was moved away or replaced, the commit would succeed, but its
                 # changes would be in no store.
-                brief = self._is_brief and fastipam_monotonic_ns() - self._begun_ns < BRIEF_NS
+                brief = self._is_plain and fastipam_monotonic_ns() - self._begun_ns < BRIEF_NS
                 if not (brief or files.has_data_file()):
                     files.stale = True
                     raise store.replaced()
                 txn.commit()
                 self._committed = True
-                self.leave_behind()
+                self.pass_on()
             else:
                 txn.abort()
         except BaseException as problem:

@@ -209,6 +209,7 @@ int fastipam_identify(const char *path, uint64_t *device, uint64_t *inode) {
 int fastipam_look_at(const char *path, fastipam_directory *found) {
     struct statx status;
     if (statx(AT_FDCWD, path, 0, STATX_INO | STATX_CTIME, &status)) return -1;
+    if (!(status.stx_mask & STATX_CTIME)) return -1; /* a file system without it */
     found->device = makedev(status.stx_dev_major, status.stx_dev_minor);
     found->inode = status.stx_ino;
     found->changed_ns = status.stx_ctime.tv_sec * 1000000000 + status.stx_ctime.tv_nsec;
