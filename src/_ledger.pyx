@@ -1755,12 +1755,16 @@ def perform(store, kind, bint shares, Call call not None):
             if shares and not fastipam_is_main_thread(txn._thread):
                 serve_others(txn)
         except BaseException as error:
-            txn.__exit__(type(error), error, None)
+            try:
+                txn.__exit__(type(error), error, None)
+            finally:
+                txn.make_sure_it_ends()
             raise
         try:
             txn.__exit__(None, None, None)
-        except Exception:
-            if txn._committed or not txn._guests:
+        except BaseException as error:
+            txn.make_sure_it_ends()
+            if not isinstance(error, Exception) or txn._committed or not txn._guests:
                 raise
             shares = False  # once more without guests: one of them may have caused the error
             continue

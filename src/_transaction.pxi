@@ -59,6 +59,7 @@ cdef int COMMITS_PER_READER_CHECK = 256  # a check costs a microsecond for each 
 # Two changes of a directory may get the same ctime: within one tick of the kernel's clock, which has
 # at most ten milliseconds, or within a second if the file system stores whole seconds only.
 cdef int64_t TICK_NS = 20_000_000, COARSE_TICK_NS = 2_000_000_000
+cdef int64_t TRUSTED_NS = 1_000_000_000  # how long an unchanged directory is taken for proof
 cdef int64_t THREAD_END_NS = 1_000_000_000  # how long to wait for the kernel to end a thread
 
 
@@ -218,6 +219,7 @@ cdef class OpenFiles:
     cdef bytes _data_path, _lock_path
     cdef bytes _directory  # of both; empty if they are not plain files of one directory
     cdef fastipam_directory _unchanged  # while the directory is so, both paths lead to the open files
+    cdef int64_t _looked_ns  # when both paths were last looked up
     cdef uint64_t _devices[2]
     cdef uint64_t _inodes[2]
     cdef int _commits
@@ -264,16 +266,21 @@ cdef class OpenFiles:
         While the directory has not changed, both files are still in it: whoever makes, renames or
         removes an entry sets the directory's ctime to the current time (POSIX). A ctime is trusted
         only if it was already so old when it was read that a later change must get another one.
+        Once a second both paths are looked up anyway: a file may be mounted over one of them.
         """
         cdef fastipam_directory now
         cdef int64_t read_ns = wall_ns()
         cdef bint is_known = fastipam_look_at(self._directory, &now) == 0
-        if is_known and memcmp(&now, &self._unchanged, sizeof(now)) == 0:
+        if (
+            is_known
+            and memcmp(&now, &self._unchanged, sizeof(now)) == 0
+            and 0 <= read_ns - self._looked_ns < TRUSTED_NS
+        ):
             return True
         if not (self.has_data_file() and self._is_file(1, self._lock_path)):
             return False
         if is_known and read_ns - now.changed_ns > tick_of(now.changed_ns):
-            self._unchanged = now
+            self._unchanged, self._looked_ns = now, read_ns
         return True
 
     cdef bint has_data_file(self):
@@ -456,6 +463,12 @@ cdef class WriteBlock:
         self._state = _OVER
         self.txn.abort()
         self._leave()
+        return 0
+
+    cdef int make_sure_it_ends(self) except -1:
+        """Roll back a transaction whose end could not even begin, because no memory was left."""
+        if self._state == _OPEN:
+            self._roll_back()
         return 0
 
     cdef void _leave(self):

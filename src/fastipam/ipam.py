@@ -53,7 +53,7 @@ class Ipam(Networks):
     def __init__(self, store: Store) -> None:
         self._store = store
         self._is_closed = False
-        self._named: dict[str, tuple[Pool, Policy]] = {}
+        self._named: dict[str, tuple[Pool, Policy, str | None]] = {}
         self._networks: dict[ref[Network], None] = {}
 
     def __enter__(self) -> Self:
@@ -81,7 +81,7 @@ class Ipam(Networks):
         return "relaxed" if self._store.durability == "relaxed" else "durable"
 
     @property
-    def named(self) -> dict[str, tuple[Pool, Policy]]:
+    def named(self) -> dict[str, tuple[Pool, Policy, str | None]]:
         """Ranges and policy, by name, of the networks whose ranges :meth:`network` was given."""
         return self._named
 

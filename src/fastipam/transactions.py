@@ -33,8 +33,8 @@ class Networks:
         raise NotImplementedError
 
     @property
-    def named(self) -> dict[str, tuple[Pool, Policy]]:
-        """Ranges and policy, by name, of the networks whose ranges :meth:`network` was given."""
+    def named(self) -> dict[str, tuple[Pool, Policy, str | None]]:
+        """Ranges, policy and pool of the networks whose ranges :meth:`network` was given."""
         raise NotImplementedError
 
     def _place(self) -> Store:
@@ -78,8 +78,9 @@ class Networks:
         ``static`` lists, in the same way, addresses that are assigned only on request.
 
         ``pool`` names the pool in which an address is unique, as ``"pool"`` of a configuration
-        does: networks that name one pool never have an address twice. Without it a new network has
-        a pool of its own name, and any other keeps the pool that it has.
+        does: networks that name one pool never have an address twice. Without it and without ranges
+        it is the pool of the earlier call with ranges. Otherwise a new network has a pool of its
+        own name, and any other keeps the pool that it has.
 
         ``cooldown_s`` is the time between the release of an address and its next assignment (30).
         When only cooling addresses are left, ``cooldown_policy`` decides: "prefer" assigns the one
@@ -104,16 +105,18 @@ class Networks:
         excluded = arguments.read_texts(exclude, "exclude")
         store = self._place()
         chosen: dict[str, Any] = {}
+        if pool is None and ranges is None and name in self.named:
+            pool = self.named[name][2]
         if pool is not None:
             chosen = {"pool_name": arguments.read_name(pool, "pool"), "names_pool": True}
         if ranges is not None:
             areas = arguments.read_texts(static, "static")
             parsed = parse_ranges(ranges, excluded, static=areas)
-            self.named[name] = parsed, policy
+            self.named[name] = parsed, policy, pool
             return self._returns(Network(store, name, parsed, policy=policy, **chosen))
         known = Network(store, name, None, policy=policy, **chosen)
         if name in self.named:
-            stored, before = self.named[name]
+            stored, before, _ = self.named[name]
             known.pool = stored
         else:
             found, before = known._current_pool(), known._remembered_policy()
@@ -169,8 +172,8 @@ class Transaction(storage.Transaction, Networks):
         return self._ipam.is_closed
 
     @property
-    def named(self) -> dict[str, tuple[Pool, Policy]]:
-        """Ranges and policy, by name, of the networks whose ranges :meth:`network` was given."""
+    def named(self) -> dict[str, tuple[Pool, Policy, str | None]]:
+        """Ranges, policy and pool of the networks whose ranges :meth:`network` was given."""
         return self._ipam.named
 
     def _place(self) -> Store:

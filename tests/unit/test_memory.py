@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import assert_consistent
 from tests.contents import check_all
+from tests.e2e.tools import require_root
 
 import fastipam
 from fastipam import Network
@@ -386,3 +387,56 @@ def test_directory_replaced_by_its_copy_under_the_same_number(
             assert stored(path).keys() == {*was, "c"}
         shutil.rmtree(path)
         shutil.rmtree(copied)
+
+
+MOUNTED_OVER = """
+import os, subprocess, sys, time
+import fastipam
+store, other = sys.argv[1:]
+for path, owners in ((other, ["in-other"]), (store, ["first", "a"])):
+    ipam = fastipam.open(path, "relaxed")
+    net = ipam.network("n", "10.0.0.0/27")
+    for owner in owners:
+        net.allocate(owner)
+    if path == other:
+        ipam.close()
+time.sleep(0.05)
+net.allocate("b")
+subprocess.run(["mount", "--bind", f"{other}/data.mdb", f"{store}/data.mdb"], check=True)
+time.sleep(1.1)
+net.allocate("c")
+print(sorted(one.container_id for one in net.leases()))
+"""
+
+
+def test_file_mounted_over_the_open_one(tmp_path: Path) -> None:
+    """It changes no directory; a second later the mounted file is the store's."""
+    require_root()
+    done = subprocess.run(
+        ["unshare", "-m", sys.executable, "-c", MOUNTED_OVER, tmp_path / "a", tmp_path / "b"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("['c', 'in-other']\n", "")
+
+
+# Without memory ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_end_that_cannot_begin(relaxed: Ipam, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """When no memory is left to end a call's transaction, it is rolled back, the lock released."""
+    net = relaxed.network("n", RANGES)
+    net.allocate("first")
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "__exit__", no_memory, raising=False)
+        with pytest.raises(MemoryError):
+            net.allocate("first" if fails else "a")  # it has an address already
+    assert net.allocate("b").cidr == "10.0.0.3/27"
+    assert not relaxed.store.is_in_use
+    assert_consistent(relaxed.store)

@@ -433,3 +433,14 @@ def _renamed(raw: bytes | None, network_id: int) -> bytes:
     record = Record.read(raw)
     record.network_id = network_id
     return record.pack()
+
+
+def test_pool_of_an_earlier_call(ipam: Ipam) -> None:
+    """A network that has no address yet is in the pool that the call with its ranges has named."""
+    ipam.network("a", "10.9.0.0/28", pool="blue").allocate("one", addresses=["10.9.0.3"])
+    ipam.network("b", "10.9.0.0/28", pool="blue")
+    with pytest.raises(fastipam.AddressInUse):
+        ipam.network("b").allocate("two", addresses=["10.9.0.3"])
+    with ipam.transaction() as txn, pytest.raises(fastipam.AddressInUse):
+        txn.network("b").allocate("two", addresses=["10.9.0.3"])
+    ipam.network("b", pool="green").allocate("two", addresses=["10.9.0.3"])
