@@ -1926,7 +1926,6 @@ cdef class Accounts:
         if self._log is not None:
             txn._touch_log(self._log)
         self._boot = txn.store.boot
-        self._owner_name = self._owner_key = None
         self.txn, self.store, self.network = txn, txn.store, network
         return True
 
