@@ -151,6 +151,24 @@ def test_what_is_left_equals_the_store(relaxed: Ipam) -> None:
     assert_consistent(relaxed.store)
 
 
+def test_bitmap_of_many_pages(relaxed: Ipam) -> None:
+    """A bitmap that has grown beyond some pages is read again, and nothing is lost by it."""
+    pool = [f"10.0.{at}.0/30" for at in range(0, 256, 16)]  # each range is in a page of its own
+    net = relaxed.network("n", [pool], cooldown_s=0)
+    given = [net.allocate(f"c{number}").cidr for number in range(16)]
+    assert len({*given}) == 16
+    assert is_left(relaxed)
+    with pytest.raises(fastipam.PoolExhausted):
+        net.allocate("more")
+    for number in range(0, 16, 2):
+        net.release(f"c{number}")
+    assert is_left(relaxed)
+    assert {net.allocate(f"d{number}").cidr for number in range(8)} == {*given[::2]}
+    with Transaction(relaxed.store) as txn:
+        txn._check()
+    assert_consistent(relaxed.store)
+
+
 @pytest.mark.parametrize("cooldown_s", [0, 0.002, 30])
 def test_two_processes_in_turns(
     relaxed: Ipam, data_dir: Path, cooldown_s: float, request: pytest.FixtureRequest
