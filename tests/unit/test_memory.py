@@ -330,6 +330,23 @@ def test_parts_of_one_transaction(relaxed: Ipam) -> None:
 # The files ---------------------------------------------------------------------------------------
 
 
+def fill_and_copy(
+    ipam: Ipam, path: Path, copied: Path, settled: bool
+) -> tuple[Network, dict[str, str]]:
+    """Make leases and copy the store; return the network and its leases.
+
+    If ``settled``, the last call trusts that the directory has not changed.
+    """
+    net = ipam.network("n", RANGES)
+    net.allocate("first")
+    net.allocate("a")
+    if settled:
+        time.sleep(SETTLED_S)
+        net.allocate("b")
+    subprocess.run(["cp", "-a", str(path), str(copied)], check=True)
+    return net, {one.container_id: one.cidr for one in net.leases()}
+
+
 @pytest.mark.parametrize("settled", [False, True])
 @pytest.mark.parametrize("reads", [False, True])
 @pytest.mark.parametrize(
@@ -345,25 +362,15 @@ def test_files_that_are_moved_away(tmp_path: Path, what: str, reads: bool, settl
         opened = tmp_path / "link"
         opened.symlink_to(path)
     with fastipam.open(opened, "relaxed") as ipam:
-        net = ipam.network("n", RANGES)
-        net.allocate("first")
-        net.allocate("a")
-        if settled:
-            time.sleep(SETTLED_S)
-            net.allocate("b")
         copied = tmp_path / "copy"
-        subprocess.run(["cp", "-a", str(path), str(copied)], check=True)
-        was = {one.container_id: one.cidr for one in net.leases()}
+        net, was = fill_and_copy(ipam, path, copied, settled)
         # What another program does, faster than a tick of the kernel's clock.
         if what == "parent":
             parent.rename(tmp_path / "elsewhere")
-        elif what in ("directory", "copy"):
+        elif what in ("directory", "copy", "link"):
             path.rename(tmp_path / "elsewhere")
-            if what == "copy":
+            if what != "directory":
                 copied.rename(path)
-        elif what == "link":
-            path.rename(tmp_path / "elsewhere")
-            copied.rename(path)
         elif what == "other link":
             opened.unlink()
             opened.symlink_to(copied)
@@ -392,14 +399,7 @@ def test_directory_replaced_by_its_copy_under_the_same_number(
     path, copied = tmp_path / "store", tmp_path / "copy"
     for _ in range(20):
         with fastipam.open(path, "relaxed") as ipam:
-            net = ipam.network("n", RANGES)
-            net.allocate("first")
-            net.allocate("a")
-            if settled:
-                time.sleep(SETTLED_S)
-                net.allocate("b")
-            subprocess.run(["cp", "-a", str(path), str(copied)], check=True)
-            was = {one.container_id: one.cidr for one in net.leases()}
+            net, was = fill_and_copy(ipam, path, copied, settled)
             subprocess.run(f"rm -rf '{path}' && cp -a '{copied}' '{path}'", shell=True, check=True)
             net.allocate("c")
             assert stored(path).keys() == {*was, "c"}
